@@ -1,0 +1,17 @@
+"""Engines behind one interface, and the streaming API on top. Imports no engine until asked."""
+
+from .backend import Backend, ModelSpec, Outputs, available_engines, load_backend
+from .engine import Engine
+from .prediction import Prediction
+from .stream import Stream
+
+__all__ = [
+    "Backend",
+    "Engine",
+    "ModelSpec",
+    "Outputs",
+    "Prediction",
+    "Stream",
+    "available_engines",
+    "load_backend",
+]

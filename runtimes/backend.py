@@ -1,0 +1,241 @@
+"""One interface to every engine, and the table that says which module implements it."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from svfap_edge.bundle import Artifact, Bundle
+from svfap_edge.clip import ClipSpec
+from svfap_edge.errors import BackendUnavailable, BundleError, FrameError, InferenceError
+
+INPUT_NAME = "clips"
+
+
+class Outputs(NamedTuple):
+    """What a model returns for N clips.
+
+    `logits` is (N, L) float32: class logits, or values. `features` is (N, F) float32 for a bundle
+    exported with features, else None.
+    """
+
+    logits: np.ndarray
+    features: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """What a loaded model reads and returns, and how it is computed.
+
+    Attributes:
+        clip: Clip geometry of the input.
+        outputs: L, the width of the logits.
+        features: F, or 0 where the artifact returns no features.
+        artifact: Name in the bundle, for example "fp32.onnx".
+        engine: "onnxruntime" or "openvino".
+        precision: What the engine really computes in, for example "f32"; asked of the engine
+            where it can tell, never assumed from the file.
+    """
+
+    clip: ClipSpec
+    outputs: int
+    features: int
+    artifact: str
+    engine: str
+    precision: str
+
+
+class Backend(Protocol):
+    """A loaded artifact. `run` may be called from several threads."""
+
+    spec: ModelSpec
+
+    def run(self, clips: np.ndarray) -> Outputs:
+        """(N, T, H, W, 3) uint8 RGB to `Outputs`; N may differ from call to call."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """A row of `ENGINES`: module with `load`, library it needs, formats it runs, how to get it."""
+
+    module: str
+    library: str
+    formats: tuple[str, ...]
+    install: str
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "openvino": EngineEntry(
+        "openvino_backend", "openvino", ("openvino", "onnx"), "pip install openvino"
+    ),
+    "onnxruntime": EngineEntry("ort_backend", "onnxruntime", ("onnx",), "pip install onnxruntime"),
+}
+"""Engines in the order in which `auto` tries them. On other processors than x86-64 ONNX Runtime
+comes first for ONNX artifacts."""
+
+ARTIFACT_ORDER = ("int8.openvino", "int8.onnx", "fp16.onnx", "fp32.onnx")
+"""Which artifact of a bundle `auto` prefers, the smallest and fastest first."""
+
+
+def installed(engine: str) -> bool:
+    """Whether the library of an engine can be imported; does not import it."""
+    return importlib.util.find_spec(ENGINES[engine].library) is not None
+
+
+def available_engines() -> list[str]:
+    """Engines whose library is installed here."""
+    return [name for name in ENGINES if installed(name)]
+
+
+def choose(bundle: Bundle, artifact: str | None = None, engine: str = "auto") -> tuple[str, str]:
+    """Artifact and engine for a bundle on this machine.
+
+    An explicit choice is obeyed or refused, never replaced.
+
+    Returns:
+        (artifact name, engine name).
+
+    Raises:
+        BundleError: no such artifact, or the engine does not run its format.
+        BackendUnavailable: the engine, or every engine that could run it, is not installed.
+    """
+    have = ", ".join(available_engines()) or "none"
+    if engine != "auto" and engine not in ENGINES:
+        raise BackendUnavailable(
+            f"No engine '{engine}' in this version. Installed here: {have}. "
+            f"Choose one of: auto, {', '.join(ENGINES)}."
+        )
+    if engine != "auto" and not installed(engine):
+        raise BackendUnavailable(
+            f"Engine '{engine}' is not installed. Installed here: {have}. "
+            f"Install it: {ENGINES[engine].install}"
+        )
+    names = [bundle.artifact(artifact).name] if artifact else _by_preference(bundle)
+    for name in names:
+        form = name.partition(".")[2]
+        able = [e for e in _by_speed(form) if engine in ("auto", e)]
+        for candidate in able:
+            if installed(candidate):
+                return name, candidate
+    if engine != "auto" and artifact:
+        raise BundleError(
+            f"Engine '{engine}' does not run artifact '{artifact}'; it runs: "
+            f"{', '.join('*.' + f for f in ENGINES[engine].formats)}. "
+            f"This bundle has: {', '.join(bundle.manifest.artifacts)}."
+        )
+    wanted = artifact or ", ".join(names)
+    formats = {name.partition(".")[2] for name in names}
+    ways = [e.install for e in ENGINES.values() if formats & set(e.formats)]
+    raise BackendUnavailable(
+        f"No installed engine runs {wanted}. Installed here: {have}. "
+        + (f"Install one: {' or '.join(ways)}." if ways else "This version has no engine for it.")
+    )
+
+
+def _by_preference(bundle: Bundle) -> list[str]:
+    known = [name for name in ARTIFACT_ORDER if name in bundle.manifest.artifacts]
+    return known + [name for name in bundle.manifest.artifacts if name not in known]
+
+
+def _by_speed(form: str) -> list[str]:
+    able = [name for name, entry in ENGINES.items() if form in entry.formats]
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return able if x86 else able[::-1]
+
+
+def load_backend(
+    bundle: Bundle, artifact: str | None = None, engine: str = "auto", threads: int | None = None
+) -> Backend:
+    """Verify an artifact and load it.
+
+    Args:
+        threads: CPU threads the engine may use; None leaves it to the engine.
+
+    Raises:
+        BundleError: damaged files, or a model that does not fit the manifest.
+        BackendUnavailable: see `choose`.
+        InferenceError: the engine refused the model.
+    """
+    name, engine = choose(bundle, artifact, engine)
+    path = bundle.verify(name)
+    module = importlib.import_module(f"{__package__}.{ENGINES[engine].module}")
+    backend: Backend = module.load(path, bundle, bundle.artifact(name), threads)
+    return backend
+
+
+def check_clips(clips: np.ndarray, spec: ClipSpec) -> None:
+    """Raises FrameError unless `clips` is (N, T, H, W, 3) uint8 of the model's geometry, N > 0."""
+    fits = clips.ndim == 5 and clips.shape[1:] == spec.shape and len(clips) > 0
+    if clips.dtype != np.uint8 or not fits:
+        want = ", ".join(map(str, spec.shape))
+        raise FrameError(
+            f"Clips must be (N, {want}) uint8 RGB with N > 0; got {clips.shape} {clips.dtype}."
+        )
+
+
+def check_model(
+    path: Path, bundle: Bundle, input_shape: tuple[int | None, ...], input_type: str,
+    outputs: list[int | None],
+) -> tuple[int, int]:  # fmt: skip
+    """Compare what an engine read from a model with the manifest.
+
+    Args:
+        input_shape: With None for a free dimension.
+        outputs: Width of each output, None where free.
+
+    Returns:
+        (L, F): widths of logits and features, F is 0 without features.
+
+    Raises:
+        BundleError: naming both sides.
+    """
+    manifest = bundle.manifest
+    want_shape = (None, *manifest.clip.shape)
+    fits = len(input_shape) == 5 and all(
+        a is None or b is None or a == b for a, b in zip(input_shape, want_shape, strict=True)
+    )
+    if not fits or input_type not in ("uint8", "u8", "tensor(uint8)"):
+        raise BundleError(
+            f"'{path}' reads {input_shape} {input_type}; the manifest says {want_shape} uint8. "
+            "The files do not belong together; export the bundle again."
+        )
+    want = [len(manifest.task.labels)] + ([manifest.features] if manifest.features else [])
+    if len(outputs) != len(want) or any(
+        a is not None and a != b for a, b in zip(outputs, want, strict=True)
+    ):
+        raise BundleError(
+            f"'{path}' returns outputs of width {outputs}; the manifest says {want} "
+            f"({len(manifest.task.labels)} labels). Export the bundle again."
+        )
+    return want[0], manifest.features
+
+
+def check_outputs(logits: np.ndarray, count: int, spec: ModelSpec) -> None:
+    """Raises InferenceError unless logits are finite and (count, L)."""
+    if logits.shape != (count, spec.outputs):
+        raise InferenceError(
+            f"{spec.engine} returned {logits.shape} for {count} clips of '{spec.artifact}'; "
+            f"expected {(count, spec.outputs)}."
+        )
+    if not np.isfinite(logits).all():
+        raise InferenceError(
+            f"{spec.engine} returned NaN or infinity for '{spec.artifact}'; no prediction is made "
+            "of it. Try another artifact or engine (--artifact, --engine), and report the model."
+        )
+
+
+def artifact_error(engine: str, artifact: Artifact, error: Exception) -> InferenceError:
+    """An engine's own words for a model it does not take."""
+    return InferenceError(
+        f"{engine} cannot load '{artifact.name}': {str(error).strip()[:600]}\n"
+        "The file is intact (its digest was checked). Update the engine, or try another one."
+    )

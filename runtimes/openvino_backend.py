@@ -1,0 +1,72 @@
+"""OpenVINO on the CPU."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import openvino as ov
+
+from svfap_edge.bundle import Artifact, Bundle
+from svfap_edge.cache import compiled_model_cache
+
+from .backend import ModelSpec, Outputs, artifact_error, check_clips, check_model
+
+
+class OpenVinoBackend:
+    """A compiled model and one request per thread."""
+
+    def __init__(self, compiled: ov.CompiledModel, spec: ModelSpec) -> None:
+        self.spec = spec
+        self._compiled: ov.CompiledModel | None = compiled
+        self._local = threading.local()
+
+    def run(self, clips: np.ndarray) -> Outputs:
+        check_clips(clips, self.spec.clip)
+        if self._compiled is None:
+            raise ValueError("The backend is closed.")
+        request = getattr(self._local, "request", None)
+        if request is None:
+            request = self._local.request = self._compiled.create_infer_request()
+        request.infer([np.ascontiguousarray(clips)], share_inputs=True)
+        logits = request.get_output_tensor(0).data.copy()  # the request reuses its memory
+        features = request.get_output_tensor(1).data.copy() if self.spec.features else None
+        return Outputs(logits, features)
+
+    def close(self) -> None:
+        self._compiled = None
+        self._local = threading.local()
+
+
+def load(path: Path, bundle: Bundle, artifact: Artifact, threads: int | None) -> OpenVinoBackend:
+    # OpenVINO silently computes fp32 models in bf16 where the CPU can, so the hint is always set.
+    hint = "f32" if artifact.precision == "fp32" else "bf16"
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    if threads:
+        config["INFERENCE_NUM_THREADS"] = threads
+    cache = compiled_model_cache(artifact.files[0].sha256, f"openvino-{ov.__version__}")
+    if cache is not None:
+        config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
+    core = ov.Core()
+    try:
+        if hint != "f32" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+            hint = "f32"
+        config["INFERENCE_PRECISION_HINT"] = hint
+        compiled = core.compile_model(str(path), "CPU", config)
+    except RuntimeError as error:
+        raise artifact_error("OpenVINO", artifact, error) from error
+    source = compiled.input(0)
+    shape = tuple(d.get_length() if d.is_static else None for d in source.partial_shape)
+    widths = [
+        o.partial_shape[-1].get_length() if o.partial_shape[-1].is_static else None
+        for o in compiled.outputs
+    ]
+    outputs, features = check_model(
+        path, bundle, shape, source.element_type.get_type_name(), widths
+    )
+    effective = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    precision = f"int8+{effective}" if artifact.precision == "int8" else effective
+    spec = ModelSpec(bundle.manifest.clip, outputs, features, artifact.name, "openvino", precision)
+    return OpenVinoBackend(compiled, spec)

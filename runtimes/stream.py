@@ -1,0 +1,145 @@
+"""A stream: the state of one face over time. All of it lives here, none in the engine."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from typing import TYPE_CHECKING, Literal
+
+import cv2
+import numpy as np
+
+from svfap_edge.clip import FrameBuffer, SampledClip, check_frame
+
+if TYPE_CHECKING:
+    from .engine import Engine
+    from .prediction import Prediction
+
+State = Literal["warming", "valid", "stale", "ended"]
+
+HOP_TOLERANCE_S = 0.005
+"""A frame this little before a hop counts as on it: container times are rounded to milliseconds."""
+
+
+class Stream:
+    """Frames of one face in, a prediction every hop out. Made by `Engine.open_stream`.
+
+        with Engine.load() as engine:
+            driver = engine.open_stream("driver", hop_s=0.5)
+            for timestamp_s, face in camera:          # face: (H, W, 3) uint8 RGB
+                for prediction in driver.push(face, timestamp_s):
+                    print(prediction.label, prediction.score)
+
+    Hops lie on one grid for all streams of an engine, so that streams fed from the same camera
+    become ready together and share a batch. Hops are counted from the grid's origin and do not
+    drift. `state` is "warming" until enough of the first clip is there, then "valid"; "stale"
+    while too much of the clip is missing; "ended" after `close`.
+    """
+
+    def __init__(self, engine: Engine, name: str, hop_s: float, min_coverage: float) -> None:
+        self.name = name
+        self.hop_s = hop_s
+        self.min_coverage = min_coverage
+        self.state: State = "warming"
+        self._engine = engine
+        self._buffer = FrameBuffer(engine.spec.clip)
+        self._hop: int | None = None  # number of the last hop answered, or skipped
+        self._due_s: float | None = None  # end of the clip that waits for `Engine.step`
+        self._added_at = 0.0  # clock time of handing over that clip's newest frame
+        self._lock = threading.Lock()
+
+    def add(self, face: np.ndarray, timestamp_s: float) -> bool:
+        """Add one frame without running the model; see `Engine.step`.
+
+        Args:
+            face: (H, W, 3) uint8 RGB crop; resized to the model's size here.
+            timestamp_s: Capture time in seconds; must exceed the previous one.
+
+        Returns:
+            True if a clip is ready for `Engine.step`.
+
+        Raises:
+            FrameError: wrong dtype or shape. The stream is unchanged.
+            TimestampError: time did not advance. The stream is unchanged.
+            ValueError: the stream has ended.
+        """
+        started = time.perf_counter()
+        check_frame(face)
+        with self._lock:
+            if self.state == "ended":
+                raise ValueError(f"Stream '{self.name}' has ended; open a new one.")
+            self._buffer.check_time(timestamp_s)
+            self._buffer.add(resize_face(face, self._engine.spec.clip.size), timestamp_s)
+            hop = self._hop_number(timestamp_s)
+            if self._hop is None:
+                self._hop = hop  # the first frame starts the stream; it is no clip yet
+            if hop > self._hop:
+                self._hop = hop
+                covered = self._buffer.coverage(timestamp_s) >= self.min_coverage - 1e-9
+                if covered:
+                    self._due_s, self._added_at = timestamp_s, started
+                    self.state = "valid"
+                else:
+                    self._due_s = None
+                    self.state = "warming" if self.state == "warming" else "stale"
+            return self._due_s is not None
+
+    def push(self, face: np.ndarray, timestamp_s: float) -> list[Prediction]:
+        """Add one frame; return predictions that became ready (usually none).
+
+        Args:
+            face: (H, W, 3) uint8 RGB crop; resized to the model's size here.
+            timestamp_s: Capture time in seconds; must exceed the previous one.
+
+        Raises:
+            FrameError: wrong dtype or shape. The stream is unchanged.
+            TimestampError: time did not advance. The stream is unchanged.
+            InferenceError: the engine failed; the clip is dropped, the stream goes on.
+        """
+        return self._engine.step([self]) if self.add(face, timestamp_s) else []
+
+    def mark_stale(self) -> None:
+        """Say that the face is lost: nothing is predicted until enough frames came again."""
+        with self._lock:
+            self._due_s = None
+            if self.state == "valid":
+                self.state = "stale"
+
+    def reset(self) -> None:
+        """Forget all frames, as after a gap in the source. Time still has to advance."""
+        with self._lock:
+            self._buffer.clear()
+            self._due_s = None
+            if self.state != "ended":
+                self.state = "warming"
+
+    def close(self) -> None:
+        """End the stream. Idempotent."""
+        with self._lock:
+            self.state = "ended"
+            self._due_s = None
+            self._buffer.clear()
+        self._engine.forget(self)
+
+    def take_clip(self) -> tuple[SampledClip, float] | None:
+        """The clip that waits, and the clock time at which its newest frame came; once."""
+        with self._lock:
+            if self._due_s is None:
+                return None
+            end_s, self._due_s = self._due_s, None
+            return self._buffer.sample(end_s), self._added_at
+
+    def _hop_number(self, timestamp_s: float) -> int:
+        tolerance = min(HOP_TOLERANCE_S, 0.1 * self.hop_s)
+        origin_s = self._engine.hop_origin(timestamp_s)
+        return math.floor((timestamp_s - origin_s + tolerance) / self.hop_s)
+
+
+def resize_face(face: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) to (size, size, 3), a copy; averaging when it shrinks."""
+    if face.shape[:2] == (size, size):
+        return face.copy()
+    shrinks = min(face.shape[:2]) > size
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return cv2.resize(face, (size, size), interpolation=how)

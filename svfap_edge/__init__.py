@@ -1,0 +1,63 @@
+"""svfap-edge: facial-affect recognition on small computers.
+
+    from svfap_edge import Engine
+
+    with Engine.load() as engine:                     # the model that ships with the package
+        face = engine.open_stream("driver", hop_s=0.5)
+        for timestamp_s, crop in camera:              # crop: (H, W, 3) uint8 RGB
+            for p in face.push(crop, timestamp_s):
+                print(p.stream, p.end_s, p.label, p.score)
+
+Importing this package loads neither an engine nor PyTorch; names are loaded when first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .bundle import Bundle
+    from .errors import SvfapError
+    from .perceiver import Perceiver
+    from .runtimes import Engine, Prediction, Stream
+    from .sources import open_source
+    from .tasks import TASKS, Task
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "bundle",
+    "Engine": "runtimes",
+    "Perceiver": "perceiver",
+    "Prediction": "runtimes",
+    "Stream": "runtimes",
+    "SvfapError": "errors",
+    "TASKS": "tasks",
+    "Task": "tasks",
+    "open_source": "sources",
+}
+
+__all__ = [
+    "TASKS",
+    "Bundle",
+    "Engine",
+    "Perceiver",
+    "Prediction",
+    "Stream",
+    "SvfapError",
+    "Task",
+    "open_source",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'svfap_edge' has no attribute '{name}'")
+    value = getattr(importlib.import_module(f".{_HOMES[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,68 @@
+"""Where the SDK keeps files between runs: compiled models and a downloaded face detector.
+
+`SVFAP_EDGE_CACHE` names another folder; "off" turns the cache off. Nothing is ever downloaded.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+FACE_MODEL_NAME = "face_detection_yunet_2023mar.onnx"
+COMPILED_LIMIT_BYTES = 1 << 30
+"""Compiled models kept at most; the longest unused go first."""
+
+
+def cache_root() -> Path | None:
+    """The cache folder, which may not exist yet; None if the cache is off or has no home."""
+    setting = os.environ.get("SVFAP_EDGE_CACHE", "")
+    if setting.lower() in ("off", "0", "none"):
+        return None
+    if setting:
+        return Path(setting)
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return None if base.startswith("~") else Path(base) / "svfap-edge"
+
+
+def compiled_model_cache(model_sha256: str, builder: str) -> Path | None:
+    """A folder for what `builder` (engine and version) compiled of one model file.
+
+    Returns:
+        None if the cache is off or cannot be written; the engine then compiles every time.
+    """
+    root = cache_root()
+    if root is None:
+        return None
+    folder = root / "compiled" / f"{model_sha256[:24]}-{builder.split('-releases')[0]}"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        os.utime(folder)
+        _prune(root / "compiled", keep=folder)
+    except OSError:
+        return None
+    return folder if os.access(folder, os.W_OK) else None
+
+
+def _prune(compiled: Path, keep: Path) -> None:
+    entries = []
+    for folder in compiled.iterdir():
+        size = sum(f.stat().st_size for f in folder.rglob("*") if f.is_file())
+        entries.append((folder.stat().st_mtime, size, folder))
+    total = sum(size for _, size, _ in entries)
+    for _, size, folder in sorted(entries):
+        if total <= COMPILED_LIMIT_BYTES:
+            break
+        if folder != keep:
+            shutil.rmtree(folder, ignore_errors=True)
+            total -= size
+
+
+def find_face_model() -> Path | None:
+    """YuNet's file: `SVFAP_EDGE_FACE_MODEL`, or in the cache folder; None if in neither."""
+    named = os.environ.get("SVFAP_EDGE_FACE_MODEL")
+    if named:
+        return Path(named)
+    root = cache_root()
+    cached = root / FACE_MODEL_NAME if root else None
+    return cached if cached and cached.is_file() else None

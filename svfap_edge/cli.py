@@ -1,0 +1,448 @@
+"""The command line. Each command imports what it needs when it runs, so that help is quick.
+
+Exit codes: 0 fine, 1 the engine failed while running, 2 usage or bad input, 3 engine or optional
+package missing, 4 quality gate failed, 5 artifact incompatible with this machine.
+"""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import SvfapError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from .runner import RunSummary
+    from .sinks import Sink
+    from .sources import Source
+    from .tasks import Task
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Facial-affect recognition on small computers.",
+    epilog="Exit codes: 0 fine, 1 engine failed, 2 bad input, 3 engine missing, "
+    "4 quality gate failed, 5 incompatible artifact.",
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+
+def main() -> None:
+    """Entry point of `svfap-edge`."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from . import __version__
+
+        print(f"svfap-edge {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _common(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command("run")
+def run_command(
+    source: Annotated[
+        str,
+        typer.Argument(
+            help="A video, a folder of images, an image, or 'sample' (built in).",
+        ),
+    ],
+    bundle: Annotated[
+        Path | None, typer.Option(help="Bundle to run; the one in the package by default.")
+    ] = None,
+    artifact: Annotated[
+        str | None, typer.Option(help="Artifact of the bundle, for example fp32.onnx.")
+    ] = None,
+    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or tensorrt.")] = "auto",
+    detector: Annotated[
+        str, typer.Option(help="Face detector: auto, yunet, haar, or none (frame = face).")
+    ] = "auto",
+    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
+    hop: Annotated[float, typer.Option(help="Seconds between predictions.")] = 0.5,
+    fps: Annotated[
+        float | None, typer.Option(help="Frame rate of a folder of images (25).")
+    ] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)] = None,
+    jsonl: Annotated[
+        str | None, typer.Option(help="Write JSON lines to this file; - is standard output.")
+    ] = None,
+    video: Annotated[Path | None, typer.Option(help="Write an overlay video (.mp4).")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a timeline picture (.png).")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what the faces of a video express."""
+    with _reporting(as_json):
+        if not hop > 0:
+            raise SvfapError(f"--hop must be a positive number of seconds; got {hop}.")
+        if as_json and jsonl == "-":
+            raise SvfapError("--json and --jsonl - both write standard output; choose one.")
+        if detector not in ("auto", "yunet", "haar", "none"):
+            raise SvfapError(f"No detector '{detector}'. Choose auto, yunet, haar or none.")
+        from . import runner
+        from .perceiver import Perceiver
+        from .runtimes import Engine
+        from .sources import open_source
+
+        with open_source(source, fps=fps) as opened, _stopping_cleanly():
+            loaded = Engine.load(bundle, artifact=artifact, engine=engine, threads=threads)
+            with loaded:
+                perceiver = Perceiver(loaded, detector=detector, face_model=face_model, hop_s=hop)
+                sinks = _sinks(opened, loaded.manifest.task, jsonl, video, plot)
+                with _progress(f"{Path(opened.name).name}", as_json or jsonl == "-") as report:
+                    summary = runner.run(opened, loaded, perceiver, sinks, report)
+        if as_json:
+            print(json.dumps(summary.to_json(), ensure_ascii=False))
+        else:
+            _print_summary(summary, [jsonl if jsonl != "-" else None, video, plot])
+
+
+def _sinks(
+    source: Source, task: Task, jsonl: str | None, video: Path | None, plot: Path | None
+) -> list[Sink]:
+    from .sinks import JsonLines
+
+    sinks: list[Sink] = []
+    if video is not None:
+        from .overlay import OverlayVideo
+
+        sinks.append(OverlayVideo(video, task, source.fps))
+    if plot is not None:
+        from .timeline import Timeline
+
+        sinks.append(Timeline(plot, task, Path(source.name).name))
+    if jsonl is not None:
+        sinks.append(JsonLines(jsonl))
+    return sinks
+
+
+def _print_summary(summary: RunSummary, written: list[Any]) -> None:
+    out = _console(stderr=False)
+    out.print(
+        f"{summary.frames} frames, {summary.duration_s:.1f} s of video; "
+        f"{summary.predictions} predictions for {_count(summary.people, 'person', 'people')}"
+    )
+    if summary.labels:
+        ranked = sorted(summary.labels.items(), key=lambda item: -item[1])
+        out.print("  " + ", ".join(f"{label} {count}" for label, count in ranked))
+    if not summary.people:
+        out.print("  No face was found in any frame.")
+    elif not summary.predictions:
+        out.print("  No face stayed long enough for a prediction.")
+    total = summary.wall_s or 1.0
+    shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in summary.seconds.items())
+    out.print(
+        f"{summary.fps:.0f} frames/s, {summary.speed:.1f}x real time "
+        f"({summary.artifact} on {summary.engine} in {summary.precision}, "
+        f"faces by {summary.detector})"
+    )
+    out.print(f"  time: {shares}")
+    for path in filter(None, written):
+        out.print(f"wrote {path}")
+    for warning in summary.warnings:
+        out.print(f"warning: {warning}")
+
+
+@app.command()
+def export(
+    checkpoint: Annotated[Path, typer.Argument(help="PyTorch checkpoint (.pth).")],
+    task: Annotated[str, typer.Option(help="dfew, mafw, ...; or a name of your own + --labels.")],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle.")],
+    artifacts: Annotated[str, typer.Option(help="Comma-separated: fp32.onnx.")] = "fp32.onnx",
+    labels: Annotated[
+        str | None, typer.Option(help="Comma-separated labels in output order.")
+    ] = None,
+    calib: Annotated[
+        Path | None,
+        typer.Option(help="List, folder or file of real videos or images to check the export on."),
+    ] = None,
+    span: Annotated[
+        float | None, typer.Option(help="Seconds a clip covers; the task's stride by default.")
+    ] = None,
+    margin: Annotated[
+        float, typer.Option(help="Face crop beyond the detector's box, as a share of it.")
+    ] = 0.0,
+    features: Annotated[
+        bool, typer.Option("--features", help="Return the pooled feature as a second output.")
+    ] = False,
+    size: Annotated[int | None, typer.Option(help="Input side in pixels, if not known.")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames of a clip, if not known.")] = None,
+    heads: Annotated[int | None, typer.Option(help="Attention heads, if not known.")] = None,
+    depths: Annotated[
+        str | None, typer.Option(help="Blocks of each stage, if not known: 12-6-3.")
+    ] = None,
+    fresh_head: Annotated[
+        bool, typer.Option("--fresh-head", help="Accept a pre-training checkpoint.")
+    ] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Turn a checkpoint into a bundle, each artifact checked against PyTorch."""
+    with _reporting(as_json):
+        from .tasks import find_task
+
+        chosen = find_task(task, _split(labels))
+        changes: dict[str, Any] = {
+            key: value
+            for key, value in (("size", size), ("frames", frames), ("heads", heads))
+            if value is not None
+        }
+        if depths is not None:
+            changes["depths"] = _depths(depths)
+        try:
+            from .export.pipeline import ExportOptions, export_bundle
+        except ImportError as error:
+            from .errors import DependencyMissing
+
+            raise DependencyMissing(
+                f"Exporting needs '{error.name}': pip install \"svfap-edge[export]\""
+            ) from error
+        options = ExportOptions(
+            task=chosen,
+            artifacts=_split(artifacts) or [],
+            calib=calib,
+            span_s=span,
+            margin=margin,
+            features=features,
+            fresh_head=fresh_head,
+            overwrite=overwrite,
+        )
+        with _stopping_cleanly(), _steps(as_json) as step:
+            bundle = export_bundle(checkpoint, output, options, step, **changes)
+        if not chosen.order_certain:
+            _warn(f"the order of the labels is assumed ({chosen.note}); see --labels.")
+        _show_bundle(bundle.path, as_json)
+
+
+@app.command()
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a checkpoint (.pth).")],
+    as_json: Json = False,
+) -> None:
+    """Tell what a bundle or checkpoint holds, after checking it."""
+    with _reporting(as_json):
+        if path.is_file():
+            _show_checkpoint(path, as_json)
+        else:
+            _show_bundle(path, as_json)
+
+
+def _show_bundle(path: Path, as_json: bool) -> None:
+    from .bundle import Bundle
+    from .runtimes.backend import ENGINES, installed
+
+    bundle = Bundle.open(path)
+    for name in bundle.manifest.artifacts:
+        bundle.verify(name)
+    manifest = bundle.manifest
+    if as_json:
+        print(json.dumps({"path": str(path), **manifest.to_json()}, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    out = _console(stderr=False)
+    task, clip = manifest.task, manifest.clip
+    out.print(f"bundle    {path} ({manifest.name})")
+    certain = "" if task.order_certain else "  (order assumed)"
+    out.print(f"task      {task.name}, {task.kind}: {', '.join(task.labels)}{certain}")
+    out.print(
+        f"clip      {clip.frames} frames of {clip.size} px over {clip.span_s:.2f} s "
+        f"(one every {clip.spacing_s * 1e3:.0f} ms), face box +{manifest.margin:.0%}"
+    )
+    facts = manifest.provenance
+    if facts:
+        out.print(
+            f"model     {facts.get('parameters', 0) / 1e6:.1f} M parameters, from "
+            f"{facts.get('checkpoint')} ({str(facts.get('checkpoint_sha256'))[:12]}), "
+            f"{facts.get('created')}"
+        )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("artifact", "MB", "runs here on", "made by", "SHA-256"):
+        table.add_column(heading, justify="right" if heading == "MB" else "left")
+    for artifact in manifest.artifacts.values():
+        here = [e for e, row in ENGINES.items() if artifact.format in row.formats and installed(e)]
+        made = ", ".join(f"{tool} {number}" for tool, number in artifact.built_by.items())
+        table.add_row(
+            artifact.name,
+            f"{artifact.bytes / 1e6:.1f}",
+            ", ".join(here) or "nothing installed",
+            made,
+            artifact.files[0].sha256[:12],
+        )
+    out.print(table)
+    for name, quality in manifest.quality.items():
+        for engine, parity in quality.get("parity", {}).items():
+            out.print(
+                f"checked   {name} on {engine}: max abs difference of logits "
+                f"{parity['max_abs']:.1e} on {parity['clips']} {quality['clips']} clips"
+            )
+        if "uar" in quality:
+            out.print(
+                f"accuracy  {name}: UAR {quality['uar']:.3f}, WAR {quality['war']:.3f} "
+                f"on {quality.get('data', '?')}"
+            )
+
+
+def _show_checkpoint(path: Path, as_json: bool) -> None:
+    try:
+        from .training.checkpoint import load_checkpoint
+    except ImportError as error:
+        from .errors import DependencyMissing
+
+        raise DependencyMissing(
+            f"Opening a checkpoint needs '{error.name}': pip install \"svfap-edge[export]\""
+        ) from error
+    loaded = load_checkpoint(path)
+    config = loaded.model.config
+    facts = {
+        "path": str(path),
+        "kind": loaded.kind,
+        "parameters": loaded.parameters,
+        "config": config.to_dict(),
+        **({"epoch": loaded.info["epoch"]} if "epoch" in loaded.info else {}),
+        "args": {k: v for k, v in loaded.info.get("args", {}).items() if _plain(v)},
+    }
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    out = _console(stderr=False)
+    out.print(f"checkpoint  {path}: {loaded.kind}, {loaded.parameters / 1e6:.1f} M parameters")
+    out.print(
+        f"model       TPSBT, {config.frames} frames of {config.size} px, width {config.width}, "
+        f"{config.heads} heads, stages {'-'.join(map(str, config.depths))}"
+    )
+    out.print(f"outputs     {config.outputs}")
+    for key in ("data_set", "epochs", "lr", "model"):
+        if key in facts["args"]:
+            out.print(f"{key:<11} {facts['args'][key]}")
+    out.print(f"next        svfap-edge export {path} --task TASK -o DIR")
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _split(text: str | None) -> list[str] | None:
+    if text is None:
+        return None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _depths(text: str) -> tuple[int, ...]:
+    try:
+        return tuple(int(part) for part in text.split("-"))
+    except ValueError as error:
+        raise SvfapError(f"--depths must look like 12-6-3; got '{text}'.") from error
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _console(*, stderr: bool) -> Console:
+    from rich.console import Console
+
+    return Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
+
+
+def _warn(text: str) -> None:
+    print(f"warning: {text}", file=sys.stderr)
+
+
+@contextmanager
+def _reporting(as_json: bool) -> Iterator[None]:
+    """Errors become a message and an exit code."""
+    try:
+        yield
+    except SvfapError as error:
+        kind = type(error).__name__
+        if as_json:
+            content = {"error": {"type": kind, "message": str(error), "exit": error.exit_code}}
+            print(json.dumps(content, ensure_ascii=False))
+        else:
+            print(f"{kind}: {error}", file=sys.stderr)
+        raise typer.Exit(error.exit_code) from error
+    except KeyboardInterrupt as error:
+        print("interrupted", file=sys.stderr)
+        raise typer.Exit(130) from error
+    except BrokenPipeError as error:  # the reader of our output has gone
+        sys.stderr.close()
+        raise typer.Exit(0) from error
+
+
+@contextmanager
+def _stopping_cleanly() -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed."""
+
+    def stop(number: int, frame: Any) -> None:
+        raise KeyboardInterrupt
+
+    previous = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+@contextmanager
+def _progress(title: str, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
+    """A bar on standard error, where that is a terminal."""
+    console = _console(stderr=True)
+    if quiet or not console.is_terminal:
+        yield lambda done, total: None
+        return
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total} frames"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+@contextmanager
+def _steps(quiet: bool) -> Iterator[Callable[[str], None]]:
+    """One line for each step, with the time the previous one took."""
+    import time
+
+    started = time.perf_counter()
+
+    def step(text: str) -> None:
+        if not quiet:
+            print(f"[{time.perf_counter() - started:5.1f} s] {text}", file=sys.stderr)
+
+    yield step
+    step("Done")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""Sampling a clip by time: which captured frame fills which slot."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+from .errors import FrameError, TimestampError
+
+FRAMES_PER_SPACING = 8
+"""Captured frames kept per clip spacing; faster cameras are thinned to this. Bounds memory."""
+
+
+@dataclass(frozen=True)
+class ClipSpec:
+    """Geometry of the clip a model reads.
+
+    Attributes:
+        frames: Slots T of a clip.
+        span_s: Time the clip covers in seconds, `frames` times the spacing.
+        size: Side of the square face in pixels.
+    """
+
+    frames: int
+    span_s: float
+    size: int
+
+    @property
+    def spacing_s(self) -> float:
+        """Seconds between neighbouring slots."""
+        return self.span_s / self.frames
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        """(T, H, W, 3)"""
+        return (self.frames, self.size, self.size, 3)
+
+    def slot_times(self, end_s: float) -> np.ndarray:
+        """Times (T,) of the slots of a clip that ends at `end_s`, in seconds."""
+        return end_s - self.spacing_s * np.arange(self.frames - 1, -1, -1)
+
+
+def check_frame(frame: np.ndarray) -> None:
+    """Raises FrameError unless `frame` is (H, W, 3) uint8 and not empty."""
+    if not isinstance(frame, np.ndarray):
+        raise FrameError(
+            f"A frame must be a numpy array (H, W, 3) uint8 RGB; got {type(frame).__name__}."
+        )
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
+        raise FrameError(
+            f"A frame must be (H, W, 3) uint8 RGB; got {frame.shape} {frame.dtype}. "
+            "Grey or RGBA images: convert with cv2.cvtColor first; float images: scale to 0..255."
+        )
+
+
+@dataclass(frozen=True)
+class SampledClip:
+    """A clip and how much of it is real.
+
+    Attributes:
+        frames: (T, size, size, 3) uint8 RGB. A slot without a captured frame repeats the
+            captured frame nearest in time; `coverage` tells how many slots are not such repeats.
+        start_s, end_s: Times of the first and last slot.
+        coverage: Share of slots filled by a frame within half a spacing of the slot's time.
+    """
+
+    frames: np.ndarray
+    start_s: float
+    end_s: float
+    coverage: float
+
+
+class FrameBuffer:
+    """The captured frames of one stream that a clip can still need.
+
+    Holds at most `FRAMES_PER_SPACING * (frames + 1)` frames: one is dropped if it follows the
+    previous kept frame by less than 1/8 of a spacing.
+    """
+
+    def __init__(self, spec: ClipSpec) -> None:
+        self.spec = spec
+        self._frames: deque[tuple[float, np.ndarray]] = deque()
+        self._last_s: float | None = None
+
+    def __len__(self) -> int:
+        return len(self._frames)
+
+    @property
+    def last_s(self) -> float | None:
+        """Time of the newest frame, kept or thinned; None before the first."""
+        return self._last_s
+
+    def check_time(self, timestamp_s: float) -> None:
+        """Raises TimestampError unless `timestamp_s` is finite and later than the last."""
+        if not np.isfinite(timestamp_s):
+            raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s}.")
+        if self._last_s is not None and timestamp_s <= self._last_s:
+            raise TimestampError(
+                f"Timestamps must increase: got {timestamp_s:.6f} s after {self._last_s:.6f} s. "
+                "Pass the capture time; after a jump of the clock, open a new stream or reset it."
+            )
+
+    def add(self, frame: np.ndarray, timestamp_s: float) -> None:
+        """Keep a frame of the model's size. `check_time` must have passed."""
+        spacing = self.spec.spacing_s
+        previous = self._frames[-1][0] if self._frames else -np.inf
+        self._last_s = timestamp_s
+        # The tolerance keeps a camera at exactly the limit from losing every other frame.
+        if timestamp_s - previous < spacing / FRAMES_PER_SPACING * (1 - 1e-6):
+            return
+        self._frames.append((timestamp_s, frame))
+        oldest = timestamp_s - self.spec.span_s - spacing
+        while self._frames[0][0] < oldest:
+            self._frames.popleft()
+
+    def clear(self) -> None:
+        """Forget the frames; time still has to advance."""
+        self._frames.clear()
+
+    def coverage(self, end_s: float) -> float:
+        """Share of the slots of a clip ending at `end_s` that have a frame."""
+        if not self._frames:
+            return 0.0
+        return float(self._nearest(end_s)[1].mean())
+
+    def sample(self, end_s: float) -> SampledClip:
+        """The clip that ends at `end_s`. The buffer must hold at least one frame."""
+        nearest, filled = self._nearest(end_s)
+        frames = np.stack([self._frames[i][1] for i in nearest])
+        times = self.spec.slot_times(end_s)
+        return SampledClip(frames, float(times[0]), float(times[-1]), float(filled.mean()))
+
+    def _nearest(self, end_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Index of the frame nearest to each slot, and whether it is within half a spacing."""
+        times = np.fromiter((t for t, _ in self._frames), float, len(self._frames))
+        slots = self.spec.slot_times(end_s)
+        right = np.searchsorted(times, slots).clip(0, len(times) - 1)
+        left = (right - 1).clip(0)
+        nearest = np.where(slots - times[left] <= times[right] - slots, left, right)
+        distance = np.abs(times[nearest] - slots)
+        return nearest, distance <= self.spec.spacing_s / 2 * (1 + 1e-6)

@@ -1,0 +1,65 @@
+"""Every error the SDK raises on purpose. Each says what happened, expected against got, what next.
+
+`exit_code` is what the command line exits with: 1 the engine failed while running, 2 bad input or
+usage, 3 engine missing, 4 quality gate failed, 5 artifact incompatible with this machine.
+"""
+
+
+class SvfapError(Exception):
+    """Base of all errors raised on purpose."""
+
+    exit_code = 2
+
+
+class SourceError(SvfapError):
+    """A video, folder or list cannot be read."""
+
+
+class FrameError(SvfapError, ValueError):
+    """A frame or clip has the wrong dtype or shape. Nothing was changed."""
+
+
+class TimestampError(SvfapError, ValueError):
+    """Time did not advance. The stream is unchanged."""
+
+
+class BundleError(SvfapError):
+    """A bundle is missing, damaged, altered, or of a format this version does not read."""
+
+
+class CheckpointError(SvfapError):
+    """A checkpoint cannot be opened, or is not one of this model."""
+
+
+class TaskError(SvfapError):
+    """A task is unknown, or its labels do not fit."""
+
+
+class DependencyMissing(SvfapError):
+    """An optional package is needed and not installed."""
+
+    exit_code = 3
+
+
+class BackendUnavailable(SvfapError):
+    """The engine that was asked for, or any that could run the artifact, is not installed."""
+
+    exit_code = 3
+
+
+class InferenceError(SvfapError):
+    """The engine failed, or returned something that is not a prediction (NaN, wrong shape)."""
+
+    exit_code = 1
+
+
+class QualityGateError(SvfapError):
+    """An artifact differs too much from the model it was made from. Nothing was written."""
+
+    exit_code = 4
+
+
+class EngineIncompatible(SvfapError):
+    """The artifact was built for something this machine does not have."""
+
+    exit_code = 5

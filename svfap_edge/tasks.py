@@ -1,0 +1,172 @@
+"""What a model predicts: the nine benchmarks of the SVFAP paper, and tasks of your own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
+
+from .errors import TaskError
+
+Kind = Literal["classes", "values", "traits"]
+
+REFERENCE_FPS = 25.0
+"""Frame rate at which the published strides are counted (VoxCeleb2, CREMA-D, MAFW: 25 fps)."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One prediction task.
+
+    Attributes:
+        name: Key in `TASKS`, or a name of your own.
+        kind: "classes" (one of several, softmax), "values" (continuous affect), "traits"
+            (several scores in 0..1 at once; the sigmoid is part of the model).
+        labels: Output order: class labels, or names of the values.
+        low, high: Range of every value (values and traits only).
+        metrics: What the field reports for it, the primary one first.
+        stride: Frames between the sampled frames of a clip, at 25 fps.
+        order_certain: False where the published code does not fix the output order. Check the
+            labels against the checkpoint's data preparation, and override them if they differ.
+        note: Where the order comes from.
+    """
+
+    name: str
+    kind: Kind
+    labels: tuple[str, ...]
+    low: float = 0.0
+    high: float = 1.0
+    metrics: tuple[str, ...] = ("UAR", "WAR")
+    stride: int = 4
+    order_certain: bool = True
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.labels or len(set(self.labels)) != len(self.labels):
+            raise TaskError(
+                f"Task '{self.name}': labels must be distinct and not empty. Got: {self.labels}."
+            )
+        if any(not label or label != label.strip() for label in self.labels):
+            raise TaskError(f"Task '{self.name}': a label is empty or padded: {self.labels}.")
+        if self.kind not in ("classes", "values", "traits"):
+            raise TaskError(f"Task '{self.name}': kind is classes, values or traits.")
+
+    @property
+    def spacing_s(self) -> float:
+        """Seconds between the frames of a clip."""
+        return self.stride / REFERENCE_FPS
+
+    def with_labels(self, labels: Sequence[str]) -> Task:
+        """The task with its output order overridden.
+
+        Raises:
+            TaskError: the number of labels differs.
+        """
+        if len(labels) != len(self.labels):
+            raise TaskError(
+                f"Task '{self.name}' has {len(self.labels)} outputs ({', '.join(self.labels)}); "
+                f"got {len(labels)} labels: {', '.join(labels)}."
+            )
+        return replace(
+            self, labels=tuple(labels), order_certain=True, note="Order given by the user."
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """As the manifest stores it."""
+        return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
+
+
+_SEVEN = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
+_PUBLISHED = "Order of the published data preparation."
+_REGRESSION = ("PCC", "CCC")
+
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        Task("dfew", "classes", _SEVEN, note=_PUBLISHED),
+        Task("ferv39k", "classes", _SEVEN, stride=1, note=_PUBLISHED),
+        Task(
+            "mafw",
+            "classes",
+            (
+                "anger",
+                "disgust",
+                "fear",
+                "happiness",
+                "neutral",
+                "sadness",
+                "surprise",
+                "contempt",
+                "anxiety",
+                "helplessness",
+                "disappointment",
+            ),
+            note=_PUBLISHED,
+        ),
+        Task(
+            "ravdess",
+            "classes",
+            ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
+            order_certain=False,
+            note="Assumed: the emotion codes 01-08 of the RAVDESS file names.",
+        ),
+        Task(
+            "crema-d",
+            "classes",
+            ("anger", "disgust", "fear", "happy", "neutral", "sad"),
+            order_certain=False,
+            note="Assumed: alphabetical order of the codes ANG DIS FEA HAP NEU SAD.",
+        ),
+        Task(
+            "enterface05",
+            "classes",
+            ("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
+            order_certain=False,
+            note="Assumed: alphabetical order of the folder names.",
+        ),
+        Task(
+            "werewolf-xl",
+            "values",
+            ("valence", "arousal", "dominance"),
+            low=-1.0,
+            metrics=_REGRESSION,
+            order_certain=False,
+            note="Assumed order and range; not in the published code.",
+        ),
+        Task(
+            "avcaffe",
+            "values",
+            ("arousal", "valence"),
+            low=-1.0,
+            metrics=_REGRESSION,
+            order_certain=False,
+            note="Assumed order and range; not in the published code.",
+        ),
+        Task(
+            "first-impressions",
+            "traits",
+            ("openness", "conscientiousness", "extraversion", "agreeableness", "neuroticism"),
+            metrics=("1-MAE", "CCC"),
+            order_certain=False,
+            note="ChaLearn First Impressions V2, five traits; assumed order.",
+        ),
+    )
+}
+
+
+def find_task(name: str, labels: Sequence[str] | None = None) -> Task:
+    """A task of the table, its labels overridden if given; or a classification task of your own.
+
+    Raises:
+        TaskError: the name is not in the table and no labels were given, or the number differs.
+    """
+    task = TASKS.get(name.lower())
+    if task is not None:
+        return task.with_labels(labels) if labels else task
+    if not labels:
+        raise TaskError(
+            f"No task '{name}'. Known tasks: {', '.join(TASKS)}. "
+            "For a classification task of your own give its labels too, in output order "
+            "(--labels a,b,c)."
+        )
+    return Task(name, "classes", tuple(labels), note="Order given by the user.")

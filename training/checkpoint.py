@@ -1,0 +1,223 @@
+"""Opening checkpoints: ours and the authors', without running what a pickle might carry."""
+
+from __future__ import annotations
+
+import argparse
+import pickle
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from svfap_edge.errors import CheckpointError
+from svfap_edge.training.model import BASE, TPSBT, TPSBTConfig
+
+PREFIXES = ("module.", "encoder.", "backbone.")
+STATE_KEYS = ("model", "module")
+PRETRAINING_ONLY = ("decoder.", "mask_token", "encoder_to_decoder.", "norm.")
+"""What a pre-training checkpoint holds beside the encoder; `norm.` is the encoder's last norm,
+which mean pooling replaces by `fc_norm`."""
+
+FRESH = ("fc_norm.", "head.")
+"""What a pre-training checkpoint lacks and fine-tuning starts anew."""
+
+
+def _allowed_types() -> list[Any]:
+    """Types beside tensors and plain containers that a checkpoint may hold; none runs code."""
+    scalar = np.float64(0).__reduce__()[0]  # moved between numpy versions
+    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, bool)]
+    return [argparse.Namespace, scalar, np.dtype, *dtypes]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint, opened and checked.
+
+    Attributes:
+        model: In evaluation mode, weights loaded.
+        kind: "fine-tuned", or "pre-trained" (head and final norm are fresh).
+        info: What else the file says: epoch, the training arguments.
+    """
+
+    model: TPSBT
+    kind: str
+    info: dict[str, Any]
+
+    @property
+    def parameters(self) -> int:
+        return sum(p.numel() for p in self.model.parameters())
+
+
+def load_checkpoint(path: Path, *, outputs: int | None = None, **changes: Any) -> Checkpoint:
+    """Open a checkpoint and rebuild its model.
+
+    The configuration comes from the file where it holds one (ours does; the authors' holds the
+    training arguments), else from the shapes of the weights and the published values.
+
+    Args:
+        path: `.pth` of the authors or of this project.
+        outputs: Width of a fresh head for a pre-training checkpoint.
+        changes: Fields of `TPSBTConfig` that overrule what the file says, such as `heads=4`.
+
+    Raises:
+        CheckpointError: not a checkpoint, one that wants to run code, or one of another model;
+            the message lists every weight missing, left over or of another shape.
+    """
+    content = _open(path)
+    state, info = _find_state(content, path)
+    state = _strip_prefixes(state)
+    pretrained = any(name.startswith(("decoder.", "mask_token")) for name in state)
+    if pretrained:
+        state = {n: w for n, w in state.items() if not n.startswith(PRETRAINING_ONLY)}
+    config = _configuration(state, content, info, path, changes)
+    if pretrained and outputs:
+        config = TPSBTConfig.from_dict({**config.to_dict(), "outputs": outputs})
+    model = TPSBT(config)
+    wanted = model.state_dict()
+    fresh = {n: w for n, w in wanted.items() if n.startswith(FRESH)} if pretrained else {}
+    _compare(state, {n: w for n, w in wanted.items() if n not in fresh}, path)
+    model.load_state_dict({**fresh, **state})
+    return Checkpoint(model.eval(), "pre-trained" if pretrained else "fine-tuned", info)
+
+
+def _open(path: Path) -> Any:
+    if not path.is_file():
+        raise CheckpointError(f"No checkpoint at '{path}'.")
+    try:
+        with torch.serialization.safe_globals(_allowed_types()):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:operand|class):? ([\w.]+)", str(error))
+        what = f"'{next(filter(None, found.groups()))}'" if found else "an unknown instruction"
+        if found is None and "magic" in str(error).lower():
+            raise CheckpointError(f"'{path}' is not a PyTorch checkpoint.") from error
+        raise CheckpointError(
+            f"'{path}' was not opened: it asks for {what}, which is more than weights and plain "
+            "values. Such a pickle can run any program on your computer. Get the checkpoint from "
+            "its authors, or save only its state dict on a machine that you can lose."
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise CheckpointError(
+            f"'{path}' is not a PyTorch checkpoint, or is cut short: {str(error)[:200]}"
+        ) from error
+
+
+def _find_state(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """The state dict, and what else the file holds that is worth telling."""
+    if not isinstance(content, Mapping):
+        raise CheckpointError(
+            f"'{path}' holds a {type(content).__name__}, expected a dict of weights."
+        )
+    state: Any = content
+    for key in STATE_KEYS:
+        if isinstance(content.get(key), Mapping):
+            state = content[key]
+            break
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise CheckpointError(
+            f"'{path}' holds no state dict: expected weights under 'model', under 'module', or at "
+            f"the top; found the keys {', '.join(map(str, list(content)[:8])) or '(none)'}."
+        )
+    info: dict[str, Any] = {}
+    if state is not content:
+        args = content.get("args")
+        info["args"] = vars(args) if isinstance(args, argparse.Namespace) else {}
+        if isinstance(content.get("epoch"), int):
+            info["epoch"] = content["epoch"]
+    return dict(state), info
+
+
+def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    def strip(name: str) -> str:
+        while name.startswith(PREFIXES):
+            name = name.partition(".")[2]
+        return name
+
+    return {strip(name): value for name, value in state.items()}
+
+
+def _configuration(
+    state: dict[str, Tensor],
+    content: Any,
+    info: dict[str, Any],
+    path: Path,
+    changes: dict[str, Any],
+) -> TPSBTConfig:
+    known = {f.name for f in fields(TPSBTConfig)}
+    saved = content.get("config")
+    try:
+        if isinstance(saved, Mapping) and set(saved) <= known:
+            return TPSBTConfig.from_dict({**saved, **changes})
+        return TPSBTConfig.from_dict({**_deduce(state, info.get("args", {}), path), **changes})
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"'{path}': {error}") from error
+
+
+def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Configuration from the shapes of the weights, the training arguments, and `BASE`."""
+    projection = state.get("patch_embed.proj.weight")
+    if projection is None or projection.ndim != 5:
+        raise CheckpointError(
+            f"'{path}' is a checkpoint of another model: it has no 3D patch projection "
+            f"('patch_embed.proj.weight'). Its first weights: {', '.join(list(state)[:4])}. "
+            "Expected TPSBT, the encoder of SVFAP."
+        )
+    width = projection.shape[0]
+    blocks = {int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.", name))}
+    crossing = {
+        int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.cross_attn\.", name))
+    }
+    stages = 1 + sum(
+        re.fullmatch(r"temporal_downsamples\.\d+\.weight", n) is not None for n in state
+    )
+    first, later = len(blocks - crossing), len(crossing)
+    depths = tuple(args.get("stage_depths") or ())
+    if sum(depths) != len(blocks) or len(depths) != stages or depths[0] != first:
+        depths = (first, later) if stages == 2 else (first,) if stages == 1 else BASE.depths
+    tokens = [
+        state[f"spatial_downsamples.{i}.mlp.fc2.weight"].shape[0]
+        for i in range(stages - 1)
+        if f"spatial_downsamples.{i}.mlp.fc2.weight" in state
+    ]
+    kernel = state.get("temporal_downsamples.0.weight")
+    head = state.get("head.weight")
+    return {
+        "size": int(args.get("input_size") or BASE.size),
+        "frames": int(args.get("num_frames") or BASE.frames),
+        "patch": projection.shape[-1],
+        "tubelet": projection.shape[2],
+        "width": width,
+        "heads": width // 64 if width % 64 == 0 else BASE.heads,  # 64 in the published models
+        "depths": depths,
+        "bottleneck_tokens": tuple(tokens) or BASE.bottleneck_tokens[: stages - 1],
+        "temporal_kernel": BASE.temporal_kernel if kernel is None else kernel.shape[2],
+        "outputs": BASE.outputs if head is None else head.shape[0],
+    }
+
+
+def _numbers(pattern: str, state: dict[str, Tensor]) -> set[int]:
+    return {int(match[1]) for name in state if (match := re.match(pattern, name))}
+
+
+def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
+    missing = [name for name in wanted if name not in found]
+    extra = [name for name in found if name not in wanted]
+    reshaped = [
+        f"{name} {tuple(found[name].shape)}, expected {tuple(weight.shape)}"
+        for name, weight in wanted.items()
+        if name in found and found[name].shape != weight.shape
+    ]
+    if not (missing or extra or reshaped):
+        return
+    lines = [f"'{path}' does not fit TPSBT; nothing was loaded."]
+    for title, names in (
+        ("Missing", missing), ("Left over", extra), ("Of another shape", reshaped)
+    ):  # fmt: skip
+        if names:
+            lines.append(f"{title} ({len(names)}): {', '.join(names)}")
+    raise CheckpointError("\n".join(lines))

@@ -1,0 +1,384 @@
+"""TPSBT, the SVFAP encoder: temporal pyramid and spatial bottleneck transformer.
+
+Sun et al., "SVFAP: Self-supervised Video Facial Affect Perceiver", IEEE Transactions on
+Affective Computing, 2024. Stage 1 is a plain transformer over all tubelet tokens. Every later
+stage halves the time axis with a strided convolution, pools each time step into a few
+bottleneck tokens, lets these attend to the full tokens and to each other, and in its last
+("reverse") block lets the full tokens read the bottleneck.
+
+State-dict names equal the published ones, so the authors' checkpoints load by name. Shapes in
+comments: B clips, T frames, N tokens, C width, h heads, d head width, t time steps,
+s spatial positions, K bottleneck tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+LAYER_NORM_EPS = 1e-6
+BOTTLENECK_HIDDEN = (
+    128  # width of the MLP that scores positions for the bottleneck (published code)
+)
+
+
+@dataclass(frozen=True)
+class TPSBTConfig:
+    """Everything needed to rebuild a model; stored in our own checkpoints.
+
+    Attributes:
+        size: Side of the square input in pixels.
+        frames: Frames of a clip.
+        patch: Side of a patch in pixels.
+        tubelet: Frames of a tubelet (the temporal extent of one token).
+        width: Token width C.
+        heads: Attention heads.
+        depths: Blocks of each stage; the last block of stages 2, 3, ... is the reverse block.
+        bottleneck_tokens: Bottleneck tokens per time step, for each stage after the first.
+        outputs: Classes, or values of a regression task.
+        activation: What follows the head: "none", or "sigmoid" for traits in 0..1.
+        stem: Channels of stride-2 convolutions before the patch projection; empty in the
+            published model. Each halves the side, so the projection covers patch / 2**len(stem).
+        drop_path: Stochastic depth at the last block, growing linearly from 0 at the first.
+    """
+
+    size: int = 160
+    frames: int = 16
+    patch: int = 16
+    tubelet: int = 2
+    width: int = 512
+    heads: int = 8
+    depths: tuple[int, ...] = (12, 6, 3)
+    bottleneck_tokens: tuple[int, ...] = (8, 8)
+    temporal_kernel: int = 2
+    mlp_ratio: int = 4
+    outputs: int = 7
+    activation: str = "none"
+    stem: tuple[int, ...] = ()
+    drop_path: float = 0.0
+
+    def __post_init__(self) -> None:
+        def require(good: bool, what: str) -> None:
+            if not good:
+                raise ValueError(f"TPSBTConfig: {what}. Got {self}.")
+
+        stages = len(self.depths)
+        require(self.size % self.patch == 0, "size must be a multiple of patch")
+        require(self.frames % self.tubelet == 0, "frames must be a multiple of tubelet")
+        require(self.width % self.heads == 0, "width must be a multiple of heads")
+        require(stages > 0 and min(self.depths) > 0, "every stage needs at least one block")
+        require(
+            len(self.bottleneck_tokens) == stages - 1,
+            "bottleneck_tokens needs one entry for each stage after the first",
+        )
+        require(
+            (self.frames // self.tubelet) % self.temporal_kernel ** (stages - 1) == 0,
+            "the time steps must divide evenly through every stage",
+        )
+        require(self.patch % 2 ** len(self.stem) == 0, "patch must be a multiple of 2**len(stem)")
+        require(self.activation in ("none", "sigmoid"), "activation is 'none' or 'sigmoid'")
+
+    @property
+    def time_steps(self) -> int:
+        """Time steps of stage 1."""
+        return self.frames // self.tubelet
+
+    @property
+    def positions(self) -> int:
+        """Spatial positions of one time step."""
+        return (self.size // self.patch) ** 2
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TPSBTConfig:
+        """Rebuild from `to_dict` (tuples may have become lists on the way)."""
+        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+
+
+BASE = TPSBTConfig()
+"""The published model: 160 px, 77.6 M parameters, 43.5 G multiply-adds a clip."""
+
+LITE = TPSBTConfig(
+    size=112, width=160, heads=5, depths=(5, 2, 2), bottleneck_tokens=(8, 8), stem=(24, 48, 96)
+)
+"""For small computers: 112 px, 3.7 M parameters; its convolutions learn from few faces."""
+
+PRESETS = {"base": BASE, "lite": LITE}
+
+
+def preset(name: str, **changes: Any) -> TPSBTConfig:
+    """A named configuration, with fields changed.
+
+    Raises:
+        ValueError: no preset of that name, or the changed configuration is inconsistent.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"No model preset '{name}'. Presets: {', '.join(PRESETS)}.")
+    return replace(PRESETS[name], **changes)
+
+
+def sinusoid_table(positions: int, width: int) -> Tensor:
+    """Fixed sine-cosine position code, (1, positions, width): Vaswani et al. 2017, eq. in 3.5."""
+    channel = torch.arange(width, dtype=torch.float64)
+    rate = 10000 ** (-2 * torch.div(channel, 2, rounding_mode="floor") / width)
+    angle = torch.arange(positions, dtype=torch.float64)[:, None] * rate
+    table = torch.where(channel % 2 == 0, angle.sin(), angle.cos())
+    return table.float()[None]
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: drops a residual branch for whole samples (Huang et al. 2016)."""
+
+    def __init__(self, rate: float) -> None:
+        super().__init__()
+        self.rate = rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.rate == 0.0:
+            return x
+        keep = torch.rand(x.shape[0], 1, 1, device=x.device) >= self.rate
+        return x * keep.to(x.dtype) / (1 - self.rate)
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int, outputs: int) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(width, hidden)
+        self.fc2 = nn.Linear(hidden, outputs)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(x)))
+
+
+def split_heads(x: Tensor, heads: int) -> Tensor:
+    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, N, C) -> (B, h, N, d)
+
+
+def merge_heads(x: Tensor) -> Tensor:
+    return x.transpose(1, 2).flatten(2)  # (B, h, N, d) -> (B, N, C)
+
+
+class Attention(nn.Module):
+    """Self-attention. Queries and values have a bias, keys have none."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.qkv = nn.Linear(width, 3 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)  # (B, N, C) each
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+
+class CrossAttention(nn.Module):
+    """Attention of `x` to `context`; biases as in `Attention`."""
+
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        self.q = nn.Linear(width, width, bias=False)
+        self.kv = nn.Linear(width, 2 * width, bias=False)
+        self.q_bias = nn.Parameter(torch.zeros(width))
+        self.v_bias = nn.Parameter(torch.zeros(width))
+        self.proj = nn.Linear(width, width)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        q = F.linear(x, self.q.weight, self.q_bias)  # (B, N, C)
+        kv_bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
+        k, v = F.linear(context, self.kv.weight, kv_bias).chunk(2, dim=-1)  # (B, M, C) each
+        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
+        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+
+
+class Block(nn.Module):
+    """Stage 1: pre-norm transformer block."""
+
+    def __init__(self, config: TPSBTConfig, drop_path: float) -> None:
+        super().__init__()
+        width = config.width
+        self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.attn = Attention(width, config.heads)
+        self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(width, config.mlp_ratio * width, width)
+        self.drop_path = DropPath(drop_path)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.drop_path(self.attn(self.norm1(x)))
+        return x + self.drop_path(self.mlp(self.norm2(x)))
+
+
+class CrossSelfBlock(Block):
+    """Stages 2, 3, ...: read the context, then a transformer block."""
+
+    def __init__(self, config: TPSBTConfig, drop_path: float) -> None:
+        super().__init__(config, drop_path)
+        self.cross_norm1 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.cross_norm2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.cross_attn = CrossAttention(config.width, config.heads)
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
+        read = self.cross_attn(self.cross_norm1(x), self.cross_norm2(context))
+        return super().forward(x + self.drop_path(read))
+
+
+class SpatialBottleneck(nn.Module):
+    """Pools the s positions of each time step into K tokens by learned soft assignment."""
+
+    def __init__(self, width: int, tokens: int, time_steps: int) -> None:
+        super().__init__()
+        self.time_steps = time_steps
+        self.norm = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.mlp = Mlp(width, BOTTLENECK_HIDDEN, tokens)
+
+    def forward(self, x: Tensor) -> Tensor:
+        steps = (self.time_steps, -1)
+        scores = self.mlp(self.norm(x)).unflatten(1, steps)  # (B, t, s, K)
+        weights = scores.transpose(2, 3).softmax(dim=-1)  # (B, t, K, s)
+        return (weights @ x.unflatten(1, steps)).flatten(1, 2)  # (B, t*K, C)
+
+
+class TemporalDownsample(nn.Conv1d):
+    """Strided convolution along time at every spatial position: (B, t*s, C) -> (B, t/k*s, C)."""
+
+    def __init__(self, width: int, kernel: int, positions: int) -> None:
+        super().__init__(width, width, kernel, stride=kernel)
+        self.positions = positions
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, _, width = x.shape
+        kernel = self.kernel_size[0]
+        # The stride equals the kernel, so the convolution is one matrix product over k time steps.
+        x = x.reshape(batch, -1, kernel, self.positions, width).transpose(2, 3)  # (B, t/k, s, k, C)
+        weight = self.weight.transpose(1, 2).flatten(1)  # (C, k*C)
+        return F.linear(x.flatten(3), weight, self.bias).flatten(1, 2)
+
+
+class Residual(nn.Module):
+    """Two 3x3 convolutions with a skip: (B, c, H, W) -> the same."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(channels)
+        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(x + self.norm2(self.conv2(y)))
+
+
+def conv_stem(channels: tuple[int, ...]) -> nn.Sequential:
+    """Stride-2 convolutions, a residual pair after each but the first (Xiao et al. 2021)."""
+    layers: list[nn.Module] = []
+    for index, (before, after) in enumerate(zip((3, *channels), channels, strict=False)):
+        layers += [
+            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(),
+        ]
+        if index > 0:
+            layers.append(Residual(after))
+    return nn.Sequential(*layers)
+
+
+class PatchEmbed(nn.Module):
+    """Clip to tubelet tokens: (B, 3, T, H, W) -> (B, t*s, C)."""
+
+    def __init__(self, config: TPSBTConfig) -> None:
+        super().__init__()
+        side = config.patch // 2 ** len(config.stem)
+        channels = config.stem[-1] if config.stem else 3
+        kernel = (config.tubelet, side, side)
+        self.stem = conv_stem(config.stem) if config.stem else None
+        self.proj = nn.Conv3d(channels, config.width, kernel, stride=kernel)
+
+    def forward(self, clips: Tensor) -> Tensor:
+        if self.stem is not None:
+            frames = self.stem(clips.transpose(1, 2).flatten(0, 1))  # (B*T, c, H', W')
+            clips = frames.unflatten(0, (clips.shape[0], -1)).transpose(1, 2)
+        return self.proj(clips).flatten(2).transpose(1, 2)
+
+
+class TPSBT(nn.Module):
+    """The fine-tuning model: encoder, mean pooling, norm, head.
+
+    >>> model = TPSBT(preset("lite", outputs=7))
+    >>> model(torch.zeros(1, 3, 16, 112, 112)).shape
+    torch.Size([1, 7])
+    """
+
+    position_code: Tensor
+
+    def __init__(self, config: TPSBTConfig) -> None:
+        super().__init__()
+        self.config = config
+        positions = config.positions
+        self.patch_embed = PatchEmbed(config)
+        table = sinusoid_table(config.time_steps * positions, config.width)
+        self.register_buffer("position_code", table, persistent=False)
+
+        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        self.blocks = nn.ModuleList(
+            Block(config, rate) if index < config.depths[0] else CrossSelfBlock(config, rate)
+            for index, rate in enumerate(rates)
+        )
+        self.temporal_downsamples = nn.ModuleList()
+        self.spatial_downsamples = nn.ModuleList()
+        steps = config.time_steps
+        for tokens in config.bottleneck_tokens:
+            steps //= config.temporal_kernel
+            self.temporal_downsamples.append(
+                TemporalDownsample(config.width, config.temporal_kernel, positions)
+            )
+            self.spatial_downsamples.append(SpatialBottleneck(config.width, tokens, steps))
+        self.fc_norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
+        self.head = nn.Linear(config.width, config.outputs)
+        self.apply(_initialize)
+
+    def encode(self, x: Tensor) -> Tensor:
+        """Tokens (B, t*s, C), position code added, through all stages: (B, t_last*s, C)."""
+        blocks = iter(self.blocks)
+        for _ in range(self.config.depths[0]):
+            x = next(blocks)(x)
+        for stage, depth in enumerate(self.config.depths[1:]):
+            full = self.temporal_downsamples[stage](x)
+            bottleneck = self.spatial_downsamples[stage](full)
+            for _ in range(depth - 1):
+                bottleneck = next(blocks)(bottleneck, full)
+            x = next(blocks)(full, bottleneck)  # reverse block: full tokens read the bottleneck
+        return x
+
+    def features(self, clips: Tensor) -> Tensor:
+        """Normalized RGB clips (B, 3, T, H, W) to the pooled, normed feature (B, C)."""
+        tokens = self.encode(self.patch_embed(clips) + self.position_code)
+        return self.fc_norm(tokens.mean(dim=1))
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Normalized RGB clips (B, 3, T, H, W) to outputs (B, L)."""
+        return self.classify(self.features(clips))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Feature (B, C) to outputs (B, L): logits, or values after the activation."""
+        outputs = self.head(features)
+        return outputs.sigmoid() if self.config.activation == "sigmoid" else outputs
+
+
+def _initialize(module: nn.Module) -> None:
+    """Linear layers: truncated normal, deviation 0.02, as published; the rest keeps its default."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
