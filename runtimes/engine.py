@@ -117,9 +117,9 @@ class Engine:
         """
         taken = []
         for stream in self.streams if streams is None else streams:
-            clip = stream.take_clip()
-            if clip is not None:
-                taken.append((stream, *clip))
+            waiting = stream.take_clip()
+            if waiting is not None:
+                taken.append((stream, *waiting))
         if not taken:
             return []
         outputs = self.infer(np.stack([clip.frames for _, clip, _ in taken]))

@@ -207,13 +207,7 @@ def export(
         from .tasks import find_task
 
         chosen = find_task(task, _split(labels))
-        changes: dict[str, Any] = {
-            key: value
-            for key, value in (("size", size), ("frames", frames), ("heads", heads))
-            if value is not None
-        }
-        if depths is not None:
-            changes["depths"] = _depths(depths)
+        changes = _geometry(size=size, frames=frames, heads=heads, depths=depths)
         try:
             from .export.pipeline import ExportOptions, export_bundle
         except ImportError as error:
@@ -242,12 +236,14 @@ def export(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, or a checkpoint (.pth).")],
+    heads: Annotated[int | None, typer.Option(help="Attention heads, if not known.")] = None,
+    depths: Annotated[str | None, typer.Option(help="Blocks of each stage: 12-6-3.")] = None,
     as_json: Json = False,
 ) -> None:
     """Tell what a bundle or checkpoint holds, after checking it."""
     with _reporting(as_json):
         if path.is_file():
-            _show_checkpoint(path, as_json)
+            _show_checkpoint(path, _geometry(heads=heads, depths=depths), as_json)
         else:
             _show_bundle(path, as_json)
 
@@ -308,7 +304,7 @@ def _show_bundle(path: Path, as_json: bool) -> None:
             )
 
 
-def _show_checkpoint(path: Path, as_json: bool) -> None:
+def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None:
     try:
         from .training.checkpoint import load_checkpoint
     except ImportError as error:
@@ -317,7 +313,7 @@ def _show_checkpoint(path: Path, as_json: bool) -> None:
         raise DependencyMissing(
             f"Opening a checkpoint needs '{error.name}': pip install \"svfap-edge[export]\""
         ) from error
-    loaded = load_checkpoint(path)
+    loaded = load_checkpoint(path, **changes)
     config = loaded.model.config
     facts = {
         "path": str(path),
@@ -353,11 +349,15 @@ def _split(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def _depths(text: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(part) for part in text.split("-"))
-    except ValueError as error:
-        raise SvfapError(f"--depths must look like 12-6-3; got '{text}'.") from error
+def _geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:
+    """Fields of the model's configuration that were given."""
+    changes: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    if depths is not None:
+        try:
+            changes["depths"] = tuple(int(part) for part in depths.split("-"))
+        except ValueError as error:
+            raise SvfapError(f"--depths must look like 12-6-3; got '{depths}'.") from error
+    return changes
 
 
 def _count(number: int, one: str, many: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import cv2
 import numpy as np
@@ -49,16 +50,13 @@ class Box:
 
     def blended(self, newer: Box, share: float) -> Box:
         """This box moved towards `newer` by `share` of the difference."""
-        values = (
-            old + share * (new - old)
-            for old, new in (
-                (self.x, newer.x),
-                (self.y, newer.y),
-                (self.width, newer.width),
-                (self.height, newer.height),
-            )
+        return Box(
+            self.x + share * (newer.x - self.x),
+            self.y + share * (newer.y - self.y),
+            self.width + share * (newer.width - self.width),
+            self.height + share * (newer.height - self.height),
+            newer.score,
         )
-        return Box(*values, score=newer.score)
 
 
 def whole_frame(frame: np.ndarray) -> Box:
@@ -129,9 +127,7 @@ class YuNetDetector:
         if found is None:
             return []
         boxes = [
-            Box(*(float(v) / scale for v in row[:4]), score=float(row[14]))
-            for row in found
-            if row[2] > 0 and row[3] > 0
+            _unshrunk(row[:4], scale, float(row[14])) for row in found if row[2] > 0 and row[3] > 0
         ]
         return sorted(boxes, key=lambda box: -box.side)
 
@@ -162,7 +158,7 @@ class HaarDetector:
             grey, scaleFactor=1.1, minNeighbors=5, minSize=(24, 24), outputRejectLevels=True
         )
         boxes = [
-            Box(*(float(v) / scale for v in box), score=1 / (1 + float(np.exp(-weight))))
+            _unshrunk(box, scale, 1 / (1 + float(np.exp(-weight))))
             for box, weight in zip(found, np.ravel(weights), strict=True)
         ]
         return sorted(boxes, key=lambda box: -box.side)
@@ -219,6 +215,11 @@ def _shrink(frame: np.ndarray) -> tuple[np.ndarray, float]:
     scale = DETECTION_SIDE / longer
     width, height = (max(1, round(n * scale)) for n in frame.shape[1::-1])
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), scale
+
+
+def _unshrunk(values: Iterable[Any], scale: float, score: float) -> Box:
+    x, y, width, height = (float(value) / scale for value in values)
+    return Box(x, y, width, height, score)
 
 
 @dataclass

@@ -59,8 +59,10 @@ class JsonLines:
             raise SourceError(f"Cannot write '{path}': {error}") from error
 
     def write(self, frame: Frame, perception: Perception) -> None:
-        for event in (*perception.changes, *perception.predictions):
-            self._line(event.to_json())
+        for change in perception.changes:
+            self._line(change.to_json())
+        for prediction in perception.predictions:
+            self._line(prediction.to_json())
 
     def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
         for change in changes:

@@ -230,7 +230,7 @@ def sample_source() -> Generated:
             'The sample needs scikit-image: pip install "svfap-edge[demo]". '
             "Or run on a video of your own: svfap-edge run VIDEO"
         ) from error
-    portrait = data.astronaut()
+    portrait = data.astronaut()  # type: ignore[no-untyped-call]
     # View (center x, center y, width) of the 512x512 portrait at these times.
     times = (0.0, 1.2, 2.4, 3.5, 4.2, 6.0)
     views = np.array(

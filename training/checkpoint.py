@@ -153,13 +153,23 @@ def _configuration(
     try:
         if isinstance(saved, Mapping) and set(saved) <= known:
             return TPSBTConfig.from_dict({**saved, **changes})
-        return TPSBTConfig.from_dict({**_deduce(state, info.get("args", {}), path), **changes})
+        deduced = _deduce(state, info.get("args", {}), path)
+        unknown = [name for name, value in {**deduced, **changes}.items() if value is None]
+        if unknown:
+            raise CheckpointError(
+                f"'{path}': the weights do not tell {' and '.join(unknown)} "
+                f"(width {deduced['width']}). Give {' '.join(f'--{name}' for name in unknown)}."
+            )
+        return TPSBTConfig.from_dict({**deduced, **changes})
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"'{path}': {error}") from error
 
 
 def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """Configuration from the shapes of the weights, the training arguments, and `BASE`."""
+    """Configuration from the shapes of the weights, the training arguments, and `BASE`.
+
+    None where nothing tells: a wrong guess of the heads would load and predict nonsense.
+    """
     projection = state.get("patch_embed.proj.weight")
     if projection is None or projection.ndim != 5:
         raise CheckpointError(
@@ -176,9 +186,9 @@ def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> di
         re.fullmatch(r"temporal_downsamples\.\d+\.weight", n) is not None for n in state
     )
     first, later = len(blocks - crossing), len(crossing)
-    depths = tuple(args.get("stage_depths") or ())
+    depths: tuple[int, ...] | None = tuple(args.get("stage_depths") or BASE.depths)
     if sum(depths) != len(blocks) or len(depths) != stages or depths[0] != first:
-        depths = (first, later) if stages == 2 else (first,) if stages == 1 else BASE.depths
+        depths = (first, later) if stages == 2 else (first,) if stages == 1 else None
     tokens = [
         state[f"spatial_downsamples.{i}.mlp.fc2.weight"].shape[0]
         for i in range(stages - 1)
@@ -192,7 +202,7 @@ def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> di
         "patch": projection.shape[-1],
         "tubelet": projection.shape[2],
         "width": width,
-        "heads": width // 64 if width % 64 == 0 else BASE.heads,  # 64 in the published models
+        "heads": width // 64 if width % 64 == 0 else None,  # 64 wide in the published models
         "depths": depths,
         "bottleneck_tokens": tuple(tokens) or BASE.bottleneck_tokens[: stages - 1],
         "temporal_kernel": BASE.temporal_kernel if kernel is None else kernel.shape[2],

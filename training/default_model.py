@@ -28,7 +28,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap_edge.training.model import TPSBT, CrossSelfBlock, preset
+from svfap_edge.training.model import TPSBT, CrossSelfBlock, TemporalDownsample, preset
 
 LABELS = ("neutral", "happiness", "surprise", "anger", "sadness", "disgust")
 CACHE_SIDE = 128
@@ -176,6 +176,8 @@ class PhotographModel(nn.Module):
 @torch.no_grad()
 def start_later_stages_as_identity(model: TPSBT) -> None:
     for downsample in model.temporal_downsamples:
+        assert isinstance(downsample, TemporalDownsample)
+        assert downsample.bias is not None
         eye = torch.eye(downsample.weight.shape[0]) / downsample.weight.shape[2]
         downsample.weight.copy_(eye[..., None].expand_as(downsample.weight))
         downsample.bias.zero_()

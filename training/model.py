@@ -13,7 +13,7 @@ s spatial positions, K bottleneck tokens.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -98,7 +98,10 @@ class TPSBTConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TPSBTConfig:
         """Rebuild from `to_dict` (tuples may have become lists on the way)."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        fields: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**fields)
 
 
 BASE = TPSBTConfig()
@@ -120,7 +123,7 @@ def preset(name: str, **changes: Any) -> TPSBTConfig:
     """
     if name not in PRESETS:
         raise ValueError(f"No model preset '{name}'. Presets: {', '.join(PRESETS)}.")
-    return replace(PRESETS[name], **changes)
+    return TPSBTConfig(**{**PRESETS[name].to_dict(), **changes})
 
 
 def sinusoid_table(positions: int, width: int) -> Tensor:

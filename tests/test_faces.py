@@ -1,0 +1,198 @@
+"""Detectors, the tracker and the crop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from svfap_edge.errors import DependencyMissing, SourceError
+from svfap_edge.faces import (
+    Box,
+    Detector,
+    HaarDetector,
+    Tracker,
+    WholeFrame,
+    YuNetDetector,
+    crop_face,
+    open_detector,
+)
+from svfap_edge.sources import open_source
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    data = pytest.importorskip("skimage.data")
+    return np.asarray(data.astronaut())
+
+
+@pytest.fixture(params=["haar", "yunet"])
+def detector(request: pytest.FixtureRequest) -> Detector:
+    if request.param == "haar":
+        return HaarDetector()
+    return YuNetDetector(request.getfixturevalue("yunet"))
+
+
+def test_finds_the_astronauts_face(detector: Detector, portrait: np.ndarray) -> None:
+    faces = detector.detect(portrait)
+    assert faces
+    x, y = faces[0].center
+    assert 190 < x < 260
+    assert 70 < y < 160
+    assert 60 < faces[0].side < 150
+    assert 0 <= faces[0].score <= 1
+
+
+def test_boxes_are_in_pixels_of_the_full_frame(detector: Detector, portrait: np.ndarray) -> None:
+    small = detector.detect(portrait)[0]
+    big = detector.detect(cv2.resize(portrait, None, fx=3, fy=3))[0]
+    assert big.iou(Box(*(3 * v for v in (small.x, small.y, small.width, small.height)))) > 0.7
+
+
+def test_nothing_in_an_empty_frame(detector: Detector) -> None:
+    assert detector.detect(np.full((360, 640, 3), 90, np.uint8)) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (17, 9)])
+def test_odd_frames_do_not_crash(detector: Detector, size: tuple[int, int]) -> None:
+    detector.detect(np.zeros((*size, 3), np.uint8))
+
+
+def test_video_detection_rate(detector: Detector, videos: Path) -> None:
+    """Every frame of the first 2.6 s has a face, none after 2.9 s has."""
+    for frame in list(open_source(videos / "face_noface.mov"))[::10]:
+        found = bool(detector.detect(frame.image))
+        if frame.timestamp_s < 2.3:
+            assert found, frame.timestamp_s
+        if frame.timestamp_s > 2.9:
+            assert not found, frame.timestamp_s
+
+
+def test_choices(yunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_detector("none").name == "none"
+    assert open_detector("auto").name == "haar"
+    assert open_detector("auto", yunet).name == "yunet"
+    monkeypatch.setenv("SVFAP_EDGE_FACE_MODEL", str(yunet))
+    assert open_detector("auto").name == "yunet"
+    assert open_detector("haar").name == "haar"
+
+
+def test_bad_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="auto, yunet, haar or none"):
+        open_detector("psychic")
+    with pytest.raises(SourceError, match="--face-model"):
+        open_detector("yunet")
+    with pytest.raises(SourceError, match="No face model at"):
+        open_detector("yunet", tmp_path / "none.onnx")
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    with pytest.raises(SourceError, match="not a YuNet face model"):
+        open_detector("yunet", tmp_path / "x.onnx")
+    monkeypatch.setattr(cv2.data, "haarcascades", "/nowhere/")
+    with pytest.raises(DependencyMissing, match="no Haar cascades"):
+        open_detector("haar")
+
+
+def test_crop_is_square_and_centered() -> None:
+    frame = np.zeros((100, 200, 3), np.uint8)
+    frame[40:60, 90:110] = 255
+    crop = crop_face(frame, Box(90, 40, 20, 20), 0.0)
+    assert crop.shape == (20, 20, 3)
+    assert (crop == 255).all()
+    wide = crop_face(frame, Box(90, 40, 20, 20), 1.0)
+    assert wide.shape == (40, 40, 3)
+    assert (wide[10:30, 10:30] == 255).all()
+    assert wide.mean() == pytest.approx(255 / 4)
+    assert crop_face(frame, Box(90, 30, 20, 40), 0.0).shape == (40, 40, 3)  # the longer side
+    assert crop_face(frame, Box(90, 40, 20, 20), 0.0, 7).shape == (7, 7, 3)
+
+
+@pytest.mark.parametrize(
+    "box", [Box(-30, -30, 60, 60), Box(190, 90, 40, 40), Box(-500, 0, 10, 10), Box(0, 900, 5, 5)]
+)
+def test_crop_beyond_the_frame_repeats_its_border(box: Box) -> None:
+    frame = np.full((100, 200, 3), 77, np.uint8)
+    crop = crop_face(frame, box, 0.2, 16)
+    assert crop.shape == (16, 16, 3)
+    assert (crop == 77).all()
+
+
+def test_whole_frame_detector_covers_the_frame() -> None:
+    (box,) = WholeFrame().detect(np.zeros((100, 200, 3), np.uint8))
+    assert (box.x, box.y, box.width, box.height) == (0, 0, 200, 100)
+
+
+def at(x: float, y: float = 100, side: float = 50) -> Box:
+    return Box(x - side / 2, y - side / 2, side, side)
+
+
+def numbers(tracker: Tracker, boxes: list[Box], time_s: float) -> dict[int, float]:
+    people, _ = tracker.update(boxes, time_s)
+    return {t.number: t.box.center[0] for t in people if t.visible}
+
+
+def test_identity_needs_three_detections() -> None:
+    tracker = Tracker()
+    assert numbers(tracker, [at(100)], 0.0) == {}
+    assert numbers(tracker, [at(101)], 0.1) == {}
+    assert list(numbers(tracker, [at(102)], 0.2)) == [1]
+
+
+def test_single_false_detections_are_nobody() -> None:
+    tracker = Tracker()
+    for i in range(30):
+        assert numbers(tracker, [at(500)] if i % 3 == 0 else [], i * 0.1) == {}
+    assert list(numbers(tracker, [at(100)], 4.0)) == []
+
+
+def test_identity_survives_a_short_loss_and_is_never_reused() -> None:
+    tracker = Tracker(forget_s=1.0)
+    for i in range(5):
+        numbers(tracker, [at(100)], i * 0.1)
+    people, gone = tracker.update([], 0.9)
+    assert [(t.number, t.visible) for t in people] == [(1, False)]
+    assert list(numbers(tracker, [at(110)], 1.2)) == [1]
+    _, gone = tracker.update([], 2.5)
+    assert [t.number for t in gone] == [1]
+    for i in range(5):
+        last = numbers(tracker, [at(100)], 3 + i * 0.1)
+    assert list(last) == [2]
+
+
+def test_fast_motion_keeps_the_identity() -> None:
+    tracker = Tracker()
+    for i in range(20):
+        found = numbers(tracker, [at(50 + 35 * i)], i / 10)  # 0.7 box sides a frame
+    assert list(found) == [1]
+
+
+def test_two_people_side_by_side_do_not_swap() -> None:
+    tracker = Tracker()
+    random = np.random.default_rng(0)
+    for i in range(100):
+        boxes = [at(100 + 5 * random.normal()), at(170 + 5 * random.normal())]
+        random.shuffle(boxes)  # type: ignore[arg-type]
+        found = numbers(tracker, boxes, i / 30)
+    assert found[1] < 135 < found[2] or found[2] < 135 < found[1]
+    assert set(found) == {1, 2}
+
+
+def test_one_leaves_the_other_keeps_the_number() -> None:
+    tracker = Tracker(forget_s=0.5)
+    for i in range(10):
+        numbers(tracker, [at(100), at(300)], i / 10)
+    before = numbers(tracker, [at(100), at(300)], 1.0)
+    right = max(before, key=lambda n: before[n])
+    for i in range(20):
+        found = numbers(tracker, [at(300)], 1.1 + i / 10)
+    assert list(found) == [right]
+
+
+def test_a_jump_of_half_the_frame_is_someone_else() -> None:
+    tracker = Tracker()
+    for i in range(10):
+        numbers(tracker, [at(100)], i / 10)
+    for i in range(10):
+        found = numbers(tracker, [at(500)], 1 + i / 10)
+    assert list(found) == [2]

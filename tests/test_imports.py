@@ -1,0 +1,103 @@
+"""What importing costs, what it loads, and which way dependencies point."""
+
+from __future__ import annotations
+
+import ast
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "cv2", "matplotlib", "skimage")
+
+
+def loaded_by(code: str) -> set[str]:
+    script = f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
+    return set(json.loads(result.stdout.splitlines()[-1]))
+
+
+def test_import_loads_neither_torch_nor_an_engine() -> None:
+    assert not loaded_by("import svfap_edge") & {*HEAVY, "numpy"}
+
+
+def test_names_are_lazy_and_complete() -> None:
+    code = "import svfap_edge\nfor n in svfap_edge.__all__: getattr(svfap_edge, n)"
+    assert not loaded_by(code) & {"torch", "onnx", "onnxruntime", "openvino", "nncf"}
+
+
+def test_running_loads_no_torch_and_only_the_chosen_engine() -> None:
+    code = (
+        "import numpy as np\nfrom svfap_edge import Engine\n"
+        "with Engine.load(engine='onnxruntime') as e:\n"
+        "    e.infer(np.zeros((1, *e.spec.clip.shape), np.uint8))"
+    )
+    loaded = loaded_by(code)
+    assert "onnxruntime" in loaded
+    assert not loaded & {"torch", "onnx", "openvino", "nncf", "matplotlib"}
+
+
+def test_command_line_help_loads_no_library() -> None:
+    code = (
+        "import sys; sys.argv = ['svfap-edge', 'run', '--help']\n"
+        "from svfap_edge.cli import main\n"
+        "try:\n    main()\nexcept SystemExit:\n    pass"
+    )
+    assert not loaded_by(code) & {*HEAVY, "numpy"}
+
+
+CONTRACT = ("errors", "tasks", "clip", "bundle", "cache")
+"""Modules of the application package that everything may stand on; they stand on each other."""
+
+ALLOWED = {
+    "contract": {"contract"},
+    "runtimes": {"contract", "runtimes"},
+    "app": {"contract", "runtimes", "app"},
+    "training": {"contract", "training"},
+    "export": {"contract", "runtimes", "training", "app", "export"},
+}
+"""The command line imports `export` and `training` inside the commands that need them."""
+
+
+def layer_of(module: str) -> str:
+    parts = module.split(".")
+    if len(parts) > 1 and parts[1] in ("runtimes", "training", "export"):
+        return parts[1]
+    return "contract" if len(parts) > 1 and parts[1] in CONTRACT else "app"
+
+
+def top_level_imports(path: Path, module: str) -> set[str]:
+    """Modules of ours that are imported when `module` is (not those inside functions)."""
+    found = set()
+    package = module.rpartition(".")[0] if path.name != "__init__.py" else module
+    for node in ast.parse(path.read_text()).body:
+        if isinstance(node, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - node.level + 1]
+            name = ".".join([*base, node.module or ""]) if node.level else node.module or ""
+            found.add(name.rstrip("."))
+        elif isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+    return {name for name in found if name.startswith("svfap_edge.")}
+
+
+def modules() -> list[tuple[Path, str]]:
+    found = []
+    for folder, prefix in (
+        ("svfap_edge", "svfap_edge"), ("runtimes", "svfap_edge.runtimes"),
+        ("export", "svfap_edge.export"), ("training", "svfap_edge.training"),
+    ):  # fmt: skip
+        for path in sorted((ROOT / folder).glob("*.py")):
+            name = prefix if path.stem == "__init__" else f"{prefix}.{path.stem}"
+            found.append((path, name))
+    return found
+
+
+@pytest.mark.parametrize(("path", "module"), modules(), ids=lambda value: str(value)[-30:])
+def test_dependencies_point_one_way(path: Path, module: str) -> None:
+    layer = layer_of(module)
+    targets = {layer_of(name) for name in top_level_imports(path, module)}
+    assert targets <= ALLOWED[layer], f"{module} imports {targets - ALLOWED[layer]}"
