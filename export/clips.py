@@ -1,50 +1,84 @@
-"""Clips to check an export on: from real videos and photographs, or made up."""
+"""Clips to check and calibrate an export on: cut from real files, or made up."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from svfap_edge.bundle import Manifest
 from svfap_edge.clip import ClipSpec
-from svfap_edge.datalist import find_media
+from svfap_edge.datalist import file_digest, find_items, stratified
 from svfap_edge.errors import SourceError
-from svfap_edge.faces import crop_face, whole_frame
-from svfap_edge.sources import open_source
+from svfap_edge.faceclips import face_clips
+from svfap_edge.faces import Detector
 
 
-def clips_of(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
-    """Clips (count or fewer, T, H, W, 3) spread over a list, a folder, a video or an image.
+@dataclass(frozen=True)
+class Calibration:
+    """Real clips, kept on disk and read one at a time.
+
+    Attributes:
+        clips: (n, T, size, size, 3) uint8 RGB, a memory-mapped file.
+        digests: First 16 hexadecimal digits of the SHA-256 of each clip's file.
+        labels: Label of each clip's file as written, empty where unknown.
+        skipped: Files without a face, or unreadable.
+    """
+
+    clips: np.ndarray
+    digests: tuple[str, ...]
+    labels: tuple[str, ...]
+    skipped: tuple[str, ...]
+
+
+def collect_clips(
+    path: Path,
+    manifest: Manifest,
+    detector: Detector,
+    count: int,
+    store: Path,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Calibration:
+    """One clip each of `count` files of a list or folder, labels as even as they can be.
+
+    Args:
+        store: File to keep the clips in; memory holds one file's clips at a time.
+        progress: Called with the number of clips so far.
 
     Raises:
-        SourceError: nothing readable there.
+        SourceError: nothing readable there, or no face in any file.
     """
-    media = find_media(path)
-    picks = np.unique(np.linspace(0, len(media) - 1, min(count, len(media))).round().astype(int))
-    return np.stack([clip_from_file(media[i].path, spec) for i in picks])
-
-
-def clip_from_file(path: Path, spec: ClipSpec) -> np.ndarray:
-    """(T, H, W, 3): the first clip of a video or frame folder, or an image repeated.
-
-    A slot takes the frame nearest to its time; a source shorter than the clip ends on its last
-    frame.
-    """
-    times = np.arange(spec.frames) * spec.spacing_s
-    frames: list[np.ndarray] = []
-    stamps: list[float] = []
-    with open_source(str(path)) as source:
-        for frame in source:
-            frames.append(crop_face(frame.image, whole_frame(frame.image), 0.0, spec.size))
-            stamps.append(frame.timestamp_s)
-            if frame.timestamp_s - stamps[0] > times[-1]:
-                break
-    if not frames:
-        raise SourceError(f"'{path}' has no readable frame.")
-    offsets = np.array(stamps) - stamps[0]
-    nearest = np.abs(offsets[None] - times[:, None]).argmin(1)
-    return np.stack([frames[i] for i in nearest])
+    items = stratified(find_items(path), len(find_items(path)))
+    shape = (min(count, len(items)), *manifest.clip.shape)
+    clips = np.lib.format.open_memmap(store, mode="w+", dtype=np.uint8, shape=shape)
+    digests: list[str] = []
+    labels: list[str] = []
+    skipped: list[str] = []
+    for item in items:
+        if len(digests) == len(clips):
+            break
+        try:
+            found = face_clips(item.path, manifest, detector)
+        except SourceError:
+            skipped.append(str(item.path))
+            continue
+        if not len(found.clips):
+            skipped.append(str(item.path))
+            continue
+        clips[len(digests)] = found.clips[int(found.coverage.argmax())]
+        digests.append(file_digest(item.path))
+        labels.append(item.target[0] if len(item.target) == 1 else "")
+        progress(len(digests))
+    if not digests:
+        raise SourceError(
+            f"No face was found in any of the {len(items)} files of '{path}' by the "
+            f"{detector.name} detector. Give face videos or photographs, or --detector none if "
+            "the files are face crops."
+        )
+    return Calibration(clips[: len(digests)], tuple(digests), tuple(labels), tuple(skipped))
 
 
 def synthetic_clips(spec: ClipSpec, count: int, seed: int = 0) -> np.ndarray:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import datetime
+import hashlib
 import platform
+import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,17 +19,24 @@ from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import CheckpointError, DependencyMissing, SvfapError, TaskError
-from svfap_edge.export.clips import clips_of, synthetic_clips
+from svfap_edge.export import fidelity
+from svfap_edge.export.clips import Calibration, collect_clips, synthetic_clips
 from svfap_edge.export.onnx_from_model import OPSET, onnx_from_model
-from svfap_edge.export.parity import Parity, check_fp32, torch_logits
+from svfap_edge.faces import open_detector
 from svfap_edge.runtimes import available_engines, load_backend
+from svfap_edge.runtimes.backend import ENGINES
 from svfap_edge.tasks import Task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 
-ARTIFACTS = ("fp32.onnx",)
+ARTIFACTS = ("fp32.onnx", "bf16.openvino", "int8.onnx", "int8.openvino")
 """What this version exports."""
 
 CHECK_CLIPS = 4
+"""Clips an export without INT8 is checked on."""
+
+FEW_CLIPS = 100
+"""Fewer calibration clips than this are warned of."""
+
 DEFAULT_MARGIN = 0.0
 """Crop side beyond the face box, as a share of the box; see `svfap_edge.faces.crop_face`."""
 
@@ -40,24 +50,54 @@ class ExportOptions:
     Attributes:
         task: Gives the outputs their names and the clip its spacing.
         artifacts: Names out of `ARTIFACTS`.
-        calib: List, folder, video or image to check the export on; made-up clips otherwise.
+        calib: List, folder, video or image to check the export on and calibrate INT8 with.
+        calib_samples: Calibration clips at most; a tenth of them is held back for the gate.
+        detector, face_model: Find the faces in `calib`; see `svfap_edge.faces.open_detector`.
         span_s: Time a clip covers; None for the task's stride at 25 fps.
         margin: Crop side beyond the face box, as a share of the box.
         features: Return the pooled feature as a second output.
         fresh_head: Accept a pre-training checkpoint, whose predictions mean nothing.
         overwrite: Replace a bundle that is there.
         name: Name in the manifest; None for the folder's.
+        rescue: Where INT8 fails the gate, find the fewest layers to leave in float.
     """
 
     task: Task
-    artifacts: Sequence[str] = ARTIFACTS
+    artifacts: Sequence[str] = ("fp32.onnx",)
     calib: Path | None = None
+    calib_samples: int = 300
+    detector: str = "auto"
+    face_model: Path | None = None
     span_s: float | None = None
     margin: float = DEFAULT_MARGIN
     features: bool = False
     fresh_head: bool = False
     overwrite: bool = False
     name: str | None = None
+    rescue: bool = False
+
+
+@dataclass
+class _Job:
+    """What the steps of one export share."""
+
+    options: ExportOptions
+    checkpoint: Path
+    loaded: Checkpoint
+    folder: Path
+    manifest: Manifest
+    progress: Progress
+    gate_clips: np.ndarray
+    reference: np.ndarray
+    calibration: Calibration | None
+    held_back: int
+    float_layers: list[str] = field(default_factory=list)
+    damage: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def calibration_clips(self) -> np.ndarray:
+        assert self.calibration is not None
+        return self.calibration.clips[self.held_back :]
 
 
 def export_bundle(
@@ -76,75 +116,253 @@ def export_bundle(
         changes: Fields of `TPSBTConfig` that overrule the checkpoint.
 
     Raises:
-        CheckpointError, TaskError, BundleError: bad input; nothing was written.
-        QualityGateError: an artifact differs from PyTorch; nothing was written.
+        CheckpointError, TaskError, SourceError, BundleError: bad input; nothing was written.
+        QualityGateError: an artifact is too far from PyTorch; nothing was written.
     """
+    _check_options(options)
+    bundles.check_target(output, replace=options.overwrite)
+    progress(f"Opening {checkpoint.name}")
+    if options.task.kind == "traits":
+        changes.setdefault("activation", "sigmoid")  # as the published code ends its heads
+    loaded = load_checkpoint(checkpoint, outputs=len(options.task.labels), **changes)
+    _check_task(loaded, options, checkpoint)
+    manifest = _manifest(checkpoint, loaded, options, output)
+    with (
+        tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
+        bundles.writing(output, replace=options.overwrite) as folder,
+    ):
+        job = _prepare(options, checkpoint, loaded, folder, manifest, progress, Path(scratch))
+        _build(job)
+    return Bundle.open(output)
+
+
+def _check_options(options: ExportOptions) -> None:
     unknown = [name for name in options.artifacts if name not in ARTIFACTS]
     if unknown or not options.artifacts:
         raise SvfapError(
             f"Cannot export {', '.join(unknown) or 'nothing'}. "
             f"This version exports: {', '.join(ARTIFACTS)}."
         )
-    bundles.check_target(output, replace=options.overwrite)
-    engines = [e for e in ("onnxruntime", "openvino") if e in available_engines()]
-    if not engines:
-        raise DependencyMissing(
-            "Checking the export needs ONNX Runtime or OpenVINO: pip install onnxruntime"
-        )
-    progress(f"Opening {checkpoint.name}")
-    outputs = len(options.task.labels)
-    if options.task.kind == "traits":
-        changes.setdefault("activation", "sigmoid")  # as the published code ends its heads
-    loaded = load_checkpoint(checkpoint, outputs=outputs, **changes)
-    _check_task(loaded, options, checkpoint)
+    for name in ("fp32.onnx", *options.artifacts):
+        form = name.partition(".")[2]
+        engines = [e for e, entry in ENGINES.items() if form in entry.formats]
+        if not set(engines) & set(available_engines()):
+            raise DependencyMissing(
+                f"Checking '{name}' needs {' or '.join(engines)}: {ENGINES[engines[0]].install}"
+            )
+    if any(name.startswith("int8") for name in options.artifacts):
+        if options.calib is None:
+            raise SvfapError(
+                "INT8 is calibrated on real clips of faces: give --calib LIST_OR_DIR, never the "
+                "list that the model is evaluated on."
+            )
+        if options.calib_samples < 8:
+            raise SvfapError(f"--calib-samples must be at least 8; got {options.calib_samples}.")
+        try:
+            import nncf  # noqa: F401
+        except ImportError as error:
+            raise DependencyMissing('INT8 needs NNCF: pip install "svfap-edge[export]"') from error
 
+
+def _manifest(
+    checkpoint: Path, loaded: Checkpoint, options: ExportOptions, output: Path
+) -> Manifest:
     config = loaded.model.config
     span_s = options.span_s or config.frames * options.task.spacing_s
-    spec = ClipSpec(config.frames, span_s, config.size)
-    progress(f"Running PyTorch on {CHECK_CLIPS} clips for reference")
-    clips = (
-        clips_of(options.calib, spec, CHECK_CLIPS)
-        if options.calib
-        else synthetic_clips(spec, CHECK_CLIPS)
+    return Manifest(
+        name=options.name or output.resolve().name,
+        task=options.task,
+        clip=ClipSpec(config.frames, span_s, config.size),
+        margin=options.margin,
+        artifacts={},
+        features=config.width if options.features else 0,
+        provenance=_provenance(checkpoint, loaded),
     )
-    reference = torch_logits(loaded.model, clips)
 
-    with bundles.writing(output, replace=options.overwrite) as folder:
-        progress("Writing fp32.onnx")
-        file = folder / "fp32.onnx"
-        onnx_from_model(loaded.model, file, features=options.features)
-        manifest = Manifest(
-            name=options.name or output.resolve().name,
-            task=options.task,
-            clip=spec,
-            margin=options.margin,
-            artifacts={
-                "fp32.onnx": Artifact(
-                    "fp32.onnx",
-                    (bundles.describe_file(file),),
-                    built_by={"onnx": version("onnx"), "svfap-edge": version("svfap-edge")},
-                    needs={"opset": OPSET},
-                )
-            },
-            features=config.width if options.features else 0,
-            provenance=_provenance(checkpoint, loaded),
-        )
-        bundles.write_manifest(folder, manifest)
-        checks = {}
-        for engine in engines:
-            progress(f"Comparing fp32.onnx on {engine} with PyTorch")
-            checks[engine] = _check(folder, engine, reference, clips).to_dict()
-        manifest.quality["fp32.onnx"] = {
-            "parity": checks,
-            "clips": "real" if options.calib else "synthetic",
+
+def _prepare(
+    options: ExportOptions,
+    checkpoint: Path,
+    loaded: Checkpoint,
+    folder: Path,
+    manifest: Manifest,
+    progress: Progress,
+    scratch: Path,
+) -> _Job:
+    """Collect the clips and what PyTorch says of those that the gate looks at."""
+    calibration, held_back = None, 0
+    if options.calib is None:
+        gate_clips = synthetic_clips(manifest.clip, CHECK_CLIPS)
+    else:
+        int8 = any(name.startswith("int8") for name in options.artifacts)
+        count = options.calib_samples if int8 else CHECK_CLIPS
+        progress(f"Cutting {count} clips of faces from {options.calib}")
+        detector = open_detector(options.detector, options.face_model)
+        calibration = collect_clips(options.calib, manifest, detector, count, scratch / "clips.npy")
+        found = len(calibration.clips)
+        skipped = len(calibration.skipped)
+        progress(f"{found} clips; {skipped} files without a face or unreadable")
+        if int8 and found < min(FEW_CLIPS, options.calib_samples):
+            progress(f"warning: only {found} calibration clips; {FEW_CLIPS} or more would do")
+        if int8 and found < 8:
+            raise SvfapError(
+                f"Only {found} calibration clips were found in '{options.calib}'; INT8 needs at "
+                f"least 8, better {FEW_CLIPS} or more."
+            )
+        held_back = max(4, min(32, found // 10)) if int8 else found
+        gate_clips = calibration.clips[:held_back]
+    progress(f"Running PyTorch on {len(gate_clips)} held-back clips for reference")
+    reference = fidelity.torch_logits(loaded.model, gate_clips)
+    return _Job(
+        options, checkpoint, loaded, folder, manifest, progress, gate_clips, reference,
+        calibration, held_back,
+    )  # fmt: skip
+
+
+def _build(job: _Job) -> None:
+    """All artifacts in order, each behind the gate, then the manifest."""
+    wanted = job.options.artifacts
+    job.progress("Writing fp32.onnx")
+    onnx_from_model(job.loaded.model, job.folder / "fp32.onnx", features=job.options.features)
+    _accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
+    if "bf16.openvino" in wanted:
+        _bf16(job)
+    if any(name.startswith("int8") for name in wanted):
+        _int8(job)
+    if "fp32.onnx" not in wanted:
+        (job.folder / "fp32.onnx").unlink()
+        del job.manifest.artifacts["fp32.onnx"]
+    bundles.write_manifest(job.folder, job.manifest)
+
+
+def _bf16(job: _Job) -> None:
+    import openvino as ov
+
+    job.progress("Writing bf16.openvino")
+    model = ov.Core().read_model(str(job.folder / "fp32.onnx"))
+    # Weights are stored in half precision; OpenVINO computes in bf16 where the CPU has it.
+    ov.save_model(model, str(job.folder / "bf16.xml"), compress_to_fp16=True)
+    _accept(job, "bf16.openvino", ["bf16.xml", "bf16.bin"], {"openvino": ov.__version__})
+
+
+def _int8(job: _Job) -> None:
+    from svfap_edge.errors import QualityGateError
+
+    fidelity.check_clips_tell(job.reference)
+    try:
+        _quantize(job)
+    except QualityGateError:
+        if not job.options.rescue:
+            raise
+        _rescue(job)
+    assert job.calibration is not None
+    clips = job.calibration_clips
+    from svfap_edge.export import int8
+
+    job.manifest.quantization.update(
+        {
+            "scheme": int8.SCHEME,
+            "tool": f"nncf {version('nncf')}",
+            "clips": len(clips),
+            "labels": _histogram(job.calibration.labels[job.held_back :]),
+            "calibration_sha256": hashlib.sha256(
+                " ".join(sorted(job.calibration.digests)).encode()
+            ).hexdigest(),
+            "files": sorted(job.calibration.digests),
+            "float_layers": job.float_layers,
+            "damage": job.damage,
         }
-        bundles.write_manifest(folder, manifest)
-    return Bundle.open(output)
+    )
 
 
-def _check(folder: Path, engine: str, reference: np.ndarray, clips: np.ndarray) -> Parity:
-    with closing(load_backend(Bundle.open(folder), "fp32.onnx", engine)) as backend:
-        return check_fp32(backend, reference, clips)
+def _quantize(job: _Job) -> None:
+    """Build the INT8 artifacts with the float layers decided so far."""
+    import openvino as ov
+
+    from svfap_edge.export import int8
+
+    source = job.folder / "fp32.onnx"
+    clips = job.calibration_clips
+    if "int8.onnx" in job.options.artifacts:
+        job.progress(f"Quantizing int8.onnx on {len(clips)} clips")
+        int8.int8_onnx_from_fp32(source, job.folder / "int8.onnx", clips, job.float_layers)
+        _accept(job, "int8.onnx", ["int8.onnx"], {"opset": OPSET})
+    if "int8.openvino" in job.options.artifacts:
+        job.progress(f"Quantizing int8.openvino on {len(clips)} clips")
+        int8.int8_openvino_from_fp32(source, job.folder / "int8.xml", clips, job.float_layers)
+        _accept(job, "int8.openvino", ["int8.xml", "int8.bin"], {"openvino": ov.__version__})
+
+
+def _rescue(job: _Job) -> None:
+    """Rank the layers by their damage; leave in float the fewest that bring the gate back."""
+    from svfap_edge.errors import QualityGateError
+    from svfap_edge.export import int8, sensitivity
+
+    source = job.folder / "fp32.onnx"
+    with tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch:
+        full = Path(scratch) / "int8.onnx"
+        job.progress("INT8 fails the gate; quantizing once more to find the layers that hurt")
+        int8.int8_onnx_from_fp32(source, full, job.calibration_clips)
+        ranked = sensitivity.rank_layers(source, full, job.gate_clips[:4], job.progress)
+        plain, quantized = _load_onnx(source), _load_onnx(full)
+
+        def passes(layers: list[str]) -> bool:
+            variant = sensitivity.with_float_layers(quantized, plain, layers)
+            found = fidelity.compare(job.reference, sensitivity.run_onnx(variant, job.gate_clips))
+            return not fidelity.failures(found, "int8")
+
+        chosen = sensitivity.fewest_float_layers(ranked, passes)
+    if chosen is None:
+        raise QualityGateError(
+            "INT8 fails the gate even with half of the layers in float: it is not worth having "
+            "for this model. The layers that hurt most: "
+            f"{', '.join(damage.layer for damage in ranked[:5])}. Nothing was written."
+        )
+    job.float_layers = chosen
+    job.damage = [damage.to_dict() for damage in ranked]
+    _quantize(job)
+
+
+def _accept(job: _Job, name: str, files: list[str], needs: dict[str, Any]) -> None:
+    """List an artifact in the manifest, then pass it through the gate on every engine."""
+    job.manifest.artifacts[name] = Artifact(
+        name,
+        tuple(bundles.describe_file(job.folder / file) for file in files),
+        built_by=_built_by(name),
+        needs=needs,
+    )
+    bundles.write_manifest(job.folder, job.manifest)
+    checks = {}
+    precision, form = name.split(".")
+    for engine in available_engines():
+        if form not in ENGINES[engine].formats:
+            continue
+        job.progress(f"Comparing {name} on {engine} with PyTorch")
+        with closing(load_backend(Bundle.open(job.folder), name, engine)) as backend:
+            # The precision an engine really uses decides what it may differ by.
+            found = fidelity.check(backend, job.reference, job.gate_clips, precision)
+            checks[engine] = {**found.to_dict(), "computed_in": backend.spec.precision}
+    job.manifest.quality[name] = {
+        "parity": checks,
+        "clips": "real" if job.calibration else "synthetic",
+    }
+
+
+def _built_by(name: str) -> dict[str, str]:
+    tools = ["svfap-edge", "onnx"]
+    tools += ["nncf"] if name.startswith("int8") else []
+    tools += ["openvino"] if name.endswith(".openvino") else []
+    return {tool: version(tool) for tool in tools}
+
+
+def _load_onnx(path: Path) -> Any:
+    import onnx
+
+    return onnx.load(str(path))
+
+
+def _histogram(labels: Sequence[str]) -> dict[str, int]:
+    return {label or "unknown": labels.count(label) for label in sorted(set(labels))}
 
 
 def _check_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> None:

@@ -100,8 +100,7 @@ def run_command(
             raise SvfapError(f"--hop must be a positive number of seconds; got {hop}.")
         if as_json and jsonl == "-":
             raise SvfapError("--json and --jsonl - both write standard output; choose one.")
-        if detector not in ("auto", "yunet", "haar", "none"):
-            raise SvfapError(f"No detector '{detector}'. Choose auto, yunet, haar or none.")
+        _detector(detector)
         from . import runner
         from .perceiver import Perceiver
         from .runtimes import Engine
@@ -177,8 +176,17 @@ def export(
     ] = None,
     calib: Annotated[
         Path | None,
-        typer.Option(help="List, folder or file of real videos or images to check the export on."),
+        typer.Option(help="List or folder of real videos, frame folders or images of faces."),
     ] = None,
+    calib_samples: Annotated[int, typer.Option(help="Calibration clips at most.")] = 300,
+    detector: Annotated[
+        str, typer.Option(help="Face detector for --calib: auto, yunet, haar, none.")
+    ] = "auto",
+    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
+    rescue: Annotated[
+        bool,
+        typer.Option("--rescue", help="Leave in float the fewest layers that bring INT8 back."),
+    ] = False,
     span: Annotated[
         float | None, typer.Option(help="Seconds a clip covers; the task's stride by default.")
     ] = None,
@@ -220,6 +228,10 @@ def export(
             task=chosen,
             artifacts=_split(artifacts) or [],
             calib=calib,
+            calib_samples=calib_samples,
+            detector=_detector(detector),
+            face_model=face_model,
+            rescue=rescue,
             span_s=span,
             margin=margin,
             features=features,
@@ -341,6 +353,12 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
+
+
+def _detector(name: str) -> str:
+    if name not in ("auto", "yunet", "haar", "none"):
+        raise SvfapError(f"No detector '{name}'. Choose auto, yunet, haar or none.")
+    return name
 
 
 def _split(text: str | None) -> list[str] | None:

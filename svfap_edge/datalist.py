@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from .errors import SourceError
+from .tasks import Task
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".wmv")
@@ -13,28 +18,32 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v", ".mpg
 
 @dataclass(frozen=True)
 class Item:
-    """One line of a list.
+    """One labelled file.
 
     Attributes:
         path: A video, a folder of frames, or an image.
-        target: Class index or label as written, or several numbers; empty in a folder listing.
+        target: As written: a class index or label, or several numbers; empty where unknown.
     """
 
     path: Path
     target: tuple[str, ...] = ()
 
 
-def find_media(path: Path) -> list[Item]:
-    """Items of a list file, every video and image below a folder, or the one file given.
+def find_items(path: Path) -> list[Item]:
+    """Items of a list file, of a folder, or the one video or image given.
+
+    In a folder of folders the first level names the labels, as in `faces/happiness/1.jpg`; a
+    folder that holds images beside no other media and lies deeper than that is a video in frames
+    (`faces/happiness/clip7/0001.jpg`).
 
     Raises:
         SourceError: nothing there, or a line that is not `path label`.
     """
     if path.is_dir():
-        suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-        items = [Item(p) for p in sorted(path.rglob("*")) if p.suffix.lower() in suffixes]
+        items = _folder_items(path)
         if not items:
-            raise SourceError(f"'{path}' holds no videos or images ({', '.join(suffixes)}).")
+            known = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+            raise SourceError(f"'{path}' holds no videos or images ({known}).")
         return items
     if not path.is_file():
         raise SourceError(f"No file or folder '{path}'.")
@@ -43,8 +52,29 @@ def find_media(path: Path) -> list[Item]:
     return read_list(path)
 
 
+def _folder_items(root: Path) -> list[Item]:
+    items = [Item(file) for file in _media(root)]
+    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
+        target = (folder.name,)
+        items += [Item(file, target) for file in _media(folder)]
+        for deeper in sorted(p for p in folder.rglob("*") if p.is_dir()):
+            found = _media(deeper)
+            if found and all(f.suffix.lower() in IMAGE_SUFFIXES for f in found):
+                items.append(Item(deeper, target))
+            else:
+                items += [Item(file, target) for file in found]
+    return items
+
+
+def _media(folder: Path) -> list[Path]:
+    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
+    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+
+
 def read_list(path: Path) -> list[Item]:
     """Read `path label [label ...]` lines; relative paths are relative to the list.
+
+    A path may hold spaces if it ends in a known suffix.
 
     Raises:
         SourceError: unreadable, empty, or a line without a label (its number is named).
@@ -55,12 +85,84 @@ def read_list(path: Path) -> list[Item]:
         raise SourceError(f"'{path}' is not a readable list: {error}") from error
     items = []
     for number, line in enumerate(lines, 1):
-        words = line.split()
-        if not words:
+        if not line.strip():
             continue
-        if len(words) < 2:
+        name, target = _split_line(line)
+        if not name or not target:
             raise SourceError(f"'{path}', line {number}: expected 'path label', got '{line:.80}'.")
-        items.append(Item(path.parent / words[0], tuple(words[1:])))
+        items.append(Item(path.parent / name, target))
     if not items:
         raise SourceError(f"'{path}' is an empty list.")
     return items
+
+
+def _split_line(line: str) -> tuple[str, tuple[str, ...]]:
+    words = line.split()
+    for end in range(len(words), 0, -1):
+        if words[end - 1].lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES):
+            return " ".join(words[:end]), tuple(words[end:])
+    return words[0], tuple(words[1:])  # a folder of frames
+
+
+def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
+    """Class indices (n,) of items labelled by index or by name.
+
+    Raises:
+        SourceError: a label that is not one of the task's, with the file and the labels named.
+    """
+    names = {label.lower(): index for index, label in enumerate(task.labels)}
+    found = np.empty(len(items), int)
+    for row, item in enumerate(items):
+        text = item.target[0].lower() if len(item.target) == 1 else ""
+        index = names.get(text, int(text) if text.isdecimal() else -1)
+        if not 0 <= index < len(task.labels):
+            raise SourceError(
+                f"'{item.path}' is labelled '{' '.join(item.target)}', which is outside task "
+                f"'{task.name}': 0 to {len(task.labels) - 1}, or {', '.join(task.labels)}."
+            )
+        found[row] = index
+    return found
+
+
+def value_targets(items: Sequence[Item], task: Task) -> np.ndarray:
+    """Values (n, L) of items labelled with numbers.
+
+    Raises:
+        SourceError: a line without exactly L numbers.
+    """
+    rows = []
+    for item in items:
+        try:
+            row = [float(word.rstrip(",")) for word in item.target]
+        except ValueError:
+            row = []
+        if len(row) != len(task.labels) or not np.isfinite(row).all():
+            raise SourceError(
+                f"'{item.path}' is labelled '{' '.join(item.target)}'; expected "
+                f"{len(task.labels)} numbers: {', '.join(task.labels)}."
+            )
+        rows.append(row)
+    return np.array(rows)
+
+
+def stratified(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
+    """Up to `count` items with the labels as even as the data allow, in a reproducible order."""
+    random = np.random.default_rng(seed)
+    groups: dict[tuple[str, ...], list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.target if len(item.target) == 1 else (), []).append(item)
+    queues = [[group[i] for i in random.permutation(len(group))] for group in groups.values()]
+    chosen: list[Item] = []
+    while queues and len(chosen) < count:
+        chosen += [queue.pop() for queue in queues][: count - len(chosen)]
+        queues = [queue for queue in queues if queue]
+    return chosen
+
+
+def file_digest(path: Path) -> str:
+    """First 16 hexadecimal digits of the SHA-256 of a file, or of all files of a folder."""
+    total = hashlib.sha256()
+    for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+        if file.is_file():
+            total.update(file.read_bytes())
+    return total.hexdigest()[:16]

@@ -12,7 +12,7 @@ import onnx
 import pytest
 import torch
 
-from svfap_edge.bundle import Bundle
+from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import (
     BundleError,
@@ -23,10 +23,11 @@ from svfap_edge.errors import (
     TaskError,
 )
 from svfap_edge.export import pipeline
-from svfap_edge.export.clips import clips_of, synthetic_clips
+from svfap_edge.export.clips import collect_clips, synthetic_clips
+from svfap_edge.export.fidelity import check, compare, torch_logits
 from svfap_edge.export.onnx_from_model import graph_of_model, onnx_from_model
-from svfap_edge.export.parity import check_fp32, compare, torch_logits
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
+from svfap_edge.faces import HaarDetector
 from svfap_edge.runtimes import Engine, available_engines, load_backend
 from svfap_edge.tasks import TASKS
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
@@ -97,12 +98,43 @@ def test_synthetic_clips_are_reproducible_and_differ() -> None:
     assert not np.array_equal(clips[0], clips[1])
 
 
-def test_clips_of_real_videos_and_photographs(videos: Path, faces: Path) -> None:
-    spec = ClipSpec(16, 1.28, 64)
-    assert clips_of(videos, spec, 4).shape == (2, 16, 64, 64, 3)
-    still = clips_of(faces / "val", spec, 3)
-    assert len(still) == 3
-    assert (still == still[:, :1]).all()
+def manifest_for(spec: ClipSpec) -> Manifest:
+    return Manifest("m", TINY_TASK, spec, 0.0, {})
+
+
+def test_clips_of_real_videos(videos: Path, tmp_path: Path) -> None:
+    manifest = manifest_for(ClipSpec(16, 1.28, 64))
+    found = collect_clips(videos, manifest, HaarDetector(), 4, tmp_path / "c.npy")
+    assert found.clips.shape == (2, 16, 64, 64, 3)
+    assert found.skipped == ()
+    assert (found.clips[:, 0] != found.clips[:, -1]).any()
+
+
+def test_clips_of_photographs_are_spread_over_the_labels(faces: Path, tmp_path: Path) -> None:
+    manifest = manifest_for(ClipSpec(16, 1.28, 64))
+    found = collect_clips(faces / "val", manifest, HaarDetector(), 21, tmp_path / "c.npy")
+    assert len(found.clips) == 21
+    assert (found.clips == found.clips[:, :1]).all()
+    counts = {label: found.labels.count(label) for label in set(found.labels)}
+    assert len(counts) >= 6
+    assert max(counts.values()) <= 5
+    assert len(set(found.digests)) == 21
+
+
+def test_files_without_a_face_are_skipped_and_named(tmp_path: Path) -> None:
+    import cv2
+
+    skimage = pytest.importorskip("skimage.data")
+    (tmp_path / "in").mkdir()
+    cv2.imwrite(str(tmp_path / "in" / "blank.png"), np.full((100, 100, 3), 90, np.uint8))
+    (tmp_path / "in" / "broken.jpg").write_bytes(b"no image")
+    manifest = manifest_for(ClipSpec(4, 0.4, 32))
+    with pytest.raises(SourceError, match=r"No face was found in any of the 2 files"):
+        collect_clips(tmp_path / "in", manifest, HaarDetector(), 5, tmp_path / "c.npy")
+    cv2.imwrite(str(tmp_path / "in" / "face.png"), skimage.astronaut()[..., ::-1])
+    found = collect_clips(tmp_path / "in", manifest, HaarDetector(), 5, tmp_path / "c.npy")
+    assert len(found.clips) == 1
+    assert sorted(Path(p).name for p in found.skipped) == ["blank.png", "broken.jpg"]
 
 
 def test_manifest_of_an_export(tiny: Bundle) -> None:
@@ -134,7 +166,7 @@ def test_a_broken_artifact_is_refused_and_nothing_is_written(
 ) -> None:
     """The exporter writes a model whose normalization is wrong; the gate must see it."""
     monkeypatch.setattr("svfap_edge.export.onnx_from_model.IMAGENET_STD", np.array([0.5, 0.5, 0.5]))
-    with pytest.raises(QualityGateError, match=r"differs from PyTorch by .* Nothing was written"):
+    with pytest.raises(QualityGateError, match=r"too far from PyTorch .* Nothing was written"):
         tiny_bundle(tmp_path / "tiny")
     assert leftovers(tmp_path) == []
 
@@ -157,7 +189,7 @@ def test_interrupt_and_full_disk_leave_nothing(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline, "check_fp32", fail)
+    monkeypatch.setattr(pipeline.fidelity, "check", fail)
     with pytest.raises((KeyboardInterrupt, OSError)):
         tiny_bundle(tmp_path / "tiny")
     assert leftovers(tmp_path) == []
@@ -230,9 +262,11 @@ def test_compare_numbers() -> None:
     a = np.array([[1.0, 0.0], [0.0, 2.0]])
     same = compare(a, a)
     assert (same.max_abs, same.agreement, same.clips) == (0, 1, 2)
-    assert same.cosine == pytest.approx(1)
+    assert (same.cosine, same.error) == (pytest.approx(1), 0)
+    assert same.spread == pytest.approx(np.sqrt((0.25 + 1) / 2))
     other = compare(a, np.array([[1.0, 0.0], [3.0, 2.0]]))
     assert (other.max_abs, other.agreement) == (3, 0.5)
+    assert other.error == pytest.approx(np.sqrt(9 / 4) / same.spread)
     with pytest.raises(ValueError, match="Cannot compare"):
         compare(a, a[:1])
 
@@ -240,6 +274,7 @@ def test_compare_numbers() -> None:
 def test_check_runs_batches_too(tiny: Bundle) -> None:
     with Engine.load(tiny) as engine:
         clips = synthetic_clips(tiny.manifest.clip, 3)
-        parity = check_fp32(engine.backend, torch_logits(model_with_weights(TINY), clips), clips)
-    assert json.dumps(parity.to_dict())
-    assert parity.clips == 3
+        reference = torch_logits(model_with_weights(TINY), clips)
+        found = check(engine.backend, reference, clips, "fp32")
+    assert json.dumps(found.to_dict())
+    assert found.clips == 3

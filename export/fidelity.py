@@ -1,0 +1,161 @@
+"""How faithful an artifact is to the PyTorch model, and the gate that refuses an unfaithful one."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from svfap_edge.errors import QualityGateError
+from svfap_edge.export.onnx_from_model import IMAGENET_MEAN, IMAGENET_STD
+from svfap_edge.runtimes import Backend
+from svfap_edge.training.model import TPSBT
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How two sets of logits (N, L) compare.
+
+    Attributes:
+        clips: N.
+        max_abs: Largest absolute difference of a logit.
+        spread: Root mean square deviation of the reference between clips: what the model says
+            about one clip and not about all.
+        error: Root mean square difference as a share of the spread. At 1 the artifact's errors
+            are as large as everything the model tells clips apart by.
+        cosine: Mean cosine between the two, after subtracting the reference's mean clip.
+        agreement: Share of clips with the same arg-max.
+    """
+
+    clips: int
+    max_abs: float
+    spread: float
+    error: float
+    cosine: float
+    agreement: float
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def compare(reference: np.ndarray, found: np.ndarray) -> Fidelity:
+    """Compare logits (N, L).
+
+    Raises:
+        ValueError: the shapes differ, or one is empty.
+    """
+    if reference.shape != found.shape or reference.ndim != 2 or not len(reference):
+        raise ValueError(f"Cannot compare outputs {reference.shape} with {found.shape}.")
+    a, b = reference.astype(np.float64), found.astype(np.float64)
+    center = a.mean(0)
+    x, y = a - center, b - center
+    spread = float(np.sqrt((x**2).mean()))
+    norms = np.linalg.norm(x, axis=1) * np.linalg.norm(y, axis=1)
+    cosine = (x * y).sum(1) / np.maximum(norms, 1e-30)
+    return Fidelity(
+        clips=len(a),
+        max_abs=float(np.abs(a - b).max()),
+        spread=spread,
+        error=float(np.sqrt(((a - b) ** 2).mean())) / max(spread, 1e-12),
+        cosine=float(cosine.mean()),
+        agreement=float((a.argmax(1) == b.argmax(1)).mean()),
+    )
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What an artifact of a precision may differ by; None for no limit."""
+
+    max_abs: float | None = None
+    error: float | None = None
+    cosine: float | None = None
+    agreement: float | None = None
+
+
+LIMITS = {
+    "fp32": Limits(max_abs=1e-4),
+    "fp16": Limits(error=0.05, cosine=0.99, agreement=0.95),
+    "bf16": Limits(error=0.15, cosine=0.98, agreement=0.9),
+    "int8": Limits(error=0.35, cosine=0.94, agreement=0.85),
+}
+"""By precision. Sound INT8 of the trained `lite` model errs by 0.03 to 0.11 of the spread, a
+wrecked one by more than 0.5: docs/quantization.md."""
+
+MIN_SPREAD = 1e-3
+"""Clips whose logits differ less than this (as a share of their size) cannot tell good from bad."""
+
+
+def failures(fidelity: Fidelity, precision: str) -> list[str]:
+    """What is beyond the limits, in words; empty if the artifact passes."""
+    limits = LIMITS[precision]
+    checks = (
+        ("max abs difference of logits", fidelity.max_abs, limits.max_abs, True),
+        ("logit error over between-clip deviation", fidelity.error, limits.error, True),
+        ("cosine", fidelity.cosine, limits.cosine, False),
+        ("agreement", fidelity.agreement, limits.agreement, False),
+    )
+    found = []
+    for name, value, limit, upper in checks:
+        # `not` first, so that NaN fails too
+        if limit is not None and not (value <= limit if upper else value >= limit):
+            found.append(f"{name} {value:.3g} (limit {limit:g})")
+    return found
+
+
+def check(backend: Backend, reference: np.ndarray, clips: np.ndarray, precision: str) -> Fidelity:
+    """Run the clips one by one, and some as one batch; refuse an artifact beyond the limits.
+
+    Raises:
+        QualityGateError: with the figures and the limits.
+    """
+    single = np.concatenate([backend.run(clip[None]).logits for clip in clips])
+    fidelity = compare(reference, single)
+    wrong = failures(fidelity, precision)
+    count = min(3, len(clips))
+    batch = np.abs(backend.run(np.asarray(clips[:count])).logits - single[:count]).max()
+    if not batch <= max(LIMITS["fp32"].max_abs or 0, 0.1 * fidelity.spread):
+        wrong.append(f"a batch differs from single clips by {batch:.2e}")
+    if wrong:
+        raise QualityGateError(
+            f"'{backend.spec.artifact}' on {backend.spec.engine} is too far from PyTorch on "
+            f"{fidelity.clips} clips: {'; '.join(wrong)}. Nothing was written. {_advice(precision)}"
+        )
+    return fidelity
+
+
+def check_clips_tell(reference: np.ndarray) -> None:
+    """Refuse clips that cannot show a difference, such as black ones.
+
+    Raises:
+        QualityGateError: the model says the same of all clips.
+    """
+    fidelity = compare(reference, reference)
+    size = float(np.sqrt((reference.astype(np.float64) ** 2).mean()))
+    if not fidelity.spread > MIN_SPREAD * max(size, 1e-12):
+        raise QualityGateError(
+            f"The model says the same of all {len(reference)} calibration clips (logits deviate "
+            f"by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be worthless, "
+            "and the gate could not see it. Give real, varied clips of faces (--calib)."
+        )
+
+
+def _advice(precision: str) -> str:
+    if precision == "int8":
+        return (
+            "Calibrate on more and more varied clips (--calib, --calib-samples), or let the export "
+            "leave the layers that hurt in float (--max-drop)."
+        )
+    return "Check that the checkpoint is finite and the engine up to date."
+
+
+@torch.no_grad()
+def torch_logits(model: TPSBT, clips: np.ndarray) -> np.ndarray:
+    """The reference: (N, T, H, W, 3) uint8 through the PyTorch model in float32, one at a time."""
+    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
+    rows = []
+    for clip in clips:
+        pixels = (torch.from_numpy(np.array(clip)).double() / 255 - mean) / std  # (T, H, W, 3)
+        rows.append(model(pixels.float().permute(3, 0, 1, 2)[None]))
+    return torch.cat(rows).numpy()

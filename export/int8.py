@@ -1,0 +1,108 @@
+"""INT8 by NNCF: one quantizer for the ONNX file and for the OpenVINO model.
+
+Both start from fp32.onnx, whose nodes carry the names of the state dict, so a layer is called the
+same in every report: `blocks.3.mlp.fc1`. The recipe: matrix products of weights and convolutions in
+INT8 with weights per channel; attention (both products and softmax), bottleneck pooling, LayerNorm,
+GELU and head in float; SmoothQuant off, because with the normalization inside the graph it can
+wreck the model.
+
+- int8.onnx: symmetric signed activations (Q/DQ with zero point 0), which ONNX Runtime runs and
+  TensorRT takes as it is.
+- int8.openvino: the same, with NNCF's CPU layout (asymmetric where OpenVINO is faster so).
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import nncf
+import numpy as np
+import onnx
+import openvino as ov
+from nncf.quantization.advanced_parameters import (
+    AdvancedQuantizationParameters,
+    AdvancedSmoothQuantParameters,
+)
+
+FLOAT_ALWAYS = re.compile(r"\.(scores|read|pool)$|^head(\.matmul)?$")
+"""Nodes never quantized: products of two activations, and the head."""
+
+SCHEME = "NNCF post-training, min-max, PERFORMANCE preset, per-channel weights, SmoothQuant off"
+
+LAYER = re.compile(r"^(?P<layer>.+?)(\.matmul)?$")
+
+
+def quantizable_layers(model: onnx.ModelProto) -> list[str]:
+    """Names of the layers that INT8 applies to, in graph order."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    return [
+        node.name.removesuffix(".matmul")
+        for node in model.graph.node
+        if node.op_type in ("MatMul", "Conv")
+        and len(node.input) > 1
+        and node.input[1] in weights
+        and not FLOAT_ALWAYS.search(node.name)
+    ]
+
+
+def int8_onnx_from_fp32(
+    source: Path, target: Path, clips: Sequence[np.ndarray], float_layers: Collection[str] = ()
+) -> None:
+    """Write int8.onnx.
+
+    Args:
+        source: fp32.onnx.
+        clips: Calibration clips (n, T, H, W, 3) uint8; read one at a time.
+        float_layers: Layers left in float beside those that always are.
+    """
+    model = onnx.load(str(source))
+    ignored = _ignored([node.name for node in model.graph.node], float_layers)
+    quantized = _quantize(model, clips, ignored)
+    quantized.ir_version = model.ir_version
+    onnx.save(quantized, str(target))
+
+
+def int8_openvino_from_fp32(
+    source: Path, target: Path, clips: Sequence[np.ndarray], float_layers: Collection[str] = ()
+) -> None:
+    """Write an OpenVINO IR, `target` ending in .xml with its .bin beside it; see above."""
+    model = ov.Core().read_model(str(source))
+    names = [op.get_friendly_name() for op in model.get_ops()]
+    quantized = _quantize(model, clips, _ignored(names, float_layers))
+    ov.save_model(quantized, str(target), compress_to_fp16=False)
+
+
+def _ignored(names: list[str], float_layers: Collection[str]) -> list[str]:
+    chosen = set(float_layers)
+    return [n for n in names if FLOAT_ALWAYS.search(n) or n.removesuffix(".matmul") in chosen]
+
+
+def _quantize(model: Any, clips: Sequence[np.ndarray], ignored: list[str]) -> Any:
+    off = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
+    with _quiet():
+        return nncf.quantize(
+            model,
+            nncf.Dataset(clips, lambda clip: {"clips": np.asarray(clip)[None]}),
+            subset_size=len(clips),
+            model_type=nncf.ModelType.TRANSFORMER,
+            preset=nncf.QuantizationPreset.PERFORMANCE,
+            ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
+            advanced_parameters=AdvancedQuantizationParameters(smooth_quant_alphas=off),
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """NNCF's notes and bars are for its developers."""
+    logger = logging.getLogger("nncf")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)

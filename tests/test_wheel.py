@@ -1,0 +1,77 @@
+"""The wheel, installed in a fresh environment away from the repository, runs the main job."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import venv
+import zipfile
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.conftest import ROOT
+
+
+def run(*command: object, cwd: Path) -> str:
+    environment = {k: v for k, v in os.environ.items() if k not in ("PYTHONPATH", "VIRTUAL_ENV")}
+    result = subprocess.run(
+        [str(part) for part in command], cwd=cwd, env=environment, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stderr + result.stdout
+    return result.stdout
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("wheel")
+    options = ("--no-deps", "--no-build-isolation", "-q", "-w", folder)
+    run(sys.executable, "-m", "pip", "wheel", *options, ROOT, cwd=folder)
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def test_wheel_holds_the_packages_and_the_model(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    assert {
+        "svfap_edge/__init__.py",
+        "svfap_edge/py.typed",
+        "svfap_edge/runtimes/engine.py",
+        "svfap_edge/export/pipeline.py",
+        "svfap_edge/training/model.py",
+        "svfap_edge/models/lite-faces/manifest.json",
+        "svfap_edge/models/lite-faces/MODEL_CARD.md",
+    } <= names
+    assert any(n.startswith("svfap_edge/models/lite-faces/") and n.endswith(".onnx") for n in names)
+    top = {name.split("/")[0] for name in names}
+    assert {name for name in top if not name.endswith(".dist-info")} == {"svfap_edge"}
+    assert wheel.stat().st_size < 20e6
+
+
+def test_fresh_environment_runs_the_main_job_without_torch(wheel: Path, tmp_path: Path) -> None:
+    venv.create(tmp_path / "env", with_pip=True)
+    python = tmp_path / "env" / "bin" / "python"
+    constraints = ("-c", ROOT / "constraints.txt")
+    run(python, "-m", "pip", "install", "-q", *constraints, wheel, cwd=tmp_path)
+    packages = run(python, "-m", "pip", "list", cwd=tmp_path)
+    assert "torch" not in packages
+
+    video = tmp_path / "face.mp4"
+    writer = cv2.VideoWriter(str(video), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 160))
+    for i in range(50):
+        writer.write(np.full((160, 160, 3), 100 + i, np.uint8))
+    writer.release()
+    command = tmp_path / "env" / "bin" / "svfap-edge"
+    output = run(command, "run", video, "--detector", "none", cwd=tmp_path)
+    assert "50 frames" in output
+    assert "3 predictions for 1 person" in output
+    inspected = run(command, "inspect", _default_bundle(python, tmp_path), cwd=tmp_path)
+    assert "fp32.onnx" in inspected
+
+
+def _default_bundle(python: Path, cwd: Path) -> str:
+    code = "from svfap_edge.bundle import DEFAULT_BUNDLE; print(DEFAULT_BUNDLE)"
+    return run(python, "-c", code, cwd=cwd).strip()
