@@ -6,9 +6,9 @@ INT8 with weights per channel; attention (both products and softmax), bottleneck
 GELU and head in float; SmoothQuant off, because with the normalization inside the graph it can
 wreck the model.
 
-- int8.onnx: symmetric signed activations (Q/DQ with zero point 0), which ONNX Runtime runs and
-  TensorRT takes as it is.
-- int8.openvino: the same, with NNCF's CPU layout (asymmetric where OpenVINO is faster so).
+- int8.onnx: symmetric signed activations (Q/DQ, int8 with zero point 0), which ONNX Runtime runs
+  and TensorRT takes as it is.
+- int8.openvino: activations that are never negative are unsigned, which keeps one bit more.
 """
 
 from __future__ import annotations
@@ -28,13 +28,12 @@ from nncf.quantization.advanced_parameters import (
     AdvancedQuantizationParameters,
     AdvancedSmoothQuantParameters,
 )
+from onnx import numpy_helper
 
 FLOAT_ALWAYS = re.compile(r"\.(scores|read|pool)$|^head(\.matmul)?$")
 """Nodes never quantized: products of two activations, and the head."""
 
 SCHEME = "NNCF post-training, min-max, PERFORMANCE preset, per-channel weights, SmoothQuant off"
-
-LAYER = re.compile(r"^(?P<layer>.+?)(\.matmul)?$")
 
 
 def quantizable_layers(model: onnx.ModelProto) -> list[str]:
@@ -64,6 +63,7 @@ def int8_onnx_from_fp32(
     ignored = _ignored([node.name for node in model.graph.node], float_layers)
     quantized = _quantize(model, clips, ignored)
     quantized.ir_version = model.ir_version
+    _make_signed(quantized)
     onnx.save(quantized, str(target))
 
 
@@ -94,6 +94,27 @@ def _quantize(model: Any, clips: Sequence[np.ndarray], ignored: list[str]) -> An
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
             advanced_parameters=AdvancedQuantizationParameters(smooth_quant_alphas=off),
         )
+
+
+def _make_signed(model: onnx.ModelProto) -> None:
+    """Turn unsigned activations (zero point 0) into signed ones of the same range.
+
+    NNCF uses uint8 where an activation is never negative; TensorRT takes int8 only.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    done: set[str] = set()
+    for node in model.graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+            continue
+        scale, zero = (constants[name] for name in node.input[1:3])
+        if zero.data_type == onnx.TensorProto.UINT8 and zero.name not in done:
+            done.add(zero.name)
+            if numpy_helper.to_array(zero).any():
+                raise ValueError(f"'{node.name}' is asymmetric; the recipe is symmetric.")
+            wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
+            scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
+            signed = np.zeros(numpy_helper.to_array(zero).shape, np.int8)
+            zero.CopyFrom(numpy_helper.from_array(signed, zero.name))
 
 
 @contextmanager

@@ -37,6 +37,8 @@ OPSET = 20
 
 IR_VERSION = 9  # the one of opset 20; engines of that time refuse newer files
 
+BYTE_CENTER = np.array(128.0)
+
 IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
 IMAGENET_STD = np.array([0.229, 0.224, 0.225])
 """As the published loaders normalize (its `default_cfg` says 0.5, which they do not use)."""
@@ -178,11 +180,14 @@ def _embed_patches(graph: _Graph, model: TPSBT) -> str:
     order = graph.transpose("patch_embed.order", cut, [0, 1, 3, 5, 2, 4, 6, 7])
     rows = graph.reshape("patch_embed.rows", order, [0, t * g * g, k * p * p * 3])
     x = graph.op("Cast", "patch_embed.float", rows, to=TensorProto.FLOAT)
+    # Around zero, a byte is a signed INT8 value to the last bit.
+    x = graph.op("Sub", "patch_embed.centered", x, graph.floats("patch_embed.center", BYTE_CENTER))
     weight = _array(model.patch_embed.proj.weight).transpose(2, 3, 4, 1, 0)  # (k, p, p, 3, C)
     bias = _array(model.patch_embed.proj.bias)
     bias = bias - (weight * (IMAGENET_MEAN / IMAGENET_STD)[:, None]).sum((0, 1, 2, 3))
     weight = weight / (255 * IMAGENET_STD)[:, None]
     weight = weight.reshape(-1, config.width)
+    bias = bias + BYTE_CENTER * weight.sum(0)
     return graph.linear("patch_embed.proj", weight, _position_and_bias(model, bias), x)
 
 

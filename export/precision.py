@@ -14,7 +14,7 @@ _ONNX_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
 def precisions_of_onnx(path: Path) -> dict[str, int]:
     """Matrix products and convolutions of an ONNX file by precision.
 
-    A product both of whose inputs come out of DequantizeLinear counts as int8.
+    A product whose weights come out of DequantizeLinear counts as int8.
     """
     model = onnx.load(str(path))
     producers = {output: node.op_type for node in model.graph.node for output in node.output}
@@ -24,8 +24,7 @@ def precisions_of_onnx(path: Path) -> dict[str, int]:
     for node in model.graph.node:
         if node.op_type not in COMPUTE:
             continue
-        sources = [producers.get(name) for name in node.input[:2]]
-        if sources == ["DequantizeLinear", "DequantizeLinear"]:
+        if producers.get(node.input[1]) == "DequantizeLinear":
             counts["int8"] += 1
         elif node.input[1] in types:
             counts[_ONNX_TYPES.get(types[node.input[1]], "other")] += 1

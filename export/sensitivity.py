@@ -99,7 +99,7 @@ def with_float_layers(
         layer = node.name.removesuffix(".matmul")
         if layer not in chosen or node.op_type not in ("MatMul", "Conv"):
             continue
-        node.input[0] = _before_quantization(node.input[0], producers)
+        _read_floats(node, producers)
         for slot, name in enumerate(originals[node.name].input):
             if slot > 0:
                 node.input[slot] = f"{name}.float"
@@ -128,14 +128,19 @@ def run_onnx(model: onnx.ModelProto, clips: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(rows)
 
 
-def _before_quantization(name: str, producers: dict[str, onnx.NodeProto]) -> str:
-    dequantize = producers.get(name)
-    if dequantize is None or dequantize.op_type != "DequantizeLinear":
-        return name
-    quantize = producers.get(dequantize.input[0])
-    if quantize is None or quantize.op_type != "QuantizeLinear":
-        return name
-    return str(quantize.input[0])
+def _read_floats(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> None:
+    """Reconnect the first input to what stood before its Q/DQ pair.
+
+    NNCF puts the pair before the reshapes and transposes that lead to a product.
+    """
+    before = producers.get(node.input[0])
+    while before is not None and before.op_type in ("Reshape", "Transpose"):
+        node, before = before, producers.get(before.input[0])
+    if before is None or before.op_type != "DequantizeLinear":
+        return
+    quantize = producers.get(before.input[0])
+    if quantize is not None and quantize.op_type == "QuantizeLinear":
+        node.input[0] = quantize.input[0]
 
 
 def _prune(graph: onnx.GraphProto) -> None:

@@ -1,0 +1,72 @@
+"""Facts about this machine that every measurement is quoted with."""
+
+from __future__ import annotations
+
+import os
+import platform
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+INSTRUCTION_SETS = (
+    ("avx2", "AVX2"),
+    ("avx_vnni", "AVX-VNNI"),
+    ("avx512f", "AVX-512"),
+    ("avx512_vnni", "AVX-512-VNNI"),
+    ("avx512_bf16", "AVX-512-BF16"),
+    ("amx_int8", "AMX-INT8"),
+    ("amx_bf16", "AMX-BF16"),
+    ("asimddp", "ASIMD dot product"),
+    ("i8mm", "I8MM"),
+    ("bf16", "BF16"),
+)
+"""Flag of the Linux kernel and its usual name; those that matter to INT8 and bf16."""
+
+LIBRARIES = ("svfap-edge", "numpy", "onnxruntime", "openvino", "opencv-python")
+
+
+def describe_machine() -> dict[str, str]:
+    """Processor, its instruction sets, cores, system, and library versions."""
+    flags = cpu_flags()
+    sets = [name for flag, name in INSTRUCTION_SETS if flag in flags]
+    facts = {
+        "cpu": cpu_name(),
+        "instruction sets": ", ".join(sets) or "unknown",
+        "cores": str(usable_cores()),
+        "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
+    }
+    for library in LIBRARIES:
+        try:
+            facts[library] = version(library)
+        except PackageNotFoundError:
+            continue
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    return {**facts, **({"ONEDNN_MAX_CPU_ISA": limit} if limit else {})}
+
+
+def cpu_flags() -> set[str]:
+    """Instruction-set flags as the Linux kernel names them; empty where unknown."""
+    for line in _cpuinfo():
+        if line.startswith(("flags", "Features")):
+            return set(line.partition(":")[2].split())
+    return set()
+
+
+def cpu_name() -> str:
+    for line in _cpuinfo():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def usable_cores() -> int:
+    """Cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _cpuinfo() -> list[str]:
+    try:
+        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
