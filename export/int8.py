@@ -101,6 +101,7 @@ def _make_signed(model: onnx.ModelProto) -> None:
 
     NNCF uses uint8 where an activation is never negative; TensorRT takes int8 only.
     """
+    del model.graph.value_info[:]  # NNCF's notes of types, which are about to change
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     done: set[str] = set()
     for node in model.graph.node:

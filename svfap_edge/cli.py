@@ -171,7 +171,13 @@ def export(
     checkpoint: Annotated[Path, typer.Argument(help="PyTorch checkpoint (.pth).")],
     task: Annotated[str, typer.Option(help="dfew, mafw, ...; or a name of your own + --labels.")],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle.")],
-    artifacts: Annotated[str, typer.Option(help="Comma-separated: fp32.onnx.")] = "fp32.onnx",
+    artifacts: Annotated[
+        str,
+        typer.Option(
+            help="Comma-separated: fp32.onnx, fp16.onnx, bf16.openvino, int8.onnx, "
+            "int8.openvino, fp16.tensorrt, int8.tensorrt."
+        ),
+    ] = "fp32.onnx",
     labels: Annotated[
         str | None, typer.Option(help="Comma-separated labels in output order.")
     ] = None,
@@ -188,6 +194,19 @@ def export(
         bool,
         typer.Option("--rescue", help="Leave in float the fewest layers that bring INT8 back."),
     ] = False,
+    max_drop: Annotated[
+        float | None,
+        typer.Option(help="Points INT8 may lose on --validate; beyond, as --rescue.", min=0),
+    ] = None,
+    compute_capability: Annotated[
+        str | None, typer.Option(help="GPUs to build TensorRT plans for: 8.6,8.9.")
+    ] = None,
+    trt: Annotated[
+        list[str] | None, typer.Option(help="TensorRT builder setting KEY=VALUE; repeatable.")
+    ] = None,
+    validate: Annotated[
+        Path | None, typer.Option(help="Labelled list or folder for --max-drop.")
+    ] = None,
     span: Annotated[
         float | None, typer.Option(help="Seconds a clip covers; the task's stride by default.")
     ] = None,
@@ -225,7 +244,14 @@ def export(
             raise DependencyMissing(
                 f"Exporting needs '{error.name}': pip install \"svfap-edge[export]\""
             ) from error
+        trt_options: tuple[tuple[str, str], ...] = ()
+        if trt:
+            from .export.tensorrt_from_onnx import parse_options
+
+            trt_options = parse_options(trt)
         options = ExportOptions(
+            compute_capabilities=tuple(_split(compute_capability) or ()),
+            trt_options=trt_options,
             task=chosen,
             artifacts=_split(artifacts) or [],
             calib=calib,
@@ -233,6 +259,8 @@ def export(
             detector=_detector(detector),
             face_model=face_model,
             rescue=rescue,
+            max_drop=max_drop,
+            validate=validate,
             span_s=span,
             margin=margin,
             features=features,
@@ -394,7 +422,12 @@ def _show_bundle(path: Path, as_json: bool) -> None:
             artifact.files[0].sha256[:12],
         )
     out.print(table)
+    if "float_cost" in manifest.quantization:
+        out.print(f"int8      {manifest.quantization['float_cost']}")
     for name, quality in manifest.quality.items():
+        if "layers" in quality:
+            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(quality["layers"].items()))
+            out.print(f"layers    {name}: {counts}")
         for engine, parity in quality.get("parity", {}).items():
             out.print(
                 f"checked   {name} on {engine}: max abs difference of logits "
