@@ -30,6 +30,9 @@ from nncf.quantization.advanced_parameters import (
 )
 from onnx import numpy_helper
 
+Clips = np.ndarray | Sequence[np.ndarray]
+"""(n, T, H, W, 3) uint8, as one array (it may be memory-mapped) or clip by clip."""
+
 FLOAT_ALWAYS = re.compile(r"\.(scores|read|pool)$|^head(\.matmul)?$")
 """Nodes never quantized: products of two activations, and the head."""
 
@@ -50,7 +53,7 @@ def quantizable_layers(model: onnx.ModelProto) -> list[str]:
 
 
 def int8_onnx_from_fp32(
-    source: Path, target: Path, clips: Sequence[np.ndarray], float_layers: Collection[str] = ()
+    source: Path, target: Path, clips: Clips, float_layers: Collection[str] = ()
 ) -> None:
     """Write int8.onnx.
 
@@ -68,7 +71,7 @@ def int8_onnx_from_fp32(
 
 
 def int8_openvino_from_fp32(
-    source: Path, target: Path, clips: Sequence[np.ndarray], float_layers: Collection[str] = ()
+    source: Path, target: Path, clips: Clips, float_layers: Collection[str] = ()
 ) -> None:
     """Write an OpenVINO IR, `target` ending in .xml with its .bin beside it; see above."""
     model = ov.Core().read_model(str(source))
@@ -82,7 +85,7 @@ def _ignored(names: list[str], float_layers: Collection[str]) -> list[str]:
     return [n for n in names if FLOAT_ALWAYS.search(n) or n.removesuffix(".matmul") in chosen]
 
 
-def _quantize(model: Any, clips: Sequence[np.ndarray], ignored: list[str]) -> Any:
+def _quantize(model: Any, clips: Clips, ignored: list[str]) -> Any:
     off = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     with _quiet():
         return nncf.quantize(

@@ -12,7 +12,7 @@ import onnx
 import onnxruntime as ort
 
 from svfap_edge.export.fidelity import compare
-from svfap_edge.export.int8 import quantizable_layers
+from svfap_edge.export.int8 import Clips, quantizable_layers
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class LayerDamage:
 def rank_layers(
     fp32: Path,
     int8: Path,
-    clips: Sequence[np.ndarray],
+    clips: Clips,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[LayerDamage]:
     """Quantize one layer at a time and measure the logits; the worst first.
@@ -117,7 +117,7 @@ def with_float_layers(
     return model
 
 
-def run_onnx(model: onnx.ModelProto, clips: Sequence[np.ndarray]) -> np.ndarray:
+def run_onnx(model: onnx.ModelProto, clips: Clips) -> np.ndarray:
     """Logits (n, L) of a model in memory."""
     options = ort.SessionOptions()
     options.log_severity_level = 3

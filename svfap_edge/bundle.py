@@ -204,6 +204,20 @@ class Bundle:
         return self.path_of(name)
 
 
+def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) -> None:
+    """Add measured figures to the manifest's `quality`, by artifact; the file is replaced whole.
+
+    Raises:
+        BundleError: no such artifact.
+    """
+    for name, figures in measured.items():
+        bundle.artifact(name)
+        bundle.manifest.quality[name] = {**bundle.manifest.quality.get(name, {}), **figures}
+    with tempfile.TemporaryDirectory(prefix=".record-", dir=bundle.path) as scratch:
+        write_manifest(Path(scratch), bundle.manifest)
+        (Path(scratch) / MANIFEST).replace(bundle.path / MANIFEST)
+
+
 def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
     """Check every field of a manifest.
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .analysis import Analysis
+    from .bundle import Bundle
     from .runner import RunSummary
     from .sinks import Sink
     from .sources import Source
@@ -299,6 +300,9 @@ def evaluate(
     ] = None,
     speed: Annotated[bool, typer.Option(help="Time the artifacts too.")] = True,
     report: Annotated[Path | None, typer.Option(help="Write a report into this folder.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figures into the bundles' manifests.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure what each artifact loses in accuracy against the baseline, and gains in speed."""
@@ -327,6 +331,8 @@ def evaluate(
 
                 step(f"Writing {report}")
                 write_report(found, report)
+            if record:
+                _record(opened, found)
         if as_json:
             print(json.dumps(found.to_json(), ensure_ascii=False))
         else:
@@ -339,6 +345,26 @@ def evaluate(
             )
         if failed:
             raise typer.Exit(QualityGateError.exit_code)
+
+
+def _record(bundles: list[Bundle], found: Analysis) -> None:
+    from .bundle import record_quality
+
+    rows: list[tuple[Any, dict[str, float]]] = [(found.baseline, {})]
+    rows += [
+        (c.artifact, {d.metric: round(d.points, 2) for d in c.drops}) for c in found.candidates
+    ]
+    for bundle in bundles:
+        measured = {
+            row.name.rpartition("/")[2]: {
+                "measured": {m.name: round(m.value, 4) for m in row.metrics},
+                "data": f"{found.data}, {found.files} files, {found.created[:10]}",
+                **({"drop_points": drop} if drop else {}),
+            }
+            for row, drop in rows
+            if row.bundle == bundle.manifest.name
+        }
+        record_quality(bundle, measured)
 
 
 def _print_evaluation(found: Analysis) -> None:
@@ -433,11 +459,9 @@ def _show_bundle(path: Path, as_json: bool) -> None:
                 f"checked   {name} on {engine}: max abs difference of logits "
                 f"{parity['max_abs']:.1e} on {parity['clips']} {quality['clips']} clips"
             )
-        if "uar" in quality:
-            out.print(
-                f"accuracy  {name}: UAR {quality['uar']:.3f}, WAR {quality['war']:.3f} "
-                f"on {quality.get('data', '?')}"
-            )
+        if "measured" in quality:
+            figures = ", ".join(f"{k} {v:.3f}" for k, v in quality["measured"].items())
+            out.print(f"measured  {name}: {figures} on {quality.get('data', '?')}")
 
 
 def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None:

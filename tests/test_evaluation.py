@@ -161,6 +161,21 @@ def test_command_line(bundle: Bundle, other: Bundle, data: Path, tmp_path: Path)
     assert {"report.json", "report.md", "report.html"} <= names
 
 
+def test_record_writes_the_figures_into_the_manifest(
+    bundle: Bundle, data: Path, tmp_path: Path
+) -> None:
+    import shutil
+
+    shutil.copytree(bundle.path, tmp_path / "b")
+    call = ["evaluate", str(tmp_path / "b"), "--data", str(data), "--detector", "none"]
+    assert CliRunner().invoke(app, [*call, "--no-speed", "--record"]).exit_code == 0
+    quality = Bundle.open(tmp_path / "b").manifest.quality["fp32.onnx"]
+    assert quality["measured"]["WAR"] == pytest.approx(11 / 12, abs=1e-4)
+    assert "12 files" in quality["data"]
+    assert "WAR 0.917" in CliRunner().invoke(app, ["inspect", str(tmp_path / "b")]).output
+    assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["fp32.onnx", "manifest.json"]
+
+
 def test_max_drop_is_an_exit_code(bundle: Bundle, tmp_path: Path, data: Path) -> None:
     """A model that answers the opposite loses everything."""
     import onnx

@@ -186,8 +186,9 @@ def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> di
         re.fullmatch(r"temporal_downsamples\.\d+\.weight", n) is not None for n in state
     )
     first, later = len(blocks - crossing), len(crossing)
-    depths: tuple[int, ...] | None = tuple(args.get("stage_depths") or BASE.depths)
-    if sum(depths) != len(blocks) or len(depths) != stages or depths[0] != first:
+    told = tuple(args.get("stage_depths") or BASE.depths)
+    depths: tuple[int, ...] | None = told
+    if sum(told) != len(blocks) or len(told) != stages or told[0] != first:
         depths = (first, later) if stages == 2 else (first,) if stages == 1 else None
     tokens = [
         state[f"spatial_downsamples.{i}.mlp.fc2.weight"].shape[0]

@@ -19,12 +19,13 @@ from nncf.quantization.range_estimator import (
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import QualityGateError, SvfapError
+from svfap_edge.errors import BackendUnavailable, QualityGateError, SvfapError
 from svfap_edge.export import fidelity, int8, pipeline, sensitivity
 from svfap_edge.export.clips import synthetic_clips
 from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
+from svfap_edge.export.tensorrt_from_onnx import find_builder
 from svfap_edge.runtimes import Engine
 from svfap_edge.training.model import TPSBTConfig
 from tests.models import SPAN_S, TINY, TINY_TASK, model_with_weights, save_ours
@@ -255,6 +256,32 @@ def test_rescue_leaves_layers_in_float_and_says_which(
     counts = precisions_of_onnx(rescued.path_of("int8.onnx"))
     before = precisions_of_onnx(plain.path_of("int8.onnx"))
     assert counts["int8"] == before["int8"] - len(facts["float_layers"])
+
+
+def test_tensorrt_plans_in_a_bundle(tmp_path: Path, crops: Path) -> None:
+    """Real plans, built ahead of time; the ONNX files they come from passed the gate."""
+    try:
+        find_builder("rtx")
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    checkpoint = save_ours(tmp_path / "m.pth", model_with_weights(TINY))
+    options = ExportOptions(
+        TINY_TASK,
+        artifacts=["fp32.onnx", "fp16.tensorrt", "int8.tensorrt"],
+        calib=crops,
+        detector="none",
+        compute_capabilities=("8.9",),
+    )
+    bundle = export_bundle(checkpoint, tmp_path / "b", options)
+    assert {p.name for p in bundle.path.iterdir()} == {
+        "manifest.json", "fp32.onnx", "fp16.plan", "int8.plan",
+    }  # fmt: skip
+    for name, kind in (("fp16.tensorrt", "float16"), ("int8.tensorrt", "int8")):
+        assert bundle.manifest.artifacts[name].needs["compute_capability"] == ["8.9"]
+        assert bundle.manifest.quality[name]["layers"][kind] > 10
+        assert bundle.manifest.quality[name]["checked_as"]["parity"]
+    with pytest.raises(BackendUnavailable, match="No installed engine runs"):
+        Engine.load(bundle, artifact="fp16.tensorrt")
 
 
 def test_max_drop_needs_labelled_files(tmp_path: Path, crops: Path) -> None:
