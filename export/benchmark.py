@@ -48,7 +48,7 @@ def torch_latencies(checkpoint: Path, mode: str, clips: int) -> list[float]:
         return scores.softmax(dim=-1) @ v
 
     if mode == "plain":
-        torch.nn.functional.scaled_dot_product_attention = written_out
+        torch.nn.functional.scaled_dot_product_attention = written_out  # type: ignore[assignment]
     model = load_checkpoint(checkpoint).model
     if mode == "bf16":
         model = model.bfloat16()
