@@ -37,9 +37,10 @@ def precisions_of_openvino(path: Path) -> dict[str, int]:
     """Matrix products and convolutions by the type OpenVINO executes them in on this CPU."""
     import openvino as ov
 
+    from svfap_edge.runtimes.openvino_backend import has_bf16
+
     core = ov.Core()
-    able = core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-    hint = "bf16" if "BF16" in able else "f32"
+    hint = "bf16" if has_bf16(core) else "f32"
     compiled = core.compile_model(str(path), "CPU", {"INFERENCE_PRECISION_HINT": hint})
     counts: Counter[str] = Counter()
     for op in compiled.get_runtime_model().get_ops():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,12 @@ from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.cache import compiled_model_cache
 
 from .backend import ModelSpec, Outputs, artifact_error, check_clips, check_model
+
+BF16_INSTRUCTION_SETS = (
+    "DEFAULT", "AVX2_VNNI_2", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX",
+    "AVX512_CORE_AMX_FP16", "AVX10_1_512", "AVX10_1_512_AMX",
+)  # fmt: skip
+"""Values of ONEDNN_MAX_CPU_ISA that include bf16."""
 
 
 class OpenVinoBackend:
@@ -40,6 +47,14 @@ class OpenVinoBackend:
         self._local = threading.local()
 
 
+def has_bf16(core: ov.Core) -> bool:
+    """Whether this CPU computes in bf16, also where ONEDNN_MAX_CPU_ISA imitates a smaller one."""
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
+    if limit and limit not in BF16_INSTRUCTION_SETS:
+        return False  # OpenVINO's own answer does not know of the limit, and compiling would fail
+    return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+
+
 def load(path: Path, bundle: Bundle, artifact: Artifact, threads: int | None) -> OpenVinoBackend:
     # OpenVINO silently computes fp32 models in bf16 where the CPU can, so the hint is always set.
     hint = "f32" if artifact.precision == "fp32" else "bf16"
@@ -51,7 +66,7 @@ def load(path: Path, bundle: Bundle, artifact: Artifact, threads: int | None) ->
         config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
     core = ov.Core()
     try:
-        if hint != "f32" and "BF16" not in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        if hint != "f32" and not has_bf16(core):
             hint = "f32"
         config["INFERENCE_PRECISION_HINT"] = hint
         compiled = core.compile_model(str(path), "CPU", config)

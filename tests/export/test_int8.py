@@ -16,8 +16,10 @@ from nncf.quantization.range_estimator import (
     StatisticsCollectorParameters,
     StatisticsType,
 )
+from typer.testing import CliRunner
 
 from svfap_edge.bundle import Bundle
+from svfap_edge.cli import app
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BackendUnavailable, QualityGateError, SvfapError
 from svfap_edge.export import fidelity, int8, pipeline, sensitivity
@@ -88,6 +90,15 @@ def test_manifest_tells_how(bundle: Bundle) -> None:
     assert set(facts["labels"]) == {"glad", "sad"}
     assert "SmoothQuant off" in facts["scheme"]
     json.dumps(facts)
+
+
+def test_json_of_an_int8_export_is_only_json(crops: Path, tmp_path: Path) -> None:
+    checkpoint = save_ours(tmp_path / "m.pth", model_with_weights(TINY))
+    call = ["export", checkpoint, "--task", "moods", "--labels", ",".join(TINY_TASK.labels)]
+    call += ["-o", tmp_path / "b", "--calib", crops, "--detector", "none", "--json"]
+    result = CliRunner().invoke(app, [*map(str, call), "--artifacts", "int8.onnx"])
+    assert result.exit_code == 0, result.output
+    assert [a["name"] for a in json.loads(result.stdout)["artifacts"]] == ["int8.onnx"]
 
 
 def test_activations_are_symmetric_signed(files: tuple[Path, Path]) -> None:
