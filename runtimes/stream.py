@@ -31,10 +31,11 @@ class Stream:
                 for prediction in driver.push(face, timestamp_s):
                     print(prediction.label, prediction.score)
 
-    Hops lie on one grid for all streams of an engine, so that streams fed from the same camera
-    become ready together and share a batch. Hops are counted from the grid's origin and do not
-    drift. `state` is "warming" until enough of the first clip is there, then "valid"; "stale"
-    while too much of the clip is missing; "ended" after `close`.
+    The first prediction comes as soon as enough of a clip is there. The others come at hops, which
+    lie on one grid for all streams of an engine, so that streams fed from the same camera become
+    ready together and share a batch. Hops are counted from the grid's origin and do not drift.
+    `state` is "warming" until enough of the first clip is there, then "valid"; "stale" while too
+    much of the clip is missing; "ended" after `close`.
     """
 
     def __init__(self, engine: Engine, name: str, hop_s: float, min_coverage: float) -> None:
@@ -71,18 +72,7 @@ class Stream:
                 raise ValueError(f"Stream '{self.name}' has ended; open a new one.")
             self._buffer.check_time(timestamp_s)
             self._buffer.add(resize_face(face, self._engine.spec.clip.size), timestamp_s)
-            hop = self._hop_number(timestamp_s)
-            if self._hop is None:
-                self._hop = hop  # the first frame starts the stream; it is no clip yet
-            if hop > self._hop:
-                self._hop = hop
-                covered = self._buffer.coverage(timestamp_s) >= self.min_coverage - 1e-9
-                if covered:
-                    self._due_s, self._added_at = timestamp_s, started
-                    self.state = "valid"
-                else:
-                    self._due_s = None
-                    self.state = "warming" if self.state == "warming" else "stale"
+            self._decide(timestamp_s, started)
             return self._due_s is not None
 
     def push(self, face: np.ndarray, timestamp_s: float) -> list[Prediction]:
@@ -129,6 +119,24 @@ class Stream:
                 return None
             end_s, self._due_s = self._due_s, None
             return self._buffer.sample(end_s), self._added_at
+
+    def _decide(self, timestamp_s: float, started: float) -> None:
+        """Whether the clip that ends now is due, and the state that follows."""
+        hop = self._hop_number(timestamp_s)
+        starting = self.state != "valid"
+        if self._hop is None:
+            self._hop = hop
+        if hop <= self._hop and not starting:
+            return
+        if self._buffer.coverage(timestamp_s) >= self.min_coverage - 1e-9:
+            self._due_s, self._added_at = timestamp_s, started
+            # A first prediction does not wait for its hop; the next hop is at least half one away.
+            self._hop = self._hop_number(timestamp_s + 0.5 * self.hop_s) if starting else hop
+            self.state = "valid"
+        elif hop > self._hop:
+            self._hop = hop
+            self._due_s = None
+            self.state = "warming" if self.state == "warming" else "stale"
 
     def _hop_number(self, timestamp_s: float) -> int:
         tolerance = min(HOP_TOLERANCE_S, 0.1 * self.hop_s)

@@ -7,6 +7,7 @@ package missing, 4 quality gate failed, 5 artifact incompatible with this machin
 from __future__ import annotations
 
 import json
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -44,6 +45,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instea
 
 def main() -> None:
     """Entry point of `svfap-edge`."""
+    # A damaged file is told in our words; the decoders' own go with OPENCV_LOG_LEVEL=WARNING.
+    os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
+    os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     app()
 
 
