@@ -24,7 +24,7 @@ import numpy as np
 from svfap_edge.bundle import Bundle
 from svfap_edge.machine import describe_machine
 from svfap_edge.runtimes.backend import choose
-from svfap_edge.timing import WARM_UP, Timed, time_artifacts
+from svfap_edge.timing import Timed, latencies_printed_by, time_artifacts, time_calls
 
 COLD = """
 import resource, sys, time
@@ -55,23 +55,13 @@ def torch_latencies(checkpoint: Path, mode: str, clips: int) -> list[float]:
     config = model.config
     kind = torch.bfloat16 if mode == "bf16" else torch.float32
     clip = torch.randn(1, 3, config.frames, config.size, config.size, dtype=kind)
-    found = []
     with torch.inference_mode():
-        for _ in range(WARM_UP + clips):
-            start = time.perf_counter()
-            model(clip)
-            found.append((time.perf_counter() - start) * 1e3)
-    return found[WARM_UP:]
+        return time_calls(lambda: model(clip), clips)
 
 
 def _torch_process(checkpoint: Path, mode: str, clips: int) -> list[float]:
-    command = [sys.executable, "-m", "svfap_edge.export.benchmark", str(checkpoint), "-"]
-    result = subprocess.run(
-        [*command, "--torch", mode, "--clips", str(clips)], capture_output=True, text=True
-    )
-    if result.returncode:
-        raise SystemExit(result.stderr[-600:])
-    return [float(value) for value in json.loads(result.stdout.splitlines()[-1])]
+    options = [str(checkpoint), "-", "--torch", mode, "--clips", str(clips)]
+    return latencies_printed_by("svfap_edge.export.benchmark", options, f"PyTorch {mode}")
 
 
 def cold_start(timed: Timed) -> tuple[float, float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,18 +39,17 @@ def collect_clips(
     detector: Detector,
     count: int,
     store: Path,
-    progress: Callable[[int], None] = lambda done: None,
 ) -> Calibration:
     """One clip each of `count` files of a list or folder, labels as even as they can be.
 
     Args:
         store: File to keep the clips in; memory holds one file's clips at a time.
-        progress: Called with the number of clips so far.
 
     Raises:
         SourceError: nothing readable there, or no face in any file.
     """
-    items = stratified(find_items(path), len(find_items(path)))
+    items = find_items(path)
+    items = stratified(items, len(items))
     shape = (min(count, len(items)), *manifest.clip.shape)
     clips = np.lib.format.open_memmap(store, mode="w+", dtype=np.uint8, shape=shape)
     digests: list[str] = []
@@ -71,7 +69,6 @@ def collect_clips(
         clips[len(digests)] = found.clips[int(found.coverage.argmax())]
         digests.append(file_digest(item.path))
         labels.append(item.target[0] if len(item.target) == 1 else "")
-        progress(len(digests))
     if not digests:
         raise SourceError(
             f"No face was found in any of the {len(items)} files of '{path}' by the "

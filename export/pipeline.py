@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 
 from svfap_edge import bundle as bundles
 from svfap_edge.analysis import analyse
@@ -32,7 +33,7 @@ from svfap_edge.export import fidelity
 from svfap_edge.export.clips import Calibration, collect_clips, synthetic_clips
 from svfap_edge.export.onnx_from_model import OPSET, onnx_from_model
 from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
-from svfap_edge.faces import open_detector
+from svfap_edge.faces import Detector, open_detector
 from svfap_edge.runtimes import available_engines, load_backend
 from svfap_edge.runtimes.backend import ENGINES, choose
 from svfap_edge.tasks import Task
@@ -109,13 +110,13 @@ class _Job:
     """What the steps of one export share."""
 
     options: ExportOptions
-    checkpoint: Path
     loaded: Checkpoint
     folder: Path
     manifest: Manifest
     progress: Progress
     gate_clips: np.ndarray
     reference: np.ndarray
+    detector: Detector | None
     calibration: Calibration | None
     held_back: int
     float_layers: list[str] = field(default_factory=list)
@@ -158,7 +159,7 @@ def export_bundle(
         tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
         bundles.writing(output, replace=options.overwrite) as folder,
     ):
-        job = _prepare(options, checkpoint, loaded, folder, manifest, progress, Path(scratch))
+        job = _prepare(options, loaded, folder, manifest, progress, Path(scratch))
         _build(job)
     return Bundle.open(output)
 
@@ -220,7 +221,6 @@ def _manifest(
 
 def _prepare(
     options: ExportOptions,
-    checkpoint: Path,
     loaded: Checkpoint,
     folder: Path,
     manifest: Manifest,
@@ -228,7 +228,7 @@ def _prepare(
     scratch: Path,
 ) -> _Job:
     """Collect the clips and what PyTorch says of those that the gate looks at."""
-    calibration, held_back = None, 0
+    detector, calibration, held_back = None, None, 0
     if options.calib is None:
         gate_clips = synthetic_clips(manifest.clip, CHECK_CLIPS)
     else:
@@ -252,8 +252,8 @@ def _prepare(
     progress(f"Running PyTorch on {len(gate_clips)} held-back clips for reference")
     reference = fidelity.torch_logits(loaded.model, gate_clips)
     return _Job(
-        options, checkpoint, loaded, folder, manifest, progress, gate_clips, reference,
-        calibration, held_back,
+        options, loaded, folder, manifest, progress, gate_clips, reference,
+        detector, calibration, held_back,
     )  # fmt: skip
 
 
@@ -331,13 +331,13 @@ def _int8(job: _Job) -> None:
     fidelity.check_clips_tell(job.reference)
     try:
         _quantize(job)
+        good = _drop_is_fine(job)
     except QualityGateError:
         if not (job.options.rescue or job.options.max_drop is not None):
             raise
+        good = False
+    if not good:
         _rescue(job)
-    else:
-        if not _drop_is_fine(job):
-            _rescue(job)
     assert job.calibration is not None
     job.manifest.quantization.update(
         {
@@ -386,8 +386,10 @@ def _drop_is_fine(job: _Job) -> bool:
     # The digests are not in the manifest yet, so the calibration files are refused here.
     assert job.calibration is not None
     marked = replace(job.manifest, quantization={"files": list(job.calibration.digests)})
-    detector = open_detector(job.options.detector, job.options.face_model)
-    found = analyse(evaluate([Bundle(job.folder, marked)], job.options.validate, detector, options))
+    assert job.detector is not None
+    found = analyse(
+        evaluate([Bundle(job.folder, marked)], job.options.validate, job.detector, options)
+    )
     for candidate in found.candidates:
         job.progress(candidate.verdict)
         quality = job.manifest.quality[candidate.artifact.name]
@@ -408,7 +410,7 @@ def _rescue(job: _Job) -> None:
         int8.int8_onnx_from_fp32(source, full, job.calibration_clips)
         ranked = sensitivity.rank_layers(source, full, job.gate_clips[:4], job.progress)
         job.damage = [damage.to_dict() for damage in ranked]
-        plain, quantized = _load_onnx(source), _load_onnx(full)
+        plain, quantized = onnx.load(str(source)), onnx.load(str(full))
 
         def passes(layers: list[str]) -> bool:
             """The gate on a few clips first, which is cheap; the metric last."""
@@ -489,12 +491,6 @@ def _built_by(name: str) -> dict[str, str]:
     tools += ["nncf"] if name.startswith("int8") else []
     tools += ["openvino"] if name.endswith(".openvino") else []
     return {tool: version(tool) for tool in tools}
-
-
-def _load_onnx(path: Path) -> Any:
-    import onnx
-
-    return onnx.load(str(path))
 
 
 def _histogram(labels: Sequence[str]) -> dict[str, int]:

@@ -55,6 +55,20 @@ def check_frame(frame: np.ndarray) -> None:
         )
 
 
+def check_advance(timestamp_s: float, last_s: float | None, way_out: str) -> None:
+    """Raises TimestampError unless `timestamp_s` is finite and later than `last_s`.
+
+    `way_out` says what to do after a jump of the clock.
+    """
+    if not np.isfinite(timestamp_s):
+        raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s}.")
+    if last_s is not None and timestamp_s <= last_s:
+        raise TimestampError(
+            f"Timestamps must increase: got {timestamp_s:.6f} s after {last_s:.6f} s. "
+            f"Pass the capture time; after a jump of the clock, {way_out}."
+        )
+
+
 @dataclass(frozen=True)
 class SampledClip:
     """A clip and how much of it is real.
@@ -94,13 +108,7 @@ class FrameBuffer:
 
     def check_time(self, timestamp_s: float) -> None:
         """Raises TimestampError unless `timestamp_s` is finite and later than the last."""
-        if not np.isfinite(timestamp_s):
-            raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s}.")
-        if self._last_s is not None and timestamp_s <= self._last_s:
-            raise TimestampError(
-                f"Timestamps must increase: got {timestamp_s:.6f} s after {self._last_s:.6f} s. "
-                "Pass the capture time; after a jump of the clock, open a new stream or reset it."
-            )
+        check_advance(timestamp_s, self._last_s, "open a new stream")
 
     def add(self, frame: np.ndarray, timestamp_s: float) -> None:
         """Keep a frame of the model's size. `check_time` must have passed."""

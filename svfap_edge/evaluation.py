@@ -122,13 +122,14 @@ def evaluate(
         for c, precision, rows, latency in zip(chosen, precisions, scores, latencies, strict=True)
     ]
     names = _names(items, data)
+    answered = set(found)
     return Evaluation(
         task=task,
         data=data.name,
         data_sha256=digest(data) if data.is_file() else "",
         files=tuple(names[i] for i in found),
         targets=targets[found],
-        missing=tuple(name for i, name in enumerate(names) if i not in set(found)),
+        missing=tuple(name for i, name in enumerate(names) if i not in answered),
         baseline=results[0],
         candidates=tuple(results[1:]),
         machine={**describe_machine(), "face detector": detector.name},

@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -171,9 +171,6 @@ class WholeFrame:
 
     def detect(self, frame: np.ndarray) -> list[Box]:
         return [whole_frame(frame)]
-
-
-DetectorChoice = Literal["auto", "yunet", "haar", "none"]
 
 
 def open_detector(

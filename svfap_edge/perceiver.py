@@ -11,8 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from .clip import check_frame
-from .errors import TimestampError
+from .clip import check_advance, check_frame
 from .faces import Box, Detector, Tracker, crop_face, open_detector
 from .runtimes import Engine, Prediction, Stream
 from .runtimes.engine import MIN_COVERAGE
@@ -148,7 +147,8 @@ class Perceiver:
                 the next frame, or stop.
         """
         check_frame(image)
-        self._check_time(timestamp_s)
+        check_advance(timestamp_s, self._last_s, "make a new Perceiver")
+        self._last_s = timestamp_s
         with self._timed("detect"):
             tracks, gone = self._tracker.update(self.detector.detect(image), timestamp_s)
         with self._timed("crop"):
@@ -205,16 +205,6 @@ class Perceiver:
         self._told.pop(stream.name, None)
         stream.close()
         return [StateChange(stream.name, "ended", timestamp_s)]
-
-    def _check_time(self, timestamp_s: float) -> None:
-        if not np.isfinite(timestamp_s):
-            raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s}.")
-        if self._last_s is not None and timestamp_s <= self._last_s:
-            raise TimestampError(
-                f"Timestamps must increase: got {timestamp_s:.6f} s after {self._last_s:.6f} s. "
-                "Pass the capture time; after a jump of the clock, make a new Perceiver."
-            )
-        self._last_s = timestamp_s
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

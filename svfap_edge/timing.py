@@ -59,13 +59,22 @@ def time_artifacts(
 
 def _in_a_process(timed: Timed, clips: int, threads: int | None) -> list[float]:
     options = [str(timed.bundle), timed.artifact, timed.engine, str(clips), str(threads or 0)]
+    return latencies_printed_by(
+        "svfap_edge.timing", options, f"'{timed.artifact}' on {timed.engine}"
+    )
+
+
+def latencies_printed_by(module: str, options: Sequence[str], what: str) -> list[float]:
+    """Run a module in a fresh process that prints its latencies, a JSON list, as its last line.
+
+    Raises:
+        InferenceError: it failed; `what` names it.
+    """
     result = subprocess.run(
-        [sys.executable, "-m", "svfap_edge.timing", *options], capture_output=True, text=True
+        [sys.executable, "-m", module, *options], capture_output=True, text=True
     )
     if result.returncode:
-        raise InferenceError(
-            f"Timing '{timed.artifact}' on {timed.engine} failed: {result.stderr.strip()[-400:]}"
-        )
+        raise InferenceError(f"Timing {what} failed: {result.stderr.strip()[-400:]}")
     return [float(value) for value in json.loads(result.stdout.splitlines()[-1])]
 
 
@@ -76,11 +85,16 @@ def measure(bundle: str, artifact: str, engine: str, clips: int, threads: int) -
     random = np.random.default_rng(0)
     with Engine.load(bundle, artifact=artifact, engine=engine, threads=threads or None) as loaded:
         clip = random.integers(0, 256, (1, *loaded.spec.clip.shape), dtype=np.uint8)
-        found = []
-        for _ in range(WARM_UP + clips):
-            start = time.perf_counter()
-            loaded.infer(clip)
-            found.append((time.perf_counter() - start) * 1e3)
+        return time_calls(lambda: loaded.infer(clip), clips)
+
+
+def time_calls(call: Callable[[], object], count: int) -> list[float]:
+    """Milliseconds of each of `count` calls, after `WARM_UP` that do not count."""
+    found = []
+    for _ in range(WARM_UP + count):
+        start = time.perf_counter()
+        call()
+        found.append((time.perf_counter() - start) * 1e3)
     return found[WARM_UP:]
 
 
