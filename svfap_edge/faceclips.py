@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from .bundle import Manifest
-from .clip import ClipSpec
+from .clip import FRAMES_PER_SPACING, ClipSpec
 from .datalist import IMAGE_SUFFIXES
 from .errors import SourceError
 from .faces import Box, Detector, crop_face
@@ -28,6 +28,9 @@ CLIPS_PER_SPAN = 2
 PADDING = 0.3
 """A photograph in which no face is found is tried again with this border around it: detectors miss
 faces that fill the picture."""
+
+CoveredClip = tuple[np.ndarray, float]
+"""A clip (T, size, size, 3) and its coverage."""
 
 
 class ClipRecorder:
@@ -93,16 +96,32 @@ def _image_clip(image: np.ndarray, manifest: Manifest, detector: Detector) -> np
 
 
 def _video_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClips:
+    spec = manifest.clip
+    people = _watch(path, manifest, detector, spec.span_s / CLIPS_PER_SPAN)
+    if not people:
+        return FaceClips(np.empty((0, *spec.shape), np.uint8), np.empty(0))
+    chosen = [entry for entry in _main_person(people) if entry[1] >= MIN_COVERAGE]
+    if not chosen:  # too short for its hops: look again at every frame, take the best
+        people = _watch(path, manifest, detector, spec.spacing_s / FRAMES_PER_SPACING)
+        chosen = [max(_main_person(people), key=lambda entry: entry[1])]
+    clips, coverage = zip(*chosen, strict=True)
+    return FaceClips(np.stack(clips), np.array(coverage))
+
+
+def _main_person(people: dict[str, list[CoveredClip]]) -> list[CoveredClip]:
+    return max(people.values(), key=lambda clips: len(clips))
+
+
+def _watch(
+    path: Path, manifest: Manifest, detector: Detector, hop_s: float
+) -> dict[str, list[CoveredClip]]:
+    """Clips and their coverage by person, as a perceiver of the video makes them."""
     recorder = ClipRecorder(manifest.clip, len(manifest.task.labels))
-    people: dict[str, list[tuple[np.ndarray, float]]] = {}
+    people: dict[str, list[CoveredClip]] = {}
+    frames = 0
     with Engine(recorder, manifest) as engine, open_source(path) as source:
-        perceiver = Perceiver(
-            engine,
-            detector=detector,
-            hop_s=manifest.clip.span_s / CLIPS_PER_SPAN,
-            min_coverage=1 / manifest.clip.frames,
-        )
-        frames = 0
+        least = 1 / manifest.clip.frames
+        perceiver = Perceiver(engine, detector=detector, hop_s=hop_s, min_coverage=least)
         for frame in source:
             frames += 1
             for row, p in enumerate(perceiver.process(frame.image, frame.timestamp_s).predictions):
@@ -110,10 +129,4 @@ def _video_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClip
                 people.setdefault(p.stream, []).append((recorder.batch[row], p.coverage))
     if not frames:
         raise SourceError(f"'{path}' has no readable frame.")
-    if not people:
-        return FaceClips(np.empty((0, *manifest.clip.shape), np.uint8), np.empty(0))
-    kept = max(people.values(), key=len)
-    covered = [entry for entry in kept if entry[1] >= MIN_COVERAGE]
-    chosen = covered or [max(kept, key=lambda entry: entry[1])]
-    clips, coverage = zip(*chosen, strict=True)
-    return FaceClips(np.stack(clips), np.array(coverage))
+    return people

@@ -97,6 +97,16 @@ def test_a_short_video_still_gives_a_clip(bundle: Bundle, tmp_path: Path) -> Non
     assert len(face_clips(tmp_path / "v.mp4", bundle.manifest, WholeFrame()).clips) == 1
 
 
+def test_a_video_shorter_than_a_hop_gives_its_best_covered_clip(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    writer = cv2.VideoWriter(str(tmp_path / "v.mp4"), cv2.VideoWriter.fourcc(*"mp4v"), 20, (64, 64))
+    for _ in range(2):  # 0.05 s of 0.4: one slot of four
+        writer.write(np.full((64, 64, 3), 240, np.uint8))
+    writer.release()
+    assert face_clips(tmp_path / "v.mp4", bundle.manifest, WholeFrame()).coverage.tolist() == [0.5]
+
+
 def test_a_photograph_that_is_all_face(faces: Path) -> None:
     paths = sorted((faces / "val" / "happiness").iterdir())[:30]
     found = [find_face(cv2.imread(str(path)), HaarDetector()) for path in paths]
