@@ -5,9 +5,11 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import platform
+import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
@@ -166,10 +168,34 @@ def load_backend(
         InferenceError: the engine refused the model.
     """
     name, engine = choose(bundle, artifact, engine)
-    path = bundle.verify(name)
-    module = importlib.import_module(f"{__package__}.{ENGINES[engine].module}")
+    path, module = _side_by_side(
+        lambda: bundle.verify(name),
+        lambda: importlib.import_module(f"{__package__}.{ENGINES[engine].module}"),
+    )
     backend: Backend = module.load(path, bundle, bundle.artifact(name), threads)
     return backend
+
+
+def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    """Results of both calls, the first made in a thread; what the first raises goes first."""
+    found: list[Any] = []
+    raised: list[BaseException] = []
+
+    def run_first() -> None:
+        try:
+            found.append(first())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run_first)
+    thread.start()
+    try:
+        other = second()
+    finally:
+        thread.join()
+        if raised:
+            raise raised[0]
+    return found[0], other
 
 
 def check_clips(clips: np.ndarray, spec: ClipSpec) -> None:

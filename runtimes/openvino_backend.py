@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.cache import compiled_model_cache
 
 from .backend import ModelSpec, Outputs, artifact_error, check_clips, check_model
+from .openvino_import import ov
 
 BF16_INSTRUCTION_SETS = (
     "DEFAULT", "AVX2_VNNI_2", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX",

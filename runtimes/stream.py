@@ -7,7 +7,6 @@ import threading
 import time
 from typing import TYPE_CHECKING, Literal
 
-import cv2
 import numpy as np
 
 from svfap_edge.clip import FrameBuffer, SampledClip, check_frame
@@ -148,6 +147,8 @@ def resize_face(face: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) to (size, size, 3), a copy; averaging when it shrinks."""
     if face.shape[:2] == (size, size):
         return face.copy()
+    import cv2  # a caller whose crops fit never pays for it
+
     shrinks = min(face.shape[:2]) > size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
     return cv2.resize(face, (size, size), interpolation=how)
