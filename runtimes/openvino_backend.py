@@ -25,9 +25,9 @@ BF16_INSTRUCTION_SETS = (
 class OpenVinoBackend:
     """A compiled model and one request per thread."""
 
-    def __init__(self, compiled: ov.CompiledModel, spec: ModelSpec) -> None:
+    def __init__(self, compiled: Any, spec: ModelSpec) -> None:
         self.spec = spec
-        self._compiled: ov.CompiledModel | None = compiled
+        self._compiled: Any = compiled
         self._local = threading.local()
 
     def run(self, clips: np.ndarray) -> Outputs:
@@ -47,7 +47,7 @@ class OpenVinoBackend:
         self._local = threading.local()
 
 
-def has_bf16(core: ov.Core) -> bool:
+def has_bf16(core: Any) -> bool:
     """Whether this CPU computes in bf16, also where ONEDNN_MAX_CPU_ISA imitates a smaller one."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if limit and limit not in BF16_INSTRUCTION_SETS:

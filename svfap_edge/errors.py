@@ -63,3 +63,13 @@ class EngineIncompatible(SvfapError):
     """The artifact was built for something this machine does not have."""
 
     exit_code = 5
+
+
+class ConfigError(SvfapError, ValueError):
+    """A setting has an unknown name, another type than expected, or a value out of its range."""
+
+
+class TrainingError(SvfapError):
+    """Training cannot go on. The last resume checkpoint is intact."""
+
+    exit_code = 1

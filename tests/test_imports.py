@@ -41,6 +41,16 @@ def test_running_loads_no_torch_and_only_the_chosen_engine() -> None:
     assert not loaded & {"torch", "onnx", "openvino", "nncf", "matplotlib"}
 
 
+def test_openvino_comes_without_its_converter_until_that_is_asked_for() -> None:
+    pytest.importorskip("openvino")
+    load = "from svfap_edge import Engine\nEngine.load(engine='openvino').close()"
+    assert not loaded_by(load) & {"openvino.tools.ovc", "openvino_telemetry"}
+    later = f"{load}\nimport openvino\nassert callable(openvino.convert_model)"
+    assert "openvino.tools.ovc" in loaded_by(later)
+    before = f"import openvino\n{load}\nassert 'convert_model' in vars(openvino)"
+    assert "openvino.tools.ovc" in loaded_by(before)
+
+
 def test_command_line_help_loads_no_library() -> None:
     code = (
         "import sys; sys.argv = ['svfap-edge', 'run', '--help']\n"

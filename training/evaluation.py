@@ -1,0 +1,169 @@
+"""Evaluating a model in PyTorch: by the published protocol and as a deployment reads a stream.
+
+Published: a few clips spread evenly over the recording, their outputs averaged. Streaming: a clip
+every hop, sampled by capture time into slots that end now, as `svfap_edge.runtimes.Stream` does;
+probabilities of a recording's clips are averaged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
+
+from svfap_edge import metrics
+from svfap_edge.errors import UnreadableClip
+from svfap_edge.tasks import Task
+from svfap_edge.training.augment import centre
+from svfap_edge.training.clips import LabelledClips, Unreadable
+
+MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, as the published loaders
+STD = (0.229, 0.224, 0.225)
+
+
+def normalize(clips: Tensor) -> Tensor:
+    """(B, T, H, W, 3) uint8 RGB to the model's (B, 3, T, H, W) float32."""
+    mean = torch.tensor(MEAN, device=clips.device)
+    std = torch.tensor(STD, device=clips.device)
+    return ((clips.float() / 255 - mean) / std).permute(0, 4, 1, 2, 3)
+
+
+@dataclass(frozen=True)
+class Views(Dataset[Any]):
+    """All evaluation views of all items: (item, view or reason) to clips of one size."""
+
+    clips: LabelledClips
+    size: int
+
+    def __len__(self) -> int:
+        return len(self.clips)
+
+    def __getitem__(self, index: int) -> tuple[int, np.ndarray | UnreadableClip]:
+        """(index, (views, T, size, size, 3) uint8), or the reason why there are none."""
+        try:
+            views = [
+                centre(self.clips.read(index, view=view), self.size)
+                for view in range(self.clips.sampling.views)
+            ]
+        except UnreadableClip as error:
+            return index, error
+        return index, np.stack(views)
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a model said of a list: (n, L) averaged logits or values, NaN where unreadable."""
+
+    values: np.ndarray
+    unreadable: tuple[str, ...]
+
+    @property
+    def readable(self) -> np.ndarray:
+        found: np.ndarray = np.isfinite(self.values).all(axis=1)
+        return found
+
+
+@torch.no_grad()
+def run_list(
+    fabric: Fabric,
+    model: nn.Module,
+    dataset: Dataset[Any],
+    count: int,
+    outputs: int,
+    *,
+    batch: int,
+    workers: int = 0,
+    combine: Callable[[Tensor], Tensor] = lambda logits: logits.mean(0),
+) -> Outputs:
+    """Outputs of a model for a list, shared among all processes; the same in each.
+
+    Args:
+        dataset: Maps an index to (index, (views, T, S, S, 3) uint8 or an `UnreadableClip`).
+        count: Items n. `outputs` is L.
+        batch: Clips given to the model at once.
+        combine: (views, L) outputs of an item to (L,).
+
+    Raises:
+        SourceError: more items than the limit cannot be read.
+    """
+    model.eval()
+    unreadable = Unreadable(count)
+    values = torch.zeros(count, outputs, device=fabric.device)
+    seen = torch.zeros(count, device=fabric.device)
+    mine = list(range(fabric.global_rank, count, fabric.world_size))
+    loader: DataLoader[Any] = DataLoader(
+        dataset, sampler=mine, batch_size=None, num_workers=workers
+    )
+    for group in _groups(loader, batch, unreadable):
+        clips = torch.from_numpy(np.concatenate([views for _, views in group]))
+        with fabric.autocast():
+            found = model(normalize(clips.to(fabric.device))).float()
+        start = 0
+        for index, views in group:
+            values[index] = combine(found[start : start + len(views)])
+            seen[index] = 1
+            start += len(views)
+    if fabric.world_size > 1:  # every item is in one process only, so a sum joins them exactly
+        values = fabric.all_reduce(values, reduce_op="sum")
+        seen = fabric.all_reduce(seen, reduce_op="sum")
+    values[seen == 0] = torch.nan
+    return Outputs(values.cpu().numpy(), tuple(unreadable.reasons))
+
+
+def _groups(
+    loader: DataLoader[Any], batch: int, unreadable: Unreadable
+) -> Iterator[list[tuple[int, np.ndarray]]]:
+    """Readable items, collected until they hold about `batch` clips."""
+    group: list[tuple[int, np.ndarray]] = []
+    for index, views in loader:
+        if isinstance(views, UnreadableClip):
+            unreadable.add(views)
+            continue
+        group.append((int(index), np.asarray(views)))
+        if sum(len(views) for _, views in group) >= batch:
+            yield group
+            group = []
+    if group:
+        yield group
+
+
+def figures(outputs: Outputs, clips: LabelledClips, task: Task) -> dict[str, Any]:
+    """Metrics of a list: what the field reports for the kind of task.
+
+    Returns:
+        Names in lower case ("uar", "war", ...; "recall" by label and "confusion" for classes;
+        "pcc", "ccc" and "1-mae" meaned over values), and "unreadable", a count.
+    """
+    good = outputs.readable
+    values, targets = outputs.values[good], clips.targets[good]
+    row: dict[str, Any] = {"unreadable": int((~good).sum())}
+    if task.kind == "classes":
+        matrix = metrics.confusion_matrix(targets, values.argmax(1), len(task.labels))
+        present = matrix.sum(1) > 0
+        recall = metrics.recalls(matrix)
+        return row | {
+            "uar": metrics.uar(matrix),
+            "war": metrics.war(matrix),
+            "macro_f1": metrics.macro_f1(matrix),
+            "weighted_f1": metrics.weighted_f1(matrix),
+            "recall": {
+                label: round(float(r), 4)
+                for label, r, there in zip(task.labels, recall, present, strict=True)
+                if there
+            },
+            "confusion": matrix.tolist(),
+        }
+    columns = range(len(task.labels))
+    span = task.high - task.low
+    for name, metric in (("pcc", metrics.pcc), ("ccc", metrics.ccc)):
+        row[name] = float(np.mean([metric(targets[:, i], values[:, i]) for i in columns]))
+    row["1-mae"] = float(
+        np.mean([metrics.one_minus_mae(targets[:, i], values[:, i], span) for i in columns])
+    )
+    return row

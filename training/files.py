@@ -1,0 +1,51 @@
+"""Files that are whole or not there: written under a temporary name, then renamed."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from svfap_edge.errors import TrainingError
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+SUFFIX = ".part"
+
+
+def save_atomically(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
+    """Save a checkpoint from all processes; modules and optimizers become their state dicts.
+
+    Raises:
+        TrainingError: it could not be written. What was at `path` before is untouched.
+    """
+    part = path.with_name(path.name + SUFFIX)
+    try:
+        fabric.save(part, state)
+        if fabric.is_global_zero:
+            os.replace(part, path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        part.unlink(missing_ok=True)
+        kept = f" The one before is intact: '{path}'." if path.exists() else ""
+        raise TrainingError(
+            f"The checkpoint '{path}' could not be written: {str(error).strip()[:200]}.{kept} "
+            "Make room, or choose another run.output, then continue with --resume."
+        ) from error
+    fabric.barrier()
+
+
+def write_text_atomically(path: Path, text: str) -> None:
+    part = path.with_name(path.name + SUFFIX)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, path)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise TrainingError(f"'{path}' could not be written: {error}.") from error
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove what a killed run had half written."""
+    for part in folder.glob(f"*{SUFFIX}"):
+        part.unlink(missing_ok=True)

@@ -1,0 +1,76 @@
+"""What training says while it runs: a line with rate and time left, and TensorBoard logs."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+EVERY_S = 10.0
+"""Seconds between lines."""
+
+
+class Progress:
+    """Lines on standard error of the first process; silent in the others.
+
+    Args:
+        speaks: Whether this is the first process.
+        logs: Folder for TensorBoard's event files; None for none.
+    """
+
+    def __init__(self, speaks: bool, logs: Path | None) -> None:
+        self._speaks = speaks
+        self._writer: Any = None
+        if speaks and logs is not None:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self._writer = SummaryWriter(str(logs / "tensorboard"))  # type: ignore[no-untyped-call]
+        self._began_s = time.monotonic()
+        self._done = 0
+
+    def start(self, epoch: int, epochs: int, step: int, steps: int, clips: int) -> None:
+        """An epoch begins at a step of it; `clips` is what all processes take in one step."""
+        self._epoch, self._epochs, self._steps, self._clips = epoch, epochs, steps, clips
+        if self._done == 0:
+            self._began_s, self._first = time.monotonic(), epoch * steps + step
+        self._said_s = time.monotonic()
+
+    def step(self, step: int, loss: float) -> None:
+        self._done += 1
+        now = time.monotonic()
+        if not self._speaks or now - self._said_s < EVERY_S:
+            return
+        self._said_s = now
+        seconds = (now - self._began_s) / self._done
+        left = self._epochs * self._steps - self._first - self._done
+        print(
+            f"epoch {self._epoch + 1}/{self._epochs} step {step}/{self._steps} loss {loss:.4f} "
+            f"{self._clips / seconds:.1f} clips/s, {duration(left * seconds)} left",
+            file=sys.stderr,
+            flush=True,
+        )
+
+    def row(self, row: dict[str, Any]) -> None:
+        """The figures of an epoch."""
+        if not self._speaks:
+            return
+        numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "epoch"}
+        text = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
+        print(f"epoch {row['epoch']}/{self._epochs}: {text}", file=sys.stderr, flush=True)
+        if self._writer is not None:
+            for name, value in numbers.items():
+                self._writer.add_scalar(name, value, row["epoch"])
+            self._writer.flush()
+
+    def close(self) -> None:
+        if self._writer is not None:
+            self._writer.close()
+
+
+def duration(seconds: float) -> str:
+    """For example "3 h 05 min", "4 min", "20 s"."""
+    minutes = round(seconds / 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes} min" if seconds >= 60 else f"{round(seconds)} s"

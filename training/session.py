@@ -1,0 +1,87 @@
+"""What `svfap-edge finetune` and `svfap-edge pretrain` do from settings to report."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric import Fabric
+
+from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.config import write_toml
+from svfap_edge.training.files import write_text_atomically
+from svfap_edge.training.finetuning import Finetuning, open_clips
+from svfap_edge.training.loop import BEST, HISTORY, Job, Place, build_fabric, fit
+from svfap_edge.training.pretraining import Pretraining
+from svfap_edge.training.report import write_report
+from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
+from svfap_edge.training.streaming import evaluate_streaming
+
+CONFIG = "config.toml"
+
+
+def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool = False) -> Path:
+    """Fine-tune, evaluate the best weights by both protocols, write the report.
+
+    Args:
+        quantize: Train with the quantization of INT8 in the forward pass.
+
+    Returns:
+        The checkpoint with the best weights; the report lies beside it.
+
+    Raises:
+        SvfapError: settings, lists, checkpoints or devices are wrong, or training cannot go on.
+    """
+    fabric = build_fabric(settings.run)
+    job = Finetuning.prepare(settings)
+    if quantize:
+        from svfap_edge.training.quantize import quantized
+
+        job = quantized(job)
+    place = _train(job, settings, fabric, resume)
+    best = Path(settings.run.output) / BEST
+    job.model = load_checkpoint(best).model.to(fabric.device)
+    final = {"val": _both_protocols(job, fabric, job.val)}
+    if settings.data.test:
+        test = open_clips(settings.data, settings.data.test, job.task, job.val.sampling)
+        final["test"] = _both_protocols(job, fabric, test)
+    if fabric.is_global_zero:
+        unreadable = dict(job.unreadable.reasons)
+        write_report(Path(settings.run.output), place.history, final, job.task, unreadable)
+    fabric.barrier()
+    return best
+
+
+def pretrain(settings: PretrainConfig, *, resume: bool = False) -> Path:
+    """Pre-train by masked auto-encoding; write pictures of reconstructions and the report.
+
+    Returns:
+        The checkpoint with the best weights, for `finetune` with `model.start`.
+    """
+    fabric = build_fabric(settings.run)
+    job = Pretraining.prepare(settings)
+    place = _train(job, settings, fabric, resume)
+    if fabric.is_global_zero:
+        unreadable = dict(job.unreadable.reasons)
+        write_report(Path(settings.run.output), place.history, {}, None, unreadable)
+    fabric.barrier()
+    return Path(settings.run.output) / BEST
+
+
+def _train(
+    job: Job, settings: FinetuneConfig | PretrainConfig, fabric: Fabric, resume: bool
+) -> Place:
+    run: RunSettings = settings.run
+    place = fit(job, settings.optim, run, fabric, resume)
+    if fabric.is_global_zero:
+        write_text_atomically(Path(run.output) / CONFIG, write_toml(settings))
+        print(f"{Path(run.output) / HISTORY} holds the figures of each epoch.", file=sys.stderr)
+    return place
+
+
+def _both_protocols(job: Finetuning, fabric: Fabric, clips: Any) -> dict[str, Any]:
+    return {
+        "published": job.evaluate(fabric, job.model, clips),
+        "streaming": evaluate_streaming(fabric, job.model, clips, job.task, job.config),
+    }

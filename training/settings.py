@@ -1,0 +1,209 @@
+"""What can be set for pre-training and fine-tuning, with the published values as defaults."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from svfap_edge.training.augment import AugmentSettings
+from svfap_edge.training.mixing import MixSettings
+
+
+def _check(good: bool, text: str) -> None:
+    if not good:
+        raise ValueError(text)
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """The network. A field that is None is the preset's.
+
+    Attributes:
+        preset: "base" (as published) or "lite".
+        start: Checkpoint to start from, pre-trained or fine-tuned; None for fresh weights.
+        drop_path: Stochastic depth at the last block (0.1 as published; 0 in pre-training).
+    """
+
+    preset: str = "lite"
+    start: str | None = None
+    size: int | None = None
+    frames: int | None = None
+    patch: int | None = None
+    width: int | None = None
+    heads: int | None = None
+    depths: tuple[int, ...] | None = None
+    stem: tuple[int, ...] | None = None
+    drop_path: float = 0.1
+
+    def changes(self) -> dict[str, Any]:
+        """Fields of the preset's configuration that are overruled."""
+        names = ("size", "frames", "patch", "width", "heads", "depths", "stem")
+        return {n: v for n in names if (v := getattr(self, n)) is not None}
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """What is read.
+
+    Attributes:
+        train, val: List in the published format, or a folder of labelled images or videos.
+        test: Evaluated once, at the end, with the best weights; None for none.
+        task: Name of a task, see `svfap_edge.tasks`; one of your own needs `labels`.
+        labels: Output order; None for the task's.
+        ignore: Labels whose files are left out.
+        stride: Frames between sampled frames at 25 fps; None for the task's.
+        views: Temporal views averaged in evaluation; 2 as published.
+        repeats: Augmented copies of a clip in a batch (Hoffer et al. 2020); 2 as published.
+        balance: Classes are drawn by count ** balance: 1 as they are, 0 all alike.
+        workers: Loader processes of each training process.
+        unreadable: Share of the files that may be unreadable before training stops.
+    """
+
+    train: str = ""
+    val: str = ""
+    test: str | None = None
+    task: str = ""
+    labels: tuple[str, ...] | None = None
+    ignore: tuple[str, ...] = ()
+    stride: int | None = None
+    views: int = 2
+    repeats: int = 1
+    balance: float = 1.0
+    workers: int = 0
+    unreadable: float = 0.01
+
+    def __post_init__(self) -> None:
+        _check(self.views >= 1 and self.repeats >= 1, "views and repeats are at least 1")
+        _check(0 <= self.balance <= 1, f"balance must be in 0..1; got {self.balance}")
+        _check(self.workers >= 0, f"workers must not be negative; got {self.workers}")
+        _check(0 <= self.unreadable <= 1, f"unreadable must be in 0..1; got {self.unreadable}")
+
+
+@dataclass(frozen=True)
+class OptimSettings:
+    """AdamW (Loshchilov and Hutter 2019) with warm-up and a cosine.
+
+    Attributes:
+        rate: Learning rate for `rate_batch` clips, scaled linearly to the global batch
+            (Goyal et al. 2017).
+        batch: Clips a process takes at once.
+        accumulate: Batches whose gradients are summed before a step.
+        layer_decay: Factor on the rate from each layer to the one below (Bao et al. 2022).
+        clip_norm: Largest norm of the gradient; 0 for no limit.
+        average: Momentum of a moving average of the weights, which is then what is evaluated and
+            saved; 0 for none.
+    """
+
+    epochs: int = 100
+    batch: int = 32
+    accumulate: int = 1
+    rate: float = 1e-3
+    rate_batch: int = 256
+    least_rate: float = 1e-6
+    warmup_epochs: float = 5.0
+    weight_decay: float = 0.05
+    beta1: float = 0.9
+    beta2: float = 0.999
+    layer_decay: float = 0.75
+    clip_norm: float = 0.0
+    average: float = 0.0
+
+    def __post_init__(self) -> None:
+        _check(self.epochs >= 1 and self.batch >= 1, "epochs and batch are at least 1")
+        _check(self.accumulate >= 1, "accumulate is at least 1")
+        _check(self.rate > 0, f"rate must be positive; got {self.rate}")
+        _check(0 <= self.average < 1, f"average must be in 0..1; got {self.average}")
+        _check(0 < self.layer_decay <= 1, f"layer_decay must be in 0..1; got {self.layer_decay}")
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """Where and how it runs; see Lightning Fabric for the meaning of device, strategy, precision.
+
+    Attributes:
+        output: Folder of checkpoints, logs and the report.
+        seed: All randomness is a function of it and of the position in training.
+        validate_every: Epochs between evaluations; the last epoch always has one.
+        save_every: Seconds between resume checkpoints inside an epoch.
+    """
+
+    output: str = ""
+    seed: int = 0
+    accelerator: str = "auto"
+    devices: int | Literal["auto"] = 1
+    nodes: int = 1
+    strategy: Literal["auto", "ddp", "fsdp"] = "auto"
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
+    threads: int | None = None
+    validate_every: int = 1
+    save_every: float = 300.0
+    tensorboard: bool = True
+
+    def __post_init__(self) -> None:
+        _check(self.validate_every >= 1, "validate_every is at least 1")
+        _check(self.save_every >= 0, "save_every must not be negative")
+
+
+@dataclass(frozen=True)
+class LossSettings:
+    """What is minimized.
+
+    Attributes:
+        kind: "auto" is cross-entropy for classes, CCC for values, MSE for traits.
+        smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+    """
+
+    kind: Literal["auto", "cross-entropy", "ccc", "mse"] = "auto"
+    smoothing: float = 0.1
+
+
+@dataclass(frozen=True)
+class FinetuneConfig:
+    """All settings of `svfap-edge finetune`."""
+
+    model: ModelSettings = field(default_factory=ModelSettings)
+    data: DataSettings = field(default_factory=DataSettings)
+    augment: AugmentSettings = field(default_factory=AugmentSettings)
+    mixing: MixSettings = field(default_factory=MixSettings)
+    loss: LossSettings = field(default_factory=LossSettings)
+    optim: OptimSettings = field(default_factory=OptimSettings)
+    run: RunSettings = field(default_factory=RunSettings)
+
+
+@dataclass(frozen=True)
+class MaskingSettings:
+    """Masked auto-encoding; the decoder as published (Sun et al. 2024).
+
+    Attributes:
+        ratio: Share of the positions hidden, the same ones at every time step.
+        picture_every: Epochs between pictures of input, mask and reconstruction.
+    """
+
+    ratio: float = 0.9
+    decoder_width: int = 384
+    decoder_depth: int = 4
+    decoder_heads: int = 6
+    picture_every: int = 1
+
+    def __post_init__(self) -> None:
+        _check(0 < self.ratio < 1, f"ratio must be in 0..1; got {self.ratio}")
+
+
+PRETRAINING: dict[str, Any] = {
+    "model": {"drop_path": 0.0},
+    "optim": {"rate": 3e-4, "beta2": 0.95, "layer_decay": 1.0, "warmup_epochs": 5.0},
+}
+"""Published values of pre-training where they differ from those of fine-tuning."""
+
+
+@dataclass(frozen=True)
+class PretrainConfig:
+    """All settings of `svfap-edge pretrain`. Labels in the lists are not read."""
+
+    model: ModelSettings = field(default_factory=lambda: ModelSettings(drop_path=0.0))
+    data: DataSettings = field(default_factory=DataSettings)
+    masking: MaskingSettings = field(default_factory=MaskingSettings)
+    optim: OptimSettings = field(
+        default_factory=lambda: OptimSettings(**PRETRAINING["optim"])
+    )
+    run: RunSettings = field(default_factory=RunSettings)
