@@ -21,6 +21,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LAYER_NORM_EPS = 1e-6
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+"""Mean and deviation of RGB in 0..1 that "normalized RGB" means throughout (published loaders)."""
+
 BOTTLENECK_HIDDEN = (
     128  # width of the MLP that scores positions for the bottleneck (published code)
 )
@@ -208,13 +212,12 @@ class CrossAttention(nn.Module):
 class Block(nn.Module):
     """Stage 1: pre-norm transformer block."""
 
-    def __init__(self, config: TPSBTConfig, drop_path: float) -> None:
+    def __init__(self, width: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
-        width = config.width
         self.norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.attn = Attention(width, config.heads)
+        self.attn = Attention(width, heads)
         self.norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
-        self.mlp = Mlp(width, config.mlp_ratio * width, width)
+        self.mlp = Mlp(width, mlp_ratio * width, width)
         self.drop_path = DropPath(drop_path)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -225,11 +228,11 @@ class Block(nn.Module):
 class CrossSelfBlock(Block):
     """Stages 2, 3, ...: read the context, then a transformer block."""
 
-    def __init__(self, config: TPSBTConfig, drop_path: float) -> None:
-        super().__init__(config, drop_path)
-        self.cross_norm1 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
-        self.cross_norm2 = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
-        self.cross_attn = CrossAttention(config.width, config.heads)
+    def __init__(self, width: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
+        super().__init__(width, heads, mlp_ratio, drop_path)
+        self.cross_norm1 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.cross_norm2 = nn.LayerNorm(width, eps=LAYER_NORM_EPS)
+        self.cross_attn = CrossAttention(width, heads)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:  # type: ignore[override]
         read = self.cross_attn(self.cross_norm1(x), self.cross_norm2(context))
@@ -255,15 +258,14 @@ class SpatialBottleneck(nn.Module):
 class TemporalDownsample(nn.Conv1d):
     """Strided convolution along time at every spatial position: (B, t*s, C) -> (B, t/k*s, C)."""
 
-    def __init__(self, width: int, kernel: int, positions: int) -> None:
+    def __init__(self, width: int, kernel: int, time_steps: int) -> None:
         super().__init__(width, width, kernel, stride=kernel)
-        self.positions = positions
+        self.time_steps = time_steps  # t/k
 
     def forward(self, x: Tensor) -> Tensor:
-        batch, _, width = x.shape
-        kernel = self.kernel_size[0]
         # The stride equals the kernel, so the convolution is one matrix product over k time steps.
-        x = x.reshape(batch, -1, kernel, self.positions, width).transpose(2, 3)  # (B, t/k, s, k, C)
+        x = x.unflatten(1, (self.time_steps, self.kernel_size[0], -1))  # (B, t/k, k, s, C)
+        x = x.transpose(2, 3)
         weight = self.weight.transpose(1, 2).flatten(1)  # (C, k*C)
         return F.linear(x.flatten(3), weight, self.bias).flatten(1, 2)
 
@@ -315,27 +317,22 @@ class PatchEmbed(nn.Module):
         return self.proj(clips).flatten(2).transpose(1, 2)
 
 
-class TPSBT(nn.Module):
-    """The fine-tuning model: encoder, mean pooling, norm, head.
-
-    >>> model = TPSBT(preset("lite", outputs=7))
-    >>> model(torch.zeros(1, 3, 16, 112, 112)).shape
-    torch.Size([1, 7])
-    """
+class Encoder(nn.Module):
+    """What pre-training and fine-tuning share: patch embedding, position code, stages."""
 
     position_code: Tensor
 
     def __init__(self, config: TPSBTConfig) -> None:
         super().__init__()
         self.config = config
-        positions = config.positions
         self.patch_embed = PatchEmbed(config)
-        table = sinusoid_table(config.time_steps * positions, config.width)
+        table = sinusoid_table(config.time_steps * config.positions, config.width)
         self.register_buffer("position_code", table, persistent=False)
 
         rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        shape = (config.width, config.heads, config.mlp_ratio)
         self.blocks = nn.ModuleList(
-            Block(config, rate) if index < config.depths[0] else CrossSelfBlock(config, rate)
+            Block(*shape, rate) if index < config.depths[0] else CrossSelfBlock(*shape, rate)
             for index, rate in enumerate(rates)
         )
         self.temporal_downsamples = nn.ModuleList()
@@ -344,25 +341,46 @@ class TPSBT(nn.Module):
         for tokens in config.bottleneck_tokens:
             steps //= config.temporal_kernel
             self.temporal_downsamples.append(
-                TemporalDownsample(config.width, config.temporal_kernel, positions)
+                TemporalDownsample(config.width, config.temporal_kernel, steps)
             )
             self.spatial_downsamples.append(SpatialBottleneck(config.width, tokens, steps))
+
+    def stages(self, x: Tensor) -> list[Tensor]:
+        """Tokens (B, t*s, C), position code added, to the full tokens (B, t_i*s, C) of each stage.
+
+        s may be fewer than all positions, the same ones at every time step (tube masking).
+        """
+        blocks = iter(self.blocks)
+        for _ in range(self.config.depths[0]):
+            x = next(blocks)(x)
+        outputs = [x]
+        for stage, depth in enumerate(self.config.depths[1:]):
+            full = self.temporal_downsamples[stage](outputs[-1])
+            bottleneck = self.spatial_downsamples[stage](full)
+            for _ in range(depth - 1):
+                bottleneck = next(blocks)(bottleneck, full)
+            # Reverse block: the full tokens read the bottleneck.
+            outputs.append(next(blocks)(full, bottleneck))
+        return outputs
+
+
+class TPSBT(Encoder):
+    """The fine-tuning model: encoder, mean pooling, norm, head.
+
+    >>> model = TPSBT(preset("lite", outputs=7))
+    >>> model(torch.zeros(1, 3, 16, 112, 112)).shape
+    torch.Size([1, 7])
+    """
+
+    def __init__(self, config: TPSBTConfig) -> None:
+        super().__init__(config)
         self.fc_norm = nn.LayerNorm(config.width, eps=LAYER_NORM_EPS)
         self.head = nn.Linear(config.width, config.outputs)
         self.apply(_initialize)
 
     def encode(self, x: Tensor) -> Tensor:
         """Tokens (B, t*s, C), position code added, through all stages: (B, t_last*s, C)."""
-        blocks = iter(self.blocks)
-        for _ in range(self.config.depths[0]):
-            x = next(blocks)(x)
-        for stage, depth in enumerate(self.config.depths[1:]):
-            full = self.temporal_downsamples[stage](x)
-            bottleneck = self.spatial_downsamples[stage](full)
-            for _ in range(depth - 1):
-                bottleneck = next(blocks)(bottleneck, full)
-            x = next(blocks)(full, bottleneck)  # reverse block: full tokens read the bottleneck
-        return x
+        return self.stages(x)[-1]
 
     def features(self, clips: Tensor) -> Tensor:
         """Normalized RGB clips (B, 3, T, H, W) to the pooled, normed feature (B, C)."""
