@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_prepare import prepare
 from .errors import SvfapError
 
 if TYPE_CHECKING:
@@ -616,6 +617,8 @@ def _steps(quiet: bool) -> Iterator[Callable[[str], None]]:
     yield step
     step("Done")
 
+
+app.command()(prepare)
 
 if __name__ == "__main__":
     main()

@@ -108,21 +108,24 @@ TASKS: dict[str, Task] = {
             "classes",
             ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
             order_certain=False,
-            note="Assumed: the emotion codes 01-08 of the RAVDESS file names.",
+            note="Assumed: the emotion codes 01-08 of the RAVDESS file names. "
+            "The lists published with MAE-DFER by the same authors have it so.",
         ),
         Task(
             "crema-d",
             "classes",
             ("anger", "disgust", "fear", "happy", "neutral", "sad"),
             order_certain=False,
-            note="Assumed: alphabetical order of the codes ANG DIS FEA HAP NEU SAD.",
+            note="Assumed: alphabetical order of the codes ANG DIS FEA HAP NEU SAD. "
+            "The lists published with MAE-DFER by the same authors have it so.",
         ),
         Task(
             "enterface05",
             "classes",
             ("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
             order_certain=False,
-            note="Assumed: alphabetical order of the folder names.",
+            note="Assumed: alphabetical order of the folder names. "
+            "The lists published with MAE-DFER by the same authors have it so.",
         ),
         Task(
             "werewolf-xl",
