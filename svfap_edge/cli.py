@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .cli_prepare import prepare
+from .cli_training import finetune, pretrain
 from .errors import SvfapError
 
 if TYPE_CHECKING:
@@ -619,6 +620,8 @@ def _steps(quiet: bool) -> Iterator[Callable[[str], None]]:
 
 
 app.command()(prepare)
+app.command()(pretrain)
+app.command()(finetune)
 
 if __name__ == "__main__":
     main()

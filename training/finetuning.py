@@ -13,7 +13,8 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from svfap_edge.errors import ConfigError, UnreadableClip
+from svfap_edge.datalist import class_targets, find_items, value_targets
+from svfap_edge.errors import ConfigError, SourceError, UnreadableClip
 from svfap_edge.tasks import Task, find_task
 from svfap_edge.training.augment import AugmentSettings, augment
 from svfap_edge.training.checkpoint import load_checkpoint
@@ -83,15 +84,24 @@ def no_loss(model: nn.Module) -> Tensor:
     return sum((weight.sum() * 0 for weight in model.parameters()), torch.zeros(()))
 
 
-def open_clips(data: DataSettings, path: str, task: Task, sampling: Sampling) -> LabelledClips:
-    """A list without the labels to be ignored.
+def open_clips(
+    data: DataSettings, path: str, task: Task | None, sampling: Sampling
+) -> LabelledClips:
+    """The clips of a list without the labels to be ignored; without a task, without targets.
 
     Raises:
-        ConfigError: no list is named. SourceError: it cannot be read.
+        ConfigError: no list is named.
+        SourceError: it cannot be read, holds nothing, or a label is outside the task.
     """
     if not path:
         raise ConfigError("No list is named: set data.train and data.val.")
-    return LabelledClips.open(Path(path), task, sampling, ignore=data.ignore)
+    items = [item for item in find_items(Path(path)) if not set(item.target) & set(data.ignore)]
+    if not items:
+        raise SourceError(f"'{path}' holds nothing beside the labels that are ignored.")
+    if task is None:
+        return LabelledClips(items, np.zeros(len(items), int), sampling)
+    targets = class_targets if task.kind == "classes" else value_targets
+    return LabelledClips(items, targets(items, task), sampling)
 
 
 def open_model(settings: ModelSettings, outputs: int, activation: str) -> TPSBT:

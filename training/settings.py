@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from svfap_edge.training.augment import AugmentSettings
@@ -177,6 +177,7 @@ class MaskingSettings:
     Attributes:
         ratio: Share of the positions hidden, the same ones at every time step.
         picture_every: Epochs between pictures of input, mask and reconstruction.
+        fusion: See `svfap_edge.training.masked.DecoderConfig`.
     """
 
     ratio: float = 0.9
@@ -184,16 +185,19 @@ class MaskingSettings:
     decoder_depth: int = 4
     decoder_heads: int = 6
     picture_every: int = 1
+    fusion: Literal["published", "aligned"] = "published"
 
     def __post_init__(self) -> None:
         _check(0 < self.ratio < 1, f"ratio must be in 0..1; got {self.ratio}")
 
 
-PRETRAINING: dict[str, Any] = {
-    "model": {"drop_path": 0.0},
-    "optim": {"rate": 3e-4, "beta2": 0.95, "layer_decay": 1.0, "warmup_epochs": 5.0},
-}
-"""Published values of pre-training where they differ from those of fine-tuning."""
+def _little() -> AugmentSettings:
+    """A crop and a mirror image, as published; motion for photographs."""
+    return replace(AugmentSettings.none(), crop_area=0.5, crop_ratio=4 / 3, flip=0.5, motion=1.0)
+
+
+def _published_pretraining() -> OptimSettings:
+    return OptimSettings(rate=3e-4, beta2=0.95, layer_decay=1.0)
 
 
 @dataclass(frozen=True)
@@ -203,7 +207,6 @@ class PretrainConfig:
     model: ModelSettings = field(default_factory=lambda: ModelSettings(drop_path=0.0))
     data: DataSettings = field(default_factory=DataSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
-    optim: OptimSettings = field(
-        default_factory=lambda: OptimSettings(**PRETRAINING["optim"])
-    )
+    augment: AugmentSettings = field(default_factory=_little)
+    optim: OptimSettings = field(default_factory=_published_pretraining)
     run: RunSettings = field(default_factory=RunSettings)

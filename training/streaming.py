@@ -76,7 +76,7 @@ def evaluate_streaming(
     *, batch: int = 32, workers: int = 0,
 ) -> dict[str, Any]:  # fmt: skip
     """Metrics of a list by the streaming protocol; see `figures`."""
-    spec = ClipSpec(config.frames, (config.frames - 1) * task.spacing_s, config.size)
+    spec = ClipSpec(config.frames, config.frames * task.spacing_s, config.size)
 
     def combine(outputs: Tensor) -> Tensor:
         return outputs.softmax(1).mean(0) if task.kind == "classes" else outputs.mean(0)

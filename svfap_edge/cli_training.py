@@ -1,0 +1,107 @@
+"""`svfap-edge pretrain` and `svfap-edge finetune`."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from .training.settings import FinetuneConfig, PretrainConfig
+
+Settings = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[CONFIG.toml] [SECTION.NAME=VALUE]...",
+        help="A configuration, and settings that overrule it; without it the defaults.",
+    ),
+]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in run.output.")]
+Show = Annotated[
+    bool, typer.Option("--show", help="Print the effective configuration as TOML and stop.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
+
+
+def pretrain(
+    settings: Settings = None, resume: Resume = False, show: Show = False, as_json: Json = False
+) -> None:
+    """Pre-train an encoder by masked auto-encoding of unlabelled clips.
+
+    For example: svfap-edge pretrain model.preset=lite data.train=clips.txt run.output=pretrained
+    """
+
+    def run(found: PretrainConfig) -> Path:
+        from .training.session import pretrain as train
+
+        return train(found, resume=resume)
+
+    _command("PretrainConfig", settings, show, as_json, run)
+
+
+def finetune(
+    settings: Settings = None,
+    resume: Resume = False,
+    quantize: Annotated[
+        bool, typer.Option("--quantize", help="Train with INT8's rounding in the forward pass.")
+    ] = False,
+    show: Show = False,
+    as_json: Json = False,
+) -> None:
+    """Fine-tune a model for classes, values or traits.
+
+    For example: svfap-edge finetune model.start=pretrained/best.pth data.task=dfew
+    data.train=train.txt data.val=val.txt run.output=tuned
+    """
+
+    def run(found: FinetuneConfig) -> Path:
+        from .training.session import finetune as train
+
+        return train(found, resume=resume, quantize=quantize)
+
+    _command("FinetuneConfig", settings, show, as_json, run)
+
+
+def _command(
+    kind: str, settings: Sequence[str] | None, show: bool, as_json: bool,
+    run: Callable[[Any], Path],
+) -> None:  # fmt: skip
+    from .cli import _console, _reporting, _stopping_cleanly
+
+    with _reporting(as_json):
+        from .errors import ConfigError, DependencyMissing
+
+        try:
+            import lightning  # noqa: F401
+
+            from .training import settings as kinds
+            from .training.config import load_config, write_toml
+        except ImportError as error:
+            raise DependencyMissing(
+                f"Training needs '{error.name}': pip install \"svfap-edge[train]\""
+            ) from error
+        words = list(settings or [])
+        path = Path(words.pop(0)) if words and "=" not in words[0] else None
+        found = load_config(getattr(kinds, kind), path, words)
+        if show:
+            print(write_toml(found), end="")
+            return
+        if not found.run.output:
+            raise ConfigError("Where to? Set run.output to a folder.")
+        with _stopping_cleanly():
+            best = run(found)
+        if os.environ.get("RANK", "0") != "0":
+            return  # the first of several processes speaks for all
+        report = best.parent / "report.json"
+        if as_json:
+            content = json.loads(report.read_text(encoding="utf-8"))
+            final = {"final": content["final"], "epochs": content["epochs"]}
+            print(json.dumps({"checkpoint": str(best), "report": str(report), **final}))
+        else:
+            out = _console(stderr=False)
+            out.print(f"wrote {best}")
+            out.print(f"wrote {report}")

@@ -1,0 +1,86 @@
+"""Settings from defaults, TOML and overrides, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from svfap_edge.errors import ConfigError
+from svfap_edge.training.config import load_config, names, to_table, write_toml
+from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
+
+
+def test_later_sources_win(tmp_path: Path) -> None:
+    path = tmp_path / "c.toml"
+    path.write_text('[optim]\nrate = 2e-4\nbatch = 4\n[data]\ntask = "dfew"\n')
+    found = load_config(FinetuneConfig, path, ["optim.batch=8", "data.train=a list.txt"])
+    assert (found.optim.rate, found.optim.batch) == (2e-4, 8)
+    assert (found.data.task, found.data.train) == ("dfew", "a list.txt")
+    assert found.optim.epochs == FinetuneConfig().optim.epochs
+
+
+@pytest.mark.parametrize(
+    ("text", "section", "name", "value"),
+    [
+        ("optim.rate=1", "optim", "rate", 1.0),
+        ("model.depths=[2, 1, 1]", "model", "depths", (2, 1, 1)),
+        ('data.labels=["a", "b"]', "data", "labels", ("a", "b")),
+        ("data.labels=none", "data", "labels", None),
+        ("run.devices=auto", "run", "devices", "auto"),
+        ("run.devices=2", "run", "devices", 2),
+        ("run.tensorboard=false", "run", "tensorboard", False),
+    ],
+)
+def test_values_are_read_as_toml(text: str, section: str, name: str, value: object) -> None:
+    found = getattr(getattr(load_config(FinetuneConfig, None, [text]), section), name)
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("optim.lr_rate=1", "No setting 'optim.lr_rate'. Did you mean 'optim.rate'"),
+        ("optimizer.rate=1", "Did you mean 'optim.rate'"),
+        ("optim.rate=fast", "'optim.rate' must be number; got 'fast'"),
+        ("optim.epochs=1.5", "'optim.epochs' must be whole number; got 1.5"),
+        ("optim.epochs=true", "'optim.epochs' must be whole number; got True"),
+        ("optim.epochs=0", "optim: epochs and batch are at least 1"),
+        ("run.precision=fp8", "one of 32-true, bf16-mixed, 16-mixed; got 'fp8'"),
+        ("model.depths=3", "a list of whole numbers"),
+        ("optim=3", "'optim' is a section"),
+        ("optim.rate", "Write section.name=value"),
+        ("augment.flip=2", "augment: AugmentSettings: probabilities"),
+    ],
+)
+def test_mistakes_are_named(text: str, words: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(FinetuneConfig, None, [text])
+    assert words in str(caught.value)
+
+
+def test_an_unreadable_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="No configuration at"):
+        load_config(FinetuneConfig, tmp_path / "none.toml")
+    (tmp_path / "c.toml").write_text("[optim\nrate=1")
+    with pytest.raises(ConfigError, match="not readable as TOML"):
+        load_config(FinetuneConfig, tmp_path / "c.toml")
+
+
+@pytest.mark.parametrize("kind", [FinetuneConfig, PretrainConfig])
+def test_what_is_written_reads_back_the_same(kind: type, tmp_path: Path) -> None:
+    changed = load_config(
+        kind, None, ["model.depths=[2, 1]", 'data.train=a "b" \\ c', "optim.batch=3"]
+    )
+    (tmp_path / "c.toml").write_text(write_toml(changed))
+    assert load_config(kind, tmp_path / "c.toml") == changed
+    assert to_table(changed)["model"]["depths"] == [2, 1]
+
+
+def test_every_setting_is_documented() -> None:
+    from svfap_edge.training import settings
+
+    text = Path(settings.__file__).read_text()
+    sections = {n.partition(".")[0] for n in names(FinetuneConfig)}
+    assert sections == {"model", "data", "augment", "mixing", "loss", "optim", "run"}
+    assert "optim.layer_decay" in names(FinetuneConfig) and "layer_decay:" in text

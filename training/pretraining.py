@@ -1,0 +1,186 @@
+"""Masked-autoencoder pre-training on lists of clips; labels are not read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from svfap_edge.errors import ConfigError
+from svfap_edge.training.augment import centre
+from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable
+from svfap_edge.training.config import to_table
+from svfap_edge.training.evaluation import normalize
+from svfap_edge.training.finetuning import (
+    Batch,
+    TrainingClips,
+    collate,
+    keys_of_epoch,
+    no_loss,
+    open_clips,
+)
+from svfap_edge.training.loop import Key
+from svfap_edge.training.masked import (
+    DecoderConfig,
+    MaskedAutoencoder,
+    masked_loss,
+    pixel_targets,
+    reconstruct,
+    to_pixels,
+    tube_mask,
+)
+from svfap_edge.training.model import TPSBTConfig, preset
+from svfap_edge.training.pictures import reconstruction_picture
+from svfap_edge.training.settings import PretrainConfig
+
+STRIDE = 4
+"""Frames between sampled frames at 25 fps, as published for VoxCeleb2."""
+
+SHOWN = 4
+"""Clips in a picture of reconstructions."""
+
+VALIDATED = 512
+"""Clips of the validation list at most whose loss is reported."""
+
+
+@dataclass
+class Pretraining:
+    """The job of `svfap-edge pretrain`; see `svfap_edge.training.loop.Job`."""
+
+    settings: PretrainConfig
+    model: MaskedAutoencoder
+    config: TPSBTConfig
+    train: LabelledClips
+    val: LabelledClips
+    unreadable: Unreadable
+    prefix: str = "encoder."
+    monitor: str = "val_loss"
+    sign: int = -1
+    content: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def prepare(cls, settings: PretrainConfig) -> Pretraining:
+        """Open lists and model; `data.val` may be left out, then `data.train` is looked at.
+
+        Raises:
+            ConfigError, SourceError, CheckpointError: see there.
+        """
+        data = settings.data
+        torch.manual_seed(settings.run.seed)
+        model = _open_autoencoder(settings)
+        stride = data.stride or STRIDE
+        sampling = Sampling(model.config.frames, stride / 25, stride, 1)
+        train = open_clips(data, data.train, None, sampling)
+        val = open_clips(data, data.val or data.train, None, sampling)
+        if data.balance != 1:
+            raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
+        content = {
+            "config": model.config.to_dict(),
+            "decoder": asdict(model.decoder_config),
+            "settings": to_table(settings),
+        }
+        return cls(
+            settings, model, model.config, train, val,
+            Unreadable(len(train), data.unreadable), content=content,
+        )  # fmt: skip
+
+    @property
+    def workers(self) -> int:
+        return self.settings.data.workers
+
+    @property
+    def dataset(self) -> TrainingClips:
+        augment = self.settings.augment
+        return TrainingClips(self.train, augment, self.config.size, self.settings.run.seed)
+
+    def order(self, epoch: int, rank: int, world: int) -> Sequence[Key]:
+        seed = self.settings.run.seed
+        return keys_of_epoch(self.train.targets, self.settings.data, seed, epoch, rank, world)
+
+    def collate(self, items: list[Any]) -> Batch:
+        return collate(items)
+
+    def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
+        for error in batch.errors:
+            self.unreadable.add(error)
+        if len(batch.items) == 0:
+            return no_loss(model)
+        clips = normalize(batch.clips)
+        mask = self._masks(len(clips)).to(clips.device)
+        return masked_loss(model(clips, mask), pixel_targets(clips, mask, self.config))
+
+    def _masks(self, count: int, seed: int | None = None) -> Tensor:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        steps, positions = self.config.time_steps, self.config.positions
+        return tube_mask(count, steps, positions, self.settings.masking.ratio, generator)
+
+    @torch.no_grad()
+    def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
+        """Mean loss of validation clips under masks that stay the same from epoch to epoch."""
+        model.eval()
+        count = min(len(self.val), VALIDATED)
+        indices = np.linspace(0, len(self.val) - 1, count).round().astype(int)
+        size = self.settings.optim.batch
+        losses = torch.zeros(2, dtype=torch.float64, device=fabric.device)
+        for start in range(fabric.global_rank * size, count, fabric.world_size * size):
+            clips = self._clips(indices[start : start + size]).to(fabric.device)
+            mask = self._masks(len(clips), seed=start).to(fabric.device)
+            with fabric.autocast():
+                prediction = model(clips, mask)
+            loss = masked_loss(prediction, pixel_targets(clips, mask, self.config))
+            losses += torch.stack((loss.double() * len(clips), loss.new_tensor(len(clips)).double()))
+        if fabric.world_size > 1:
+            losses = fabric.all_reduce(losses, reduce_op="sum")
+        every = self.settings.masking.picture_every
+        if epoch % every == 0 or epoch == self.settings.optim.epochs:
+            self._picture(fabric, model, epoch, indices)
+        return {"val_loss": float(losses[0] / losses[1])}
+
+    def _picture(
+        self, fabric: Fabric, model: nn.Module, epoch: int, indices: np.ndarray
+    ) -> None:
+        """Write `reconstruction-EPOCH.png`. All processes compute, the first one writes."""
+        chosen = indices[np.linspace(0, len(indices) - 1, SHOWN).round().astype(int)]
+        clips = self._clips(chosen).to(fabric.device)
+        mask = self._masks(len(clips), seed=0).to(fabric.device)
+        with fabric.autocast():
+            prediction = model(clips, mask)
+        if not fabric.is_global_zero:
+            return
+        rebuilt = reconstruct(clips, mask, prediction, self.config)
+        picture = reconstruction_picture(
+            to_pixels(clips).cpu().numpy(), mask.cpu().numpy(), rebuilt.cpu().numpy(),
+            tubelet=self.config.tubelet,
+        )  # fmt: skip
+        path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
+        cv2.imwrite(str(path), picture[..., ::-1])
+
+    def _clips(self, indices: np.ndarray) -> Tensor:
+        """Validation clips (B, 3, T, S, S), normalized."""
+        clips = [centre(self.val.read(int(i)), self.config.size) for i in indices]
+        return normalize(torch.from_numpy(np.stack(clips)))
+
+
+def _open_autoencoder(settings: PretrainConfig) -> MaskedAutoencoder:
+    model, masking = settings.model, settings.masking
+    if model.start is not None:
+        raise ConfigError(
+            "model.start is for fine-tuning. To go on with an earlier pre-training use --resume."
+        )
+    try:
+        config = preset(model.preset, **model.changes(), drop_path=model.drop_path)
+        decoder = DecoderConfig(
+            masking.decoder_width, masking.decoder_depth, masking.decoder_heads,
+            fusion=masking.fusion,
+        )  # fmt: skip
+        return MaskedAutoencoder(config, decoder)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model or masking: {error}") from error
+
