@@ -15,6 +15,24 @@ class SourceError(SvfapError):
     """A video, folder or list cannot be read."""
 
 
+class UnreadableClip(SourceError):
+    """A video, frame folder or image of a list cannot be read. Survives pickling, so that a
+    loader's process can hand it to the one that counts.
+
+    Attributes:
+        path: The entry.
+        reason: Why, in a few words.
+    """
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"'{self.path}' cannot be read: {self.reason}."
+
+
 class FrameError(SvfapError, ValueError):
     """A frame or clip has the wrong dtype or shape. Nothing was changed."""
 

@@ -21,6 +21,9 @@ from .errors import DependencyMissing, SourceError
 DEFAULT_FPS = 25.0
 """Frame rate assumed for a folder of images without `timestamps.csv`."""
 
+TIMESTAMPS = "timestamps.csv"
+"""Beside the images of a folder: lines `name,timestamp_s`."""
+
 STILL_SECONDS = 3.0
 """How long a single image is shown."""
 
@@ -166,16 +169,8 @@ class ImageFolder(_Source):
         Raises:
             SourceError: no images there, or a bad `timestamps.csv`.
         """
-        names = [p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
-        if not names:
-            raise SourceError(f"Folder '{path}' holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-        names.sort(key=_natural)
-        table = path / "timestamps.csv"
-        if table.is_file() and fps is None:
-            self._times = _read_timestamps(table, names)
-        else:
-            self._times = {name: i / (fps or DEFAULT_FPS) for i, name in enumerate(names)}
-        super().__init__(str(path), len(names), fps)
+        self._times = folder_times(path, fps)
+        super().__init__(str(path), len(self._times), fps)
         self._path = path
 
     def __iter__(self) -> Iterator[Frame]:
@@ -290,6 +285,22 @@ def read_image(path: Path) -> np.ndarray:
     if image is None:
         raise SourceError(f"'{path}' is not a readable image.")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def folder_times(path: Path, fps: float | None = None) -> dict[str, float]:
+    """Images of a folder and their times in seconds, in order; see `ImageFolder`.
+
+    Raises:
+        SourceError: no images there, or a bad `timestamps.csv`.
+    """
+    names = [p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    if not names:
+        raise SourceError(f"Folder '{path}' holds no images ({', '.join(IMAGE_SUFFIXES)}).")
+    names.sort(key=_natural)
+    table = path / TIMESTAMPS
+    if table.is_file() and fps is None:
+        return _read_timestamps(table, names)
+    return {name: i / (fps or DEFAULT_FPS) for i, name in enumerate(names)}
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

@@ -121,9 +121,9 @@ def _build(kind: Any, table: Any, path: tuple[str, ...]) -> Any:
     if not isinstance(table, Mapping):
         raise ConfigError(f"'{'.'.join(path)}' is a section, expected a table; got {table!r}.")
     hints = typing.get_type_hints(kind)
-    for name in table:
+    for name, value in table.items():
         if name not in hints:
-            raise ConfigError(_unknown(kind, (*path, name)))
+            raise ConfigError(_unknown(kind, (*path, name), value))
     values = {
         name: _build(hints[name], value, (*path, name))
         if is_dataclass(hints[name])
@@ -139,13 +139,14 @@ def _build(kind: Any, table: Any, path: tuple[str, ...]) -> Any:
         raise ConfigError(f"{'.'.join(path) or 'The configuration'}: {error}") from error
 
 
-def _unknown(kind: type, path: tuple[str, ...]) -> str:
-    name = ".".join(path)
-    depth = len(path) - 1
-    here = names(kind, path[:depth])
-    close = difflib.get_close_matches(name, here, n=1, cutoff=0.0)
-    nearest = f" Did you mean '{close[0]}'?" if close else ""
-    return f"No setting '{name}'.{nearest}"
+def _unknown(kind: type, path: tuple[str, ...], value: Any) -> str:
+    here = typing.get_type_hints(kind)
+    known = [
+        name for name, hint in here.items() if is_dataclass(hint) == isinstance(value, Mapping)
+    ]
+    close = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.0)
+    nearest = f" Did you mean '{'.'.join((*path[:-1], close[0]))}'?" if close else ""
+    return f"No setting '{'.'.join(path)}'.{nearest} All of them: --show."
 
 
 def _convert(hint: Any, value: Any, name: str) -> Any:

@@ -224,9 +224,7 @@ def _due(fabric: Fabric, saved_at: float, every_s: float) -> bool:
     return bool(fabric.broadcast(due)) if fabric.world_size > 1 else due
 
 
-def _loader(
-    job: Job, batches: list[list[Key]], run: RunSettings, fabric: Fabric
-) -> Iterable[Any]:
+def _loader(job: Job, batches: list[list[Key]], run: RunSettings, fabric: Fabric) -> Iterable[Any]:
     workers: int = getattr(job, "workers", 0)
     loader = DataLoader(
         job.dataset,
@@ -249,9 +247,7 @@ def _seed(seed: int, epoch: int, step: int, rank: int) -> np.random.Generator:
 @torch.no_grad()
 def _move_average(average: nn.Module, model: nn.Module, momentum: float, update: int) -> None:
     momentum = min(momentum, (update + 1) / (update + 10))  # the first weights count for little
-    for mean, value in zip(
-        average.state_dict().values(), model.state_dict().values(), strict=True
-    ):
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.dtype.is_floating_point:
             mean.lerp_(value.to(mean.dtype), 1 - momentum)
         else:
@@ -315,4 +311,3 @@ def _load(
             f"'{path}' does not fit these settings; resume with those it was saved with. "
             f"{str(error).strip()[:300]}"
         ) from error
-

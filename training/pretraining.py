@@ -135,7 +135,9 @@ class Pretraining:
             with fabric.autocast():
                 prediction = model(clips, mask)
             loss = masked_loss(prediction, pixel_targets(clips, mask, self.config))
-            losses += torch.stack((loss.double() * len(clips), loss.new_tensor(len(clips)).double()))
+            losses += torch.stack(
+                (loss.double() * len(clips), loss.new_tensor(len(clips)).double())
+            )
         if fabric.world_size > 1:
             losses = fabric.all_reduce(losses, reduce_op="sum")
         every = self.settings.masking.picture_every
@@ -143,9 +145,7 @@ class Pretraining:
             self._picture(fabric, model, epoch, indices)
         return {"val_loss": float(losses[0] / losses[1])}
 
-    def _picture(
-        self, fabric: Fabric, model: nn.Module, epoch: int, indices: np.ndarray
-    ) -> None:
+    def _picture(self, fabric: Fabric, model: nn.Module, epoch: int, indices: np.ndarray) -> None:
         """Write `reconstruction-EPOCH.png`. All processes compute, the first one writes."""
         chosen = indices[np.linspace(0, len(indices) - 1, SHOWN).round().astype(int)]
         clips = self._clips(chosen).to(fabric.device)
@@ -183,4 +183,3 @@ def _open_autoencoder(settings: PretrainConfig) -> MaskedAutoencoder:
         return MaskedAutoencoder(config, decoder)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"model or masking: {error}") from error
-

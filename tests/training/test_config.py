@@ -41,7 +41,7 @@ def test_values_are_read_as_toml(text: str, section: str, name: str, value: obje
     ("text", "words"),
     [
         ("optim.lr_rate=1", "No setting 'optim.lr_rate'. Did you mean 'optim.rate'"),
-        ("optimizer.rate=1", "Did you mean 'optim.rate'"),
+        ("optimizer.rate=1", "No setting 'optimizer'. Did you mean 'optim'"),
         ("optim.rate=fast", "'optim.rate' must be number; got 'fast'"),
         ("optim.epochs=1.5", "'optim.epochs' must be whole number; got 1.5"),
         ("optim.epochs=true", "'optim.epochs' must be whole number; got True"),

@@ -1,0 +1,236 @@
+"""Labelled clips: which frames of a video, a frame folder or an image the model is shown.
+
+Faces are expected to be cropped already, as in the published data sets.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from svfap_edge.datalist import (
+    IMAGE_SUFFIXES,
+    Item,
+    class_targets,
+    find_items,
+    value_targets,
+)
+from svfap_edge.errors import SourceError, UnreadableClip
+from svfap_edge.sources import TIMESTAMPS, folder_times, read_image
+from svfap_edge.tasks import Task
+from svfap_edge.training.decode import read_video
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Which frames make a clip.
+
+    Attributes:
+        frames: Frames T of a clip.
+        spacing_s: Seconds between them, for videos and for frame folders with `timestamps.csv`.
+            Published: 4 frames at 25 fps.
+        stride: Frames from one to the next, for other frame folders. FERV39k: 1.
+        views: Clips of an item in evaluation, spread evenly over it. Published: 2, the first at
+            the beginning and the second at the end.
+    """
+
+    frames: int = 16
+    spacing_s: float = 0.16
+    stride: int = 4
+    views: int = 2
+
+    def __post_init__(self) -> None:
+        if min(self.frames, self.stride, self.views) < 1 or not self.spacing_s > 0:
+            raise ValueError(
+                f"Sampling: frames, stride and views start at 1, spacing_s is positive. Got {self}."
+            )
+
+    @classmethod
+    def of_task(cls, task: Task, frames: int = 16, views: int = 2) -> Sampling:
+        """Frames as far apart as the task's models were trained on."""
+        return cls(frames, task.spacing_s, task.stride, views)
+
+    def choose(
+        self, times: np.ndarray, spacing: float, rng: np.random.Generator | None, view: int
+    ) -> np.ndarray:
+        """Indices (T,) into increasing `times` (n,), `spacing` apart in the same unit.
+
+        Each slot takes the frame nearest in time. A clip that is longer than the recording
+        starts with it and repeats the last frame, as published; motion keeps its speed.
+
+        Args:
+            rng: Draws the start, for training; None for evaluation.
+            view: Number of the view in evaluation.
+        """
+        room = max(0.0, times[-1] - times[0] - (self.frames - 1) * spacing)
+        if rng is not None:
+            share = float(rng.random())
+        elif not 0 <= view < self.views:
+            raise ValueError(f"View {view} of {self.views} views.")
+        else:
+            share = 0.5 if self.views == 1 else view / (self.views - 1)
+        slots = times[0] + share * room + spacing * np.arange(self.frames)
+        right = np.searchsorted(times, slots).clip(0, len(times) - 1)
+        left = (right - 1).clip(0)
+        return np.where(slots - times[left] <= times[right] - slots, left, right)
+
+
+@dataclass(frozen=True)
+class LabelledClips:
+    """Items of a list in the published format, read as clips.
+
+    Attributes:
+        items: Videos, folders of frames, images.
+        targets: Class indices (n,), or values (n, L).
+        sampling: Which frames make a clip.
+    """
+
+    items: Sequence[Item]
+    targets: np.ndarray
+    sampling: Sampling
+
+    @classmethod
+    def open(cls, data: Path, task: Task, sampling: Sampling) -> LabelledClips:
+        """Items of a list file, or of a folder whose subfolders name the labels.
+
+        Raises:
+            SourceError: the list is missing, empty or malformed, or a label is outside the task.
+        """
+        items = find_items(data)
+        classes = task.kind == "classes"
+        return cls(items, (class_targets if classes else value_targets)(items, task), sampling)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def read(self, index: int, rng: np.random.Generator | None = None, view: int = 0) -> np.ndarray:
+        """One clip of an item.
+
+        Args:
+            index: Number of the item.
+            rng: Draws where the clip starts, for training; None for evaluation.
+            view: Which of the `sampling.views` clips of the item, for evaluation.
+
+        Returns:
+            (T, H, W, 3) uint8 RGB. An image is repeated: then a read-only view of one frame.
+
+        Raises:
+            UnreadableClip: the item cannot be read; nothing else is read in its place.
+        """
+        path, sampling = self.items[index].path, self.sampling
+        if path.is_dir():
+            return _read_folder(path, sampling, rng, view)
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            image = _read_image(path)
+            return np.broadcast_to(image, (sampling.frames, *image.shape))
+        return read_video(path, lambda times: sampling.choose(times, sampling.spacing_s, rng, view))
+
+
+def _read_folder(
+    path: Path, sampling: Sampling, rng: np.random.Generator | None, view: int
+) -> np.ndarray:
+    """Frames of a folder; those of another size than the first chosen one are resized to it."""
+    try:
+        timed = folder_times(path)
+    except SourceError as error:
+        raise UnreadableClip(str(path), str(error).rstrip(".")) from error
+    if (path / TIMESTAMPS).is_file():
+        times, spacing = np.array(list(timed.values())), sampling.spacing_s
+    else:
+        times, spacing = np.arange(len(timed), dtype=float), float(sampling.stride)
+    names = list(timed)
+    chosen = sampling.choose(times, spacing, rng, view).tolist()
+    images = {index: _read_image(path / names[index]) for index in set(chosen)}
+    height, width = images[chosen[0]].shape[:2]
+    for index, image in images.items():
+        if image.shape[:2] != (height, width):
+            images[index] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return np.stack([images[index] for index in chosen])
+
+
+def _read_image(path: Path) -> np.ndarray:
+    if not path.is_file():
+        raise UnreadableClip(str(path), "no such file")
+    try:
+        return read_image(path)
+    except SourceError as error:
+        raise UnreadableClip(str(path), "damaged or not an image") from error
+
+
+def check_entries(items: Sequence[Item], task: Task) -> list[str]:
+    """What is wrong with a list, one line per item; empty where nothing is.
+
+    Looks at files' names, sizes and first bytes only, so that a list of thousands is checked in
+    seconds before a long run. What lies deeper is found while training (`Unreadable`).
+    """
+    problems = []
+    targets = class_targets if task.kind == "classes" else value_targets
+    for item in items:
+        reason = _why_unreadable(item.path)
+        if reason:
+            problems.append(f"'{item.path}': {reason}")
+        try:
+            targets([item], task)
+        except SourceError as error:
+            problems.append(str(error))
+    return problems
+
+
+def _why_unreadable(path: Path) -> str:
+    if path.is_dir():
+        try:
+            folder_times(path)
+        except SourceError as error:
+            return str(error)
+        return ""
+    if not path.is_file():
+        return "no such file or folder"
+    if path.stat().st_size == 0:
+        return "an empty file"
+    if path.suffix.lower() in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path)):
+        return "not an image"
+    return ""
+
+
+@dataclass
+class Unreadable:
+    """Counts and names the items that could not be read, up to a limit.
+
+    Attributes:
+        total: Items of the list.
+        share: Limit, as a share of the list...
+        at_least: ...which is not below this many items, nor this above half of the list.
+        reasons: Path to reason. An item that fails in several epochs counts once.
+    """
+
+    total: int
+    share: float = 0.01
+    at_least: int = 10
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def limit(self) -> int:
+        """Items that may be unreadable."""
+        return max(int(self.share * self.total), min(self.at_least, self.total // 2))
+
+    def add(self, error: UnreadableClip) -> None:
+        """Count an item.
+
+        Raises:
+            SourceError: more than the limit; the first few are named.
+        """
+        self.reasons.setdefault(error.path, error.reason)
+        if len(self.reasons) > self.limit:
+            raise SourceError(
+                f"{len(self.reasons)} of {self.total} items cannot be read, more than the limit "
+                f"of {self.limit}. {self} Repair the files or take them out of the list."
+            )
+
+    def __str__(self) -> str:
+        shown = [f"'{path}' ({reason})" for path, reason in list(self.reasons.items())[:5]]
+        more = len(self.reasons) - len(shown)
+        return "Unreadable: " + ", ".join(shown) + (f", and {more} more." if more else ".")
