@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 import torch
 from lightning.fabric import Fabric
@@ -22,15 +23,18 @@ from svfap_edge.errors import UnreadableClip
 from svfap_edge.tasks import Task
 from svfap_edge.training.augment import centre
 from svfap_edge.training.clips import LabelledClips, Unreadable
+from svfap_edge.training.model import IMAGENET_MEAN, IMAGENET_STD
 
-MEAN = (0.485, 0.456, 0.406)  # ImageNet, RGB, as the published loaders
-STD = (0.229, 0.224, 0.225)
+
+def one_thread(worker: int) -> None:
+    """Loader processes share the cores already."""
+    cv2.setNumThreads(0)
 
 
 def normalize(clips: Tensor) -> Tensor:
     """(B, T, H, W, 3) uint8 RGB to the model's (B, 3, T, H, W) float32."""
-    mean = torch.tensor(MEAN, device=clips.device)
-    std = torch.tensor(STD, device=clips.device)
+    mean = torch.tensor(IMAGENET_MEAN, device=clips.device)
+    std = torch.tensor(IMAGENET_STD, device=clips.device)
     return ((clips.float() / 255 - mean) / std).permute(0, 4, 1, 2, 3)
 
 
@@ -98,7 +102,7 @@ def run_list(
     seen = torch.zeros(count, device=fabric.device)
     mine = list(range(fabric.global_rank, count, fabric.world_size))
     loader: DataLoader[Any] = DataLoader(
-        dataset, sampler=mine, batch_size=None, num_workers=workers
+        dataset, sampler=mine, batch_size=None, num_workers=workers, worker_init_fn=one_thread
     )
     for group in _groups(loader, batch, unreadable):
         clips = torch.from_numpy(np.concatenate([views for _, views in group]))

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from svfap_edge.errors import ConfigError, TrainingError
+from svfap_edge.training.evaluation import one_thread
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
 from svfap_edge.training.model import TPSBTConfig
 from svfap_edge.training.optim import build_optimizer, parameter_groups, rate_at, set_rate
@@ -51,10 +52,17 @@ class Job(Protocol):
     model: nn.Module
     config: TPSBTConfig
     prefix: str
-    dataset: Dataset[Any]
-    monitor: str
     sign: int
     content: dict[str, Any]
+
+    @property
+    def dataset(self) -> Dataset[Any]: ...
+
+    @property
+    def monitor(self) -> str: ...
+
+    @property
+    def workers(self) -> int: ...
 
     def order(self, epoch: int, rank: int, world: int) -> Sequence[Key]:
         """Keys of an epoch for one process; as many for each."""
@@ -62,8 +70,8 @@ class Job(Protocol):
 
     def collate(self, items: list[Any]) -> Any: ...
 
-    def loss(self, model: nn.Module, batch: Any, rng: np.random.Generator) -> Tensor | None:
-        """Mean loss of a batch; None if nothing of it could be read."""
+    def loss(self, model: nn.Module, batch: Any, rng: np.random.Generator) -> Tensor:
+        """Mean loss of a batch; of an empty one, zero with a gradient for every weight."""
         ...
 
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
@@ -188,9 +196,8 @@ def _epoch(
         rng = _seed(run.seed, place.epoch, place.step, fabric.global_rank)
         with fabric.no_backward_sync(model, enabled=not last_part):
             loss = job.loss(model, batch, rng)
-            if loss is not None:
-                fabric.backward(loss / optim.accumulate)
-                _note_loss(place, loss)
+            fabric.backward(loss / optim.accumulate)
+        _note_loss(place, loss)
         if last_part:
             rate = rate_at(place.epoch * updates + update, total, warm, peak, optim.least_rate)
             set_rate(optimizer, rate)
@@ -225,12 +232,12 @@ def _due(fabric: Fabric, saved_at: float, every_s: float) -> bool:
 
 
 def _loader(job: Job, batches: list[list[Key]], run: RunSettings, fabric: Fabric) -> Iterable[Any]:
-    workers: int = getattr(job, "workers", 0)
     loader = DataLoader(
         job.dataset,
         batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=workers,
+        num_workers=job.workers,
         collate_fn=job.collate,
+        worker_init_fn=one_thread,
         pin_memory=fabric.device.type == "cuda",
     )
     wrapped: Iterable[Any] = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
