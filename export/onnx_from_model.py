@@ -208,10 +208,7 @@ def _embed_stem(graph: _Graph, model: TPSBT) -> str:
     while position < len(layers):
         name, layer = f"patch_embed.stem.{position}", layers[position]
         if isinstance(layer, Residual):
-            y = _conv(graph, f"{name}.conv1", layer.conv1, layer.norm1, x)
-            y = graph.op("Relu", f"{name}.relu1", y)
-            y = _conv(graph, f"{name}.conv2", layer.conv2, layer.norm2, y)
-            x = graph.op("Relu", f"{name}.relu2", graph.op("Add", f"{name}.add", x, y))
+            x = _residual(graph, name, layer, x)
             position += 1
         else:
             x = _conv(graph, name, layer, layers[position + 1], x, scale)
@@ -240,6 +237,15 @@ def _embed_stem(graph: _Graph, model: TPSBT) -> str:
     return graph.op("Add", "patch_embed.position", x, graph.floats("position_code", bias))
 
 
+def _residual(graph: _Graph, name: str, unit: Residual, x: str) -> str:
+    y = _conv(graph, f"{name}.conv1", unit.conv1, unit.norm1, x)
+    y = graph.op("Relu", f"{name}.relu1", y)
+    y = _conv(graph, f"{name}.conv2", unit.conv2, unit.norm2, y)
+    if unit.skip is not None:
+        x = _conv(graph, f"{name}.skip", unit.skip, unit.skip_norm, x)
+    return graph.op("Relu", f"{name}.relu2", graph.op("Add", f"{name}.add", x, y))
+
+
 def _conv(
     graph: _Graph,
     name: str,
@@ -264,7 +270,7 @@ def _conv(
         graph.floats(f"{name}.bias", bias),
         kernel_shape=list(conv.kernel_size),
         strides=list(conv.stride),
-        pads=[1, 1, 1, 1],
+        pads=[int(conv.padding[0])] * 4,
     )
 
 

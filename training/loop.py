@@ -130,10 +130,9 @@ def fit(
     Raises:
         TrainingError: the loss is no number any more, or a checkpoint cannot be written; the
             last resume checkpoint is intact.
-        ConfigError: nothing to resume, or a folder that holds another run.
+        ConfigError: the resume checkpoint is of other settings.
     """
     folder = Path(run.output)
-    _prepare(folder, resume, fabric)
     groups = parameter_groups(job.model, job.config, optim, job.prefix)
     average = _average(job.model, optim, run)
     model = fabric.setup_module(job.model)
@@ -152,7 +151,12 @@ def fit(
     return place
 
 
-def _prepare(folder: Path, resume: bool, fabric: Fabric) -> None:
+def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
+    """Make the folder of a run; what a killed run left half written goes.
+
+    Raises:
+        ConfigError: nothing to resume, or a folder that holds another run.
+    """
     there = folder / RESUME
     if resume and not there.is_file():
         raise ConfigError(f"Nothing to resume: '{there}' does not exist.")

@@ -45,8 +45,9 @@ class TPSBTConfig:
         bottleneck_tokens: Bottleneck tokens per time step, for each stage after the first.
         outputs: Classes, or values of a regression task.
         activation: What follows the head: "none", or "sigmoid" for traits in 0..1.
-        stem: Channels of stride-2 convolutions before the patch projection; empty in the
-            published model. Each halves the side, so the projection covers patch / 2**len(stem).
+        stem: Channels of a residual network before the patch projection, see `conv_stem`; empty
+            in the published model. Each entry halves the side, so the projection covers
+            patch / 2**len(stem).
         drop_path: Stochastic depth at the last block, growing linearly from 0 at the first.
     """
 
@@ -112,9 +113,14 @@ BASE = TPSBTConfig()
 """The published model: 160 px, 77.6 M parameters, 43.5 G multiply-adds a clip."""
 
 LITE = TPSBTConfig(
-    size=112, width=160, heads=5, depths=(5, 2, 2), bottleneck_tokens=(8, 8), stem=(24, 48, 96)
+    size=96,
+    width=160,
+    heads=5,
+    depths=(3, 2, 2),
+    bottleneck_tokens=(8, 8),
+    stem=(32, 64, 128, 224),
 )
-"""For small computers: 112 px, 3.7 M parameters; its convolutions learn from few faces."""
+"""For small computers: 96 px, 5.3 M parameters; its convolutions learn from few faces."""
 
 PRESETS = {"base": BASE, "lite": LITE}
 
@@ -271,31 +277,43 @@ class TemporalDownsample(nn.Conv1d):
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions with a skip: (B, c, H, W) -> the same."""
+    """Two 3x3 convolutions beside a skip (He et al. 2016): (B, c, H, W) to (B, c', H/s, W/s).
 
-    def __init__(self, channels: int) -> None:
+    Where channels or size change, the skip is a convolution as wide as its stride.
+    """
+
+    def __init__(self, before: int, after: int, stride: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm1 = nn.BatchNorm2d(channels)
-        self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
-        self.norm2 = nn.BatchNorm2d(channels)
+        self.conv1 = nn.Conv2d(before, after, 3, stride=stride, padding=1, bias=False)
+        self.norm1 = nn.BatchNorm2d(after)
+        self.conv2 = nn.Conv2d(after, after, 3, padding=1, bias=False)
+        self.norm2 = nn.BatchNorm2d(after)
+        self.skip: nn.Conv2d | None = None
+        if before != after or stride > 1:
+            self.skip = nn.Conv2d(before, after, stride, stride=stride, bias=False)
+            self.skip_norm = nn.BatchNorm2d(after)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.norm1(self.conv1(x)))
-        return F.relu(x + self.norm2(self.conv2(y)))
+        y = self.norm2(self.conv2(F.relu(self.norm1(self.conv1(x)))))
+        if self.skip is not None:
+            x = self.skip_norm(self.skip(x))
+        return F.relu(x + y)
 
 
 def conv_stem(channels: tuple[int, ...]) -> nn.Sequential:
-    """Stride-2 convolutions, a residual pair after each but the first (Xiao et al. 2021)."""
-    layers: list[nn.Module] = []
-    for index, (before, after) in enumerate(zip((3, *channels), channels, strict=False)):
-        layers += [
-            nn.Conv2d(before, after, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(after),
-            nn.ReLU(),
-        ]
-        if index > 0:
-            layers.append(Residual(after))
+    """A small residual network before the tokens (hybrid as in Dosovitskiy et al. 2021).
+
+    A convolution of stride 2, then two residual units for each entry of `channels`, the first of
+    which halves the side, except for the first entry.
+    """
+    first = channels[0]
+    layers: list[nn.Module] = [
+        nn.Conv2d(3, first, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(first),
+        nn.ReLU(),
+    ]
+    for index, (before, after) in enumerate(zip((first, *channels), channels, strict=False)):
+        layers += [Residual(before, after, 2 if index else 1), Residual(after, after, 1)]
     return nn.Sequential(*layers)
 
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from svfap_edge.errors import ConfigError
 from svfap_edge.training.model import TPSBTConfig
 from svfap_edge.training.settings import OptimSettings
 
@@ -115,10 +116,10 @@ def loss_of(kind: str, task_kind: str) -> Callable[[Tensor, Tensor], Tensor]:
     """The loss of that name; "auto" by kind of task.
 
     Raises:
-        ValueError: cross-entropy for values, or a regression loss for classes.
+        ConfigError: cross-entropy for values, or a regression loss for classes.
     """
     default = {"classes": "cross-entropy", "values": "ccc", "traits": "mse"}[task_kind]
     name = default if kind == "auto" else kind
     if (name == "cross-entropy") != (task_kind == "classes"):
-        raise ValueError(f"loss.kind={name} does not fit {task_kind}; leave it at auto.")
+        raise ConfigError(f"loss.kind={name} does not fit {task_kind}; leave it at auto.")
     return LOSSES[name]

@@ -12,7 +12,7 @@ from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import write_toml
 from svfap_edge.training.files import write_text_atomically
 from svfap_edge.training.finetuning import Finetuning, open_clips
-from svfap_edge.training.loop import BEST, HISTORY, Job, Place, build_fabric, fit
+from svfap_edge.training.loop import BEST, HISTORY, Job, Place, build_fabric, fit, prepare_folder
 from svfap_edge.training.pretraining import Pretraining
 from svfap_edge.training.report import write_report
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
@@ -73,9 +73,11 @@ def _train(
     job: Job, settings: FinetuneConfig | PretrainConfig, fabric: Fabric, resume: bool
 ) -> Place:
     run: RunSettings = settings.run
-    place = fit(job, settings.optim, run, fabric, resume)
+    prepare_folder(Path(run.output), resume, fabric)
     if fabric.is_global_zero:
         write_text_atomically(Path(run.output) / CONFIG, write_toml(settings))
+    place = fit(job, settings.optim, run, fabric, resume)
+    if fabric.is_global_zero:
         print(f"{Path(run.output) / HISTORY} holds the figures of each epoch.", file=sys.stderr)
     return place
 

@@ -1,0 +1,240 @@
+"""Fine-tuning: it learns, resumes to the bit, runs in two processes, and refuses bad input."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from svfap_edge.errors import ConfigError, SourceError, SvfapError, TrainingError
+from svfap_edge.training import loop, session
+from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.config import load_config
+from svfap_edge.training.files import save_atomically
+from svfap_edge.training.settings import FinetuneConfig
+from tests.training.conftest import LABELS, settings
+
+PLAIN = (
+    *(f"augment.{name}=0" for name in ("ops", "erase", "soft", "grey", "noise", "shade", "light")),
+    *("augment.tilt=0", "augment.crop_area=1", "mixing.probability=0", "loss.smoothing=0"),
+    "model.drop_path=0",
+)
+
+
+def config(*overrides: str) -> FinetuneConfig:
+    return load_config(FinetuneConfig, None, overrides)
+
+
+def history(folder: Path) -> list[dict[str, object]]:
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "svfap_edge", "finetune", *arguments]
+
+
+def test_eight_clips_are_learned_by_heart(faces: Path, tmp_path: Path) -> None:
+    train = faces / "train.txt"
+    both = tmp_path / "same-files.txt"  # a copy under other names, to see the training accuracy
+    lines = [line.rpartition(" ") for line in train.read_text().splitlines()]
+    assert len(lines) == 8
+    copies = []
+    for number, (path, _, label) in enumerate(lines):
+        link = tmp_path / f"clip{number}"
+        link.symlink_to(faces / path)
+        copies.append(f"{link} {label}\n")
+    both.write_text("".join(copies))
+    overrides = settings(
+        faces, tmp_path / "run", *PLAIN, f"data.val={both}", "optim.epochs=60",
+        "optim.batch=8", "optim.rate=0.1", "optim.layer_decay=1", "run.validate_every=60",
+    )  # fmt: skip
+    best = session.finetune(config(*overrides))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert report["final"]["val"]["published"]["war"] == 1.0
+    assert report["final"]["val"]["published"]["uar"] == 1.0
+    loaded = load_checkpoint(best)
+    assert loaded.kind == "fine-tuned" and loaded.model.config.outputs == len(LABELS)
+    assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
+
+
+def test_killed_and_resumed_ends_as_if_never_killed(faces: Path, tmp_path: Path) -> None:
+    more = ("optim.epochs=3", "optim.batch=2", "run.save_every=0", "data.repeats=2",
+            "optim.average=0.9", "optim.accumulate=2")  # fmt: skip
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    session.finetune(config(*settings(faces, whole, *more)))
+    overrides = settings(faces, cut, *more)
+    process = subprocess.Popen(command(*overrides), stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if (cut / loop.RESUME).is_file():
+            place = torch.load(cut / loop.RESUME, weights_only=False)["place"]
+            if place["epoch"] >= 1 and place["step"]:
+                break
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    place = torch.load(cut / loop.RESUME, weights_only=False)["place"]
+    assert place["epoch"] < 3, "the run ended before it could be killed"
+    subprocess.run(command(*overrides, "--resume"), check=True, capture_output=True)
+    assert history(cut) == history(whole)
+    ours, theirs = (torch.load(f / loop.FINAL, weights_only=True)["model"] for f in (cut, whole))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert not list(cut.glob("*.part"))
+
+
+@pytest.mark.parametrize("protocol", ["published", "streaming"])
+def test_two_processes_evaluate_as_one(faces: Path, tmp_path: Path, protocol: str) -> None:
+    del protocol  # one run of two processes answers for both
+    one, two = tmp_path / "one", tmp_path / "two"
+    more = ("optim.epochs=1", "data.train=" + str(faces / "train.txt"))
+    session.finetune(config(*settings(faces, one, *more, "optim.batch=4", *PLAIN)))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m"]
+    arguments = settings(
+        faces, two, *more, "optim.batch=2", "run.devices=2", "run.strategy=ddp", *PLAIN
+    )
+    subprocess.run(
+        [*launch, "svfap_edge", "finetune", *arguments], check=True, capture_output=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    ours, theirs = (json.loads((f / "report.json").read_text())["final"] for f in (one, two))
+    for name in ("published", "streaming"):
+        for metric in ("uar", "war", "macro_f1"):
+            assert ours["val"][name][metric] == pytest.approx(theirs["val"][name][metric], abs=1e-6)
+    assert history(one)[0]["loss"] == pytest.approx(history(two)[0]["loss"], abs=1e-5)
+
+
+def test_values_and_traits(faces: Path, tmp_path: Path) -> None:
+    for name in ("train", "val"):
+        lines = [line.split() for line in (faces / f"{name}.txt").read_text().splitlines()]
+        rows = [f"{faces / path} {int(label) / 4 - 0.3} {0.1 * i}" for i, (path, label) in enumerate(lines)]
+        (tmp_path / f"{name}.txt").write_text("\n".join(rows))
+    best = session.finetune(
+        config(
+            *settings(faces, tmp_path / "run", "data.task=avcaffe", "data.labels=none"),
+            f"data.train={tmp_path / 'train.txt'}",
+            f"data.val={tmp_path / 'val.txt'}",
+            "optim.epochs=2",
+        )
+    )
+    row = history(best.parent)[-1]
+    assert {"ccc", "pcc", "1-mae", "loss"} <= set(row)
+
+
+def test_a_corrupt_clip_is_counted_and_named(faces: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.mp4"
+    bad.write_bytes(b"no video" * 100)
+    listed = tmp_path / "train.txt"
+    lines = (faces / "train.txt").read_text().splitlines()
+    listed.write_text("".join(f"{faces / line}\n" for line in lines) + f"{bad} 0\n")
+    good = settings(faces, tmp_path / "run", f"data.train={listed}", "optim.epochs=1")
+    session.finetune(config(*good))
+    report = json.loads((tmp_path / "run" / "report.json").read_text())
+    assert list(report["unreadable"]) == [str(bad)]
+    listed.write_text("".join(f"{bad.with_name(f'{i}.mp4')} 0\n" for i in range(30)))
+    for i in range(30):
+        bad.with_name(f"{i}.mp4").write_bytes(b"no video")
+    with pytest.raises(SourceError, match="cannot be read, more than the limit"):
+        session.finetune(config(*settings(faces, tmp_path / "b", f"data.train={listed}")))
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("data.train=", "No list is named"),
+        ("data.task=unheard-of", None),
+        ("model.heads=5", "model"),
+        ("model.preset=huge", "No model preset 'huge'"),
+        ("loss.kind=ccc", "does not fit classes"),
+        ("run.accelerator=cuda", "cannot be had here"),
+    ],
+)
+def test_wrong_settings_end_before_training(
+    faces: Path, tmp_path: Path, override: str, words: str | None
+) -> None:
+    more = ("data.labels=none",) if "task" in override else ()
+    with pytest.raises(SvfapError, match=words):
+        session.finetune(config(*settings(faces, tmp_path / "run", override, *more)))
+    assert not (tmp_path / "run").exists()
+
+
+def test_empty_list_label_out_of_range_and_shared_files(faces: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list.txt"
+    for text, words in (("", "empty|no lines|holds no"), (f"{faces} 9\n", "outside task")):
+        listed.write_text(text)
+        with pytest.raises(SourceError, match=words):
+            session.finetune(config(*settings(faces, tmp_path / "r", f"data.train={listed}")))
+    same = f"data.val={faces / 'train.txt'}"
+    with pytest.raises(ConfigError, match=r"8 files are in data\.train"):
+        session.finetune(config(*settings(faces, tmp_path / "r", same)))
+
+
+def test_a_second_run_does_not_overwrite_the_first(faces: Path, tmp_path: Path) -> None:
+    done = config(*settings(faces, tmp_path / "run", "optim.epochs=1"))
+    session.finetune(done)
+    with pytest.raises(ConfigError, match="holds a run already"):
+        session.finetune(done)
+    with pytest.raises(ConfigError, match="Nothing to resume"):
+        session.finetune(config(*settings(faces, tmp_path / "none")), resume=True)
+    other = config(*settings(faces, tmp_path / "run", "optim.epochs=1", "model.width=64"))
+    with pytest.raises(ConfigError, match="does not fit these settings"):
+        session.finetune(other, resume=True)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
+    fabric = loop.build_fabric(config("run.accelerator=cpu", "run.precision=32-true").run)
+    path = tmp_path / "resume.pth"
+    save_atomically(fabric, path, {"place": {"step": 1}})
+    code = f"""
+import resource, torch, sys
+from pathlib import Path
+from svfap_edge.errors import TrainingError
+from svfap_edge.training.files import save_atomically
+from lightning.fabric import Fabric
+import signal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000))  # writing beyond it fails
+try:
+    save_atomically(Fabric(accelerator="cpu"), Path({str(path)!r}), {{"w": torch.zeros(100000)}})
+except TrainingError as error:
+    print(error)
+    sys.exit(error.exit_code)
+"""
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert result.returncode == TrainingError.exit_code, result.stderr
+    assert "could not be written" in result.stdout and "is intact" in result.stdout
+    assert torch.load(path)["place"]["step"] == 1
+    assert [p.name for p in tmp_path.iterdir()] == ["resume.pth"]
+
+
+def test_a_loss_that_is_no_number_stops(faces: Path, tmp_path: Path) -> None:
+    wild = settings(faces, tmp_path / "run", "optim.rate=1e30", "optim.epochs=9")
+    with pytest.raises(TrainingError, match=r"The loss is (nan|inf)"):
+        session.finetune(config(*wild))
+
+
+def test_command_line_reports_and_refuses(faces: Path, tmp_path: Path) -> None:
+    overrides = settings(faces, tmp_path / "run", "optim.epochs=1")
+    done = subprocess.run(command(*overrides, "--json"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert Path(found["checkpoint"]).is_file()
+    assert set(found["final"]["val"]) == {"published", "streaming"}
+    typo = subprocess.run(command("optim.epoch=1"), capture_output=True, text=True)
+    assert typo.returncode == 2 and "Did you mean 'optim.epochs'" in typo.stderr
+    shown = subprocess.run(command("optim.batch=7", "--show"), capture_output=True, text=True)
+    assert "batch = 7" in shown.stdout
+
+
+def test_history_rows_are_plain_numbers(faces: Path, tmp_path: Path) -> None:
+    session.finetune(config(*settings(faces, tmp_path / "run", "optim.epochs=2")))
+    rows = history(tmp_path / "run")
+    assert [row["epoch"] for row in rows] == [1, 2]
+    assert np.isfinite([float(str(row["loss"])) for row in rows]).all()
