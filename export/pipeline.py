@@ -13,7 +13,6 @@ from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BundleError, CheckpointError, TaskError
 from svfap_edge.export.files import write_openvino
-from svfap_edge.export.int8_artifacts import build_int8
 from svfap_edge.export.job import Job, Progress, accept, built_by, prepare
 from svfap_edge.export.onnx_from_model import OPSET, onnx_from_model
 from svfap_edge.export.options import ARTIFACTS, ExportOptions, check_options
@@ -90,6 +89,8 @@ def _build(job: Job) -> None:
     if "bf16.openvino" in wanted:
         _bf16(job)
     if any(name.startswith("int8") for name in wanted):
+        from svfap_edge.export.int8_artifacts import build_int8
+
         build_int8(job)
     if {"fp16.onnx", "fp16.tensorrt"} & set(wanted):
         _half(job, "fp32.onnx", "fp16.onnx")
