@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,11 +48,13 @@ def collect_clips(
 
     Raises:
         SourceError: nothing readable there, or no face in any file.
+        OSError: no room for the clips.
     """
     items = find_items(path)
     items = stratified(items, len(items))
     shape = (min(count, len(items)), *manifest.clip.shape)
     clips = np.lib.format.open_memmap(store, mode="w+", dtype=np.uint8, shape=shape)
+    _reserve(store)
     digests: list[str] = []
     labels: list[str] = []
     skipped: list[str] = []
@@ -76,6 +79,13 @@ def collect_clips(
             "the files are face crops."
         )
     return Calibration(clips[: len(digests)], tuple(digests), tuple(labels), tuple(skipped))
+
+
+def _reserve(file: Path) -> None:
+    """Take the disk space of a file now: a full disk under a memory map would end the process."""
+    if hasattr(os, "posix_fallocate"):
+        with file.open("r+b") as opened:
+            os.posix_fallocate(opened.fileno(), 0, file.stat().st_size)
 
 
 def synthetic_clips(spec: ClipSpec, count: int, seed: int = 0) -> np.ndarray:

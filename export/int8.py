@@ -32,6 +32,8 @@ from nncf.quantization.advanced_parameters import (
 )
 from onnx import numpy_helper
 
+from svfap_edge.export.files import write_openvino
+
 Clips = np.ndarray | Sequence[np.ndarray]
 """(n, T, H, W, 3) uint8, as one array (it may be memory-mapped) or clip by clip."""
 
@@ -79,7 +81,7 @@ def int8_openvino_from_fp32(
     model = ov.Core().read_model(str(source))
     names = [op.get_friendly_name() for op in model.get_ops()]
     quantized = _quantize(model, clips, _ignored(names, float_layers))
-    ov.save_model(quantized, str(target), compress_to_fp16=False)
+    write_openvino(quantized, target)
 
 
 def _ignored(names: list[str], float_layers: Collection[str]) -> list[str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 
@@ -49,6 +50,32 @@ def precisions_of_openvino(path: Path) -> dict[str, int]:
         if kind in COMPUTE:
             counts[_name(str(info["runtimePrecision"].astype(str)))] += 1
     return dict(counts)
+
+
+def precisions_of_tensorrt(network: Any) -> dict[str, int]:
+    """Layers that compute, by precision: {"float16": 210, "int8": 60}.
+
+    A layer's precision is its output's; a matrix product or convolution all of whose inputs are
+    dequantized counts as int8. Constants, casts, shapes and quantizers do not count.
+    """
+    idle = {"CONSTANT", "CAST", "SHAPE", "SHUFFLE", "IDENTITY", "QUANTIZE", "DEQUANTIZE"}
+    names = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
+    layers = [network.get_layer(index) for index in range(network.num_layers)]
+    dequantized: set[str] = set()
+    counts: Counter[str] = Counter()
+    for layer in layers:
+        kind = layer.type.name
+        dtype = layer.get_output(0).dtype.name if layer.num_outputs else ""
+        moved = kind == "SHUFFLE" and layer.get_input(0).name in dequantized
+        if kind == "DEQUANTIZE" or moved:  # the parser reshapes weights behind the dequantizer
+            dequantized.add(layer.get_output(0).name)
+        if kind in idle or dtype not in names:
+            continue
+        data = 2 if kind == "MATRIX_MULTIPLY" else 1 if kind == "CONVOLUTION" else 0
+        inputs = [layer.get_input(index).name for index in range(data)]
+        quantized = bool(inputs) and all(name in dequantized for name in inputs)
+        counts["int8" if quantized else names[dtype]] += 1
+    return dict(sorted(counts.items()))
 
 
 def _name(precision: str) -> str:

@@ -108,16 +108,17 @@ def run_command(
             raise SvfapError(f"--hop must be a positive number of seconds; got {hop}.")
         if as_json and jsonl == "-":
             raise SvfapError("--json and --jsonl - both write standard output; choose one.")
-        _detector(detector)
         from . import runner
+        from .faces import open_detector
         from .perceiver import Perceiver
         from .runtimes import Engine
         from .sources import open_source
 
+        finder = open_detector(detector, face_model)
         with open_source(source, fps=fps) as opened, _stopping_cleanly():
             loaded = Engine.load(bundle, artifact=artifact, engine=engine, threads=threads)
             with loaded:
-                perceiver = Perceiver(loaded, detector=detector, face_model=face_model, hop_s=hop)
+                perceiver = Perceiver(loaded, detector=finder, hop_s=hop)
                 sinks = _sinks(opened, loaded.manifest.task, jsonl, video, plot)
                 with _progress(f"{Path(opened.name).name}", as_json or jsonl == "-") as report:
                     summary = runner.run(opened, loaded, perceiver, sinks, report)
@@ -209,7 +210,13 @@ def export(
         str | None, typer.Option(help="GPUs to build TensorRT plans for: 8.6,8.9.")
     ] = None,
     trt: Annotated[
-        list[str] | None, typer.Option(help="TensorRT builder setting KEY=VALUE; repeatable.")
+        list[str] | None,
+        typer.Option(
+            help="TensorRT setting KEY=VALUE, repeatable: workspace_mib=1024, batch=1,1,8 "
+            "(smallest, likely, largest), timing_cache=FILE (not TensorRT for RTX); any number or "
+            "name of the builder config, like builder_optimization_level=3; flag.TF32=0, "
+            "preview.NAME=1, tactic.NAME=0, memory.NAME=MIB. An unknown key prints the known ones.",
+        ),
     ] = None,
     validate: Annotated[
         Path | None, typer.Option(help="Labelled list or folder for --max-drop.")
@@ -253,7 +260,7 @@ def export(
             ) from error
         trt_options: tuple[tuple[str, str], ...] = ()
         if trt:
-            from .export.tensorrt_from_onnx import parse_options
+            from .export.tensorrt_settings import parse_options
 
             trt_options = parse_options(trt)
         options = ExportOptions(
@@ -263,7 +270,7 @@ def export(
             artifacts=_split(artifacts) or [],
             calib=calib,
             calib_samples=calib_samples,
-            detector=_detector(detector),
+            detector=detector,
             face_model=face_model,
             rescue=rescue,
             max_drop=max_drop,
@@ -329,7 +336,7 @@ def evaluate(
             ignore=_split(ignore) or (),
             speed=speed,
         )
-        finder = open_detector(_detector(detector), face_model)
+        finder = open_detector(detector, face_model)
         with _stopping_cleanly(), _steps(as_json) as step:
             found = analysis.analyse(run_evaluation(opened, data, finder, options, step))
             if report is not None:
@@ -507,12 +514,6 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
 
 def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
-
-
-def _detector(name: str) -> str:
-    if name not in ("auto", "yunet", "haar", "none"):
-        raise SvfapError(f"No detector '{name}'. Choose auto, yunet, haar or none.")
-    return name
 
 
 def _split(text: str | None) -> list[str] | None:

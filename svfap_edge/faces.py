@@ -12,7 +12,10 @@ import cv2
 import numpy as np
 
 from .cache import FACE_MODEL_NAME, cache_root, find_face_model
-from .errors import DependencyMissing, SourceError
+from .errors import DependencyMissing, SourceError, SvfapError
+
+DETECTORS = ("auto", "yunet", "haar", "none")
+"""What `open_detector` takes."""
 
 DETECTION_SIDE = 320
 """Frames are shrunk to this many pixels on the longer side before detection."""
@@ -173,6 +176,12 @@ class WholeFrame:
         return [whole_frame(frame)]
 
 
+def check_detector(choice: str) -> None:
+    """Raises SvfapError unless `choice` is one of `DETECTORS`."""
+    if choice not in DETECTORS:
+        raise SvfapError(f"No detector '{choice}'. Choose one of: {', '.join(DETECTORS)}.")
+
+
 def open_detector(
     choice: str = "auto", face_model: str | os.PathLike[str] | None = None
 ) -> Detector:
@@ -186,14 +195,13 @@ def open_detector(
     Raises:
         SourceError: the YuNet file is missing or wrong.
         DependencyMissing: Haar was asked for and this OpenCV has none.
-        ValueError: an unknown choice.
+        SvfapError: an unknown choice.
     """
+    check_detector(choice)
     if choice == "none":
         return WholeFrame()
     if choice == "haar":
         return HaarDetector()
-    if choice not in ("auto", "yunet"):
-        raise ValueError(f"No face detector '{choice}'. Choose auto, yunet, haar or none.")
     model = Path(face_model) if face_model else find_face_model()
     if model is not None:
         return YuNetDetector(model)

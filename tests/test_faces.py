@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from svfap_edge.errors import DependencyMissing, SourceError
+from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
 from svfap_edge.faces import (
     Box,
     Detector,
@@ -80,7 +80,7 @@ def test_choices(yunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_bad_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(ValueError, match="auto, yunet, haar or none"):
+    with pytest.raises(SvfapError, match="auto, yunet, haar, none"):
         open_detector("psychic")
     with pytest.raises(SourceError, match="--face-model"):
         open_detector("yunet")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,7 +24,7 @@ from svfap_edge.errors import (
     SvfapError,
     TaskError,
 )
-from svfap_edge.export import pipeline
+from svfap_edge.export import fidelity
 from svfap_edge.export.clips import collect_clips, synthetic_clips
 from svfap_edge.export.fidelity import check, compare, torch_logits
 from svfap_edge.export.onnx_from_model import graph_of_model, onnx_from_model
@@ -157,6 +159,14 @@ def test_authors_base_checkpoint_for_dfew(tmp_path: Path) -> None:
     assert bundle.manifest.task.labels[0] == "happy"
 
 
+def test_a_float_export_needs_no_quantizer() -> None:
+    code = (
+        "import sys, svfap_edge.export.pipeline\n"
+        "assert not {'nncf', 'openvino', 'matplotlib'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def leftovers(folder: Path) -> list[str]:
     return sorted(p.name for p in folder.iterdir() if p.suffix != ".pth")
 
@@ -189,8 +199,8 @@ def test_interrupt_and_full_disk_leave_nothing(
     def fail(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr(pipeline.fidelity, "check", fail)
-    with pytest.raises((KeyboardInterrupt, OSError)):
+    monkeypatch.setattr(fidelity, "check", fail)
+    with pytest.raises((KeyboardInterrupt, BundleError), match=r"^$|No space left on device"):
         tiny_bundle(tmp_path / "tiny")
     assert leftovers(tmp_path) == []
 

@@ -18,25 +18,23 @@ import onnx
 import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
+from typer.testing import CliRunner, Result
 
 from svfap_edge.bundle import Bundle, digest
+from svfap_edge.cli import app
 from svfap_edge.errors import BackendUnavailable, EngineIncompatible, SvfapError
-from svfap_edge.export import tensorrt_from_onnx
+from svfap_edge.export import tensorrt_from_onnx, tensorrt_library
 from svfap_edge.export.clips import synthetic_clips
+from svfap_edge.export.files import written_whole
+from svfap_edge.export.half_from_onnx import half_from_onnx
 from svfap_edge.export.onnx_from_model import onnx_from_model
-from svfap_edge.export.tensorrt_from_onnx import (
-    Builder,
-    PlanInfo,
-    PlanSettings,
-    adapt_to_tensorrt,
-    find_builder,
-    half_from_onnx,
-    needs,
-    parse_options,
-    plan_from_onnx,
-)
+from svfap_edge.export.tensorrt_config import configured
+from svfap_edge.export.tensorrt_from_onnx import PlanInfo, needs, plan_from_onnx
+from svfap_edge.export.tensorrt_graph import adapt_to_tensorrt
+from svfap_edge.export.tensorrt_library import Builder, find_builder, log_of, present_capability
+from svfap_edge.export.tensorrt_settings import PlanSettings, parse_options, plan_settings
 from svfap_edge.training.model import TPSBTConfig
-from tests.models import TINY, model_with_weights
+from tests.models import TINY, model_with_weights, save_ours
 
 ADA = PlanSettings(compute_capabilities=("8.9",))
 STEM = TPSBTConfig.from_dict({**TINY.to_dict(), "stem": (8, 12), "depths": (1, 2, 1)})
@@ -235,7 +233,8 @@ def test_ctrl_c_stops_the_build(
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         return {}
 
-    monkeypatch.setattr(tensorrt_from_onnx, "count_layers", interrupt)  # just before the build
+    # Counting the layers comes just before the build.
+    monkeypatch.setattr(tensorrt_from_onnx, "precisions_of_tensorrt", interrupt)
     with pytest.raises(KeyboardInterrupt):
         plan_from_onnx(sources["fp32"], tmp_path / "model.plan", ADA, rtx)
     assert list(tmp_path.iterdir()) == []
@@ -243,7 +242,7 @@ def test_ctrl_c_stops_the_build(
 
 def test_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     def write() -> None:
-        with tensorrt_from_onnx._complete(tmp_path / "x") as partial:
+        with written_whole(tmp_path / "x") as partial:
             partial.write_text("half of it")
             raise KeyboardInterrupt
 
@@ -273,6 +272,106 @@ def test_options_reach_the_builder(tmp_path: Path, rtx: Builder) -> None:
         build("builder_optimization_level=99")
     with pytest.raises(SvfapError, match=r"choose .*DETAILED"):
         build("profiling_verbosity=ALL")
+
+
+def test_unknown_options_are_told_the_known_ones(rtx: Builder) -> None:
+    def message(text: str) -> str:
+        with pytest.raises(SvfapError, match="has no option") as caught:
+            configured(rtx, PlanSettings(options=parse_options([text])))
+        return str(caught.value)
+
+    def known(text: str) -> list[str]:
+        return message(text).partition("Known: ")[2].rstrip(".").split(", ")
+
+    assert "builder_optimization_level? Known" in message("optimisation_level=3")
+    ours = {"workspace_mib", "timing_cache", "batch"}
+    theirs = {"builder_optimization_level", "profiling_verbosity"}
+    assert ours | theirs | {"flag.NAME", "memory.NAME"} <= set(known("optimisation_level=3"))
+    assert "flag.REFIT" in known("flag.NONE=1")
+    assert "memory.TACTIC_DRAM" in known("memory.SWAP=1")
+    assert "memory.WORKSPACE" not in known("memory.WORKSPACE=1")  # it is workspace_mib
+    for hidden in ("flags", "profile_stream", "progress_monitor", "plugins_to_serialize"):
+        assert hidden not in known(f"{hidden}=1")
+
+
+def test_every_kind_of_option_is_set(rtx: Builder) -> None:
+    texts = ["workspace_mib=64", "batch=1,2,3", "builder_optimization_level=1", "flag.REFIT=1"]
+    texts += ["flag.TF32=0", "memory.TACTIC_SHARED_MEMORY=1"]
+    texts += ["profiling_verbosity=DETAILED"]
+    settings = plan_settings(parse_options(texts), ("8.9",))
+    assert (settings.workspace_mib, settings.batch) == (64, (1, 2, 3))
+    trt, (_, config) = rtx.trt, configured(rtx, settings)
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
+    assert config.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_SHARED_MEMORY) == 1 << 20
+    assert config.builder_optimization_level == 1
+    assert config.get_flag(trt.BuilderFlag.REFIT)
+    assert not config.get_flag(trt.BuilderFlag.TF32)
+    assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
+    for group, kind in (("preview", trt.PreviewFeature), ("tactic", trt.TacticSource)):
+        for name in kind.__members__:
+            refusals = [_refusal(rtx, f"{group}.{name}", value) for value in "01"]
+            assert "" in refusals, name  # what it is already, at least
+            assert all(not r or f"does not take {group}.{name}=" in r for r in refusals)
+
+
+def _refusal(builder: Builder, key: str, value: str) -> str:
+    try:
+        configured(builder, PlanSettings(options=((key, value),)))
+    except SvfapError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("workspace_mib=much", "workspace_mib: 'much' is no whole number"),
+        ("workspace_mib=0", "1 MiB or more"),
+        ("batch=1,8", "give three, like 1,1,8"),
+        ("batch=1,8,x", "batch: 'x' is no whole number"),
+        ("timing_cache=/no/such/folder/t", "folder of the timing cache"),
+    ],
+)
+def test_bad_values_of_our_own_options(text: str, words: str) -> None:
+    with pytest.raises(SvfapError, match=words):
+        plan_settings(parse_options([text]))
+
+
+def export_call(folder: Path, *options: object) -> Result:
+    """`svfap-edge export` of the tiny model to a plan."""
+    checkpoint = save_ours(folder / "m.pth", model_with_weights(TINY))
+    call = ["export", checkpoint, "--task", "moods", "--labels", "a,b,c,d", "-o", folder / "b"]
+    call += ["--artifacts", "fp16.tensorrt", "--compute-capability", "8.9", *options]
+    return CliRunner().invoke(app, [str(part) for part in call])
+
+
+def test_options_are_refused_before_the_work(tmp_path: Path, rtx: Builder) -> None:
+    for text, words in (
+        ("speed=11", "Known: workspace_mib, timing_cache"),
+        (f"timing_cache={tmp_path / 't'}", "TensorRT for RTX has no timing cache"),
+        ("memory.TACTIC_DRAM=-1", "does not take memory.TACTIC_DRAM=-1"),
+    ):
+        result = export_call(tmp_path, "--trt", text)
+        assert result.exit_code == 2, result.output
+        assert words in result.output
+        assert "Opening" not in result.output
+    assert [p.name for p in tmp_path.iterdir()] == ["m.pth"]
+
+
+def test_options_of_the_command_line_reach_the_plan(tmp_path: Path, rtx: Builder) -> None:
+    given = ("workspace_mib=256", "batch=1,2,4", "builder_optimization_level=2")
+    result = export_call(tmp_path, *(part for text in given for part in ("--trt", text)))
+    assert result.exit_code == 0, result.output
+    build = Bundle.open(tmp_path / "b").manifest.quality["fp16.tensorrt"]["build"]
+    assert build["settings"]["workspace_mib"] == 256
+    assert build["settings"]["batch"] == [1, 2, 4]
+    assert build["settings"]["options"] == [["builder_optimization_level", "2"]]
+
+
+def test_help_names_the_options() -> None:
+    text = " ".join(CliRunner().invoke(app, ["export", "--help"]).output.split())
+    for word in ("workspace_mib", "timing_cache", "builder_optimization_level", "flag.TF32"):
+        assert word in text
 
 
 def test_malformed_options() -> None:
@@ -333,8 +432,8 @@ def test_missing_builder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
     def nothing(*args: object) -> Any:
         raise ImportError("no such thing")
 
-    monkeypatch.setattr(tensorrt_from_onnx.importlib, "import_module", nothing)
-    monkeypatch.setattr(tensorrt_from_onnx, "_load_rtx_libraries", nothing)
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", nothing)
+    monkeypatch.setattr(tensorrt_library, "_load_rtx_libraries", nothing)
     with pytest.raises(BackendUnavailable, match=r'"svfap-edge\[tensorrt\]"'):
         find_builder("tensorrt")
     with pytest.raises(BackendUnavailable, match=r'"svfap-edge\[tensorrt-rtx\]"'):
@@ -348,7 +447,7 @@ def test_missing_builder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 def test_which_builder_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "rtx"):
         found = Builder(name, "1", None)
-        monkeypatch.setattr(tensorrt_from_onnx, f"_find_{name}", lambda found=found: found)
+        monkeypatch.setattr(tensorrt_library, f"_find_{name}", lambda found=found: found)
     assert find_builder().name == "tensorrt"
     assert find_builder("auto", ("8.9",)).name == "rtx"
     assert find_builder("tensorrt", ("8.9",)).name == "tensorrt"
@@ -358,7 +457,7 @@ def test_old_tensorrt_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     class Old:
         __version__ = "8.6.1"
 
-    monkeypatch.setattr(tensorrt_from_onnx.importlib, "import_module", lambda name: Old)
+    monkeypatch.setattr(tensorrt_library.importlib, "import_module", lambda name: Old)
     with pytest.raises(BackendUnavailable, match=r"8\.6\.1 is here; 10\.x or 11\.x"):
         find_builder("tensorrt")
 
@@ -374,7 +473,7 @@ def test_import_needs_no_builder() -> None:
 
 @pytest.mark.gpu
 def test_plan_loads_on_the_gpu(tmp_path: Path, sources: dict[str, Path]) -> None:
-    if not (present := tensorrt_from_onnx.present_capability()):
+    if not (present := present_capability()):
         pytest.skip("no NVIDIA GPU here")
     try:
         builder = find_builder()
@@ -384,7 +483,7 @@ def test_plan_loads_on_the_gpu(tmp_path: Path, sources: dict[str, Path]) -> None
     if builder.ahead_of_time and "SM" + present[0].replace(".", "") not in known:
         pytest.skip(f"{builder.name} does not support GPUs of compute capability {present[0]}")
     plan_from_onnx(sources["fp16"], tmp_path / "m.plan", builder=builder)
-    runtime = builder.trt.Runtime(tensorrt_from_onnx._log_of(builder.trt))
+    runtime = builder.trt.Runtime(log_of(builder.trt))
     engine = runtime.deserialize_cuda_engine((tmp_path / "m.plan").read_bytes())
     assert engine is not None
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]

@@ -1,0 +1,136 @@
+"""One export while it is made: the clips it is judged on, the artifacts accepted so far."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svfap_edge import bundle as bundles
+from svfap_edge.bundle import Artifact, Bundle, Manifest
+from svfap_edge.errors import SvfapError
+from svfap_edge.export import fidelity
+from svfap_edge.export.clips import Calibration, collect_clips, synthetic_clips
+from svfap_edge.export.options import ExportOptions
+from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
+from svfap_edge.faces import Detector, open_detector
+from svfap_edge.runtimes import available_engines, load_backend
+from svfap_edge.runtimes.backend import ENGINES
+from svfap_edge.training.checkpoint import Checkpoint
+
+CHECK_CLIPS = 4
+"""Clips an export without INT8 is checked on."""
+
+FEW_CLIPS = 100
+"""Fewer calibration clips than this are warned of."""
+
+Progress = Callable[[str], None]
+
+
+@dataclass
+class Job:
+    """What the steps of one export share."""
+
+    options: ExportOptions
+    loaded: Checkpoint
+    folder: Path
+    manifest: Manifest
+    progress: Progress
+    gate_clips: np.ndarray
+    reference: np.ndarray
+    detector: Detector | None
+    calibration: Calibration | None
+    held_back: int
+    float_layers: list[str] = field(default_factory=list)
+    damage: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def calibration_clips(self) -> np.ndarray:
+        assert self.calibration is not None
+        return self.calibration.clips[self.held_back :]
+
+
+def prepare(
+    options: ExportOptions,
+    loaded: Checkpoint,
+    folder: Path,
+    manifest: Manifest,
+    progress: Progress,
+    scratch: Path,
+) -> Job:
+    """Collect the clips and what PyTorch says of those that the gate looks at."""
+    detector, calibration, held_back = None, None, 0
+    if options.calib is None:
+        gate_clips = synthetic_clips(manifest.clip, CHECK_CLIPS)
+    else:
+        int8 = any(name.startswith("int8") for name in options.artifacts)
+        count = options.calib_samples if int8 else CHECK_CLIPS
+        progress(f"Cutting {count} clips of faces from {options.calib}")
+        detector = open_detector(options.detector, options.face_model)
+        calibration = collect_clips(options.calib, manifest, detector, count, scratch / "clips.npy")
+        found = len(calibration.clips)
+        skipped = len(calibration.skipped)
+        progress(f"{found} clips; {skipped} files without a face or unreadable")
+        if int8 and found < min(FEW_CLIPS, options.calib_samples):
+            progress(f"warning: only {found} calibration clips; {FEW_CLIPS} or more would do")
+        if int8 and found < 8:
+            raise SvfapError(
+                f"Only {found} calibration clips were found in '{options.calib}'; INT8 needs at "
+                f"least 8, better {FEW_CLIPS} or more."
+            )
+        held_back = max(4, min(32, found // 5)) if int8 else found
+        gate_clips = calibration.clips[:held_back]
+    progress(f"Running PyTorch on {len(gate_clips)} held-back clips for reference")
+    reference = fidelity.torch_logits(loaded.model, gate_clips)
+    return Job(
+        options, loaded, folder, manifest, progress, gate_clips, reference,
+        detector, calibration, held_back,
+    )  # fmt: skip
+
+
+def accept(
+    job: Job, name: str, files: list[str], needs: dict[str, Any], held_to: str | None = None
+) -> None:
+    """List an artifact in the manifest, then pass it through the gate on every engine.
+
+    Args:
+        held_to: The precision whose limits it must keep; that of its name by default.
+
+    Raises:
+        QualityGateError: it does not keep them.
+    """
+    artifact = Artifact(
+        name,
+        tuple(bundles.describe_file(job.folder / file) for file in files),
+        built_by=built_by(name),
+        needs=needs,
+    )
+    job.manifest.artifacts[name] = artifact
+    bundles.write_manifest(job.folder, job.manifest)
+    checks = {}
+    for engine in available_engines():
+        if artifact.format not in ENGINES[engine].formats:
+            continue
+        job.progress(f"Comparing {name} on {engine} with PyTorch")
+        with closing(load_backend(Bundle.open(job.folder), name, engine)) as backend:
+            limits = held_to or artifact.precision
+            found = fidelity.check(backend, job.reference, job.gate_clips, limits)
+            checks[engine] = {**found.to_dict(), "computed_in": backend.spec.precision}
+    count = precisions_of_onnx if artifact.format == "onnx" else precisions_of_openvino
+    job.manifest.quality[name] = {
+        "parity": checks,
+        "clips": "real" if job.calibration else "synthetic",
+        "layers": count(job.folder / files[0]),
+    }
+
+
+def built_by(name: str) -> dict[str, str]:
+    tools = ["svfap-edge", "onnx"]
+    tools += ["nncf"] if name.startswith("int8") else []
+    tools += ["openvino"] if name.endswith(".openvino") else []
+    return {tool: version(tool) for tool in tools}

@@ -1,0 +1,129 @@
+"""What to export and how, and whether that can be done here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from svfap_edge.errors import DependencyMissing, SvfapError
+from svfap_edge.faces import check_detector
+from svfap_edge.runtimes import available_engines
+from svfap_edge.runtimes.backend import ENGINES
+from svfap_edge.tasks import Task
+
+ARTIFACTS = (
+    "fp32.onnx",
+    "fp16.onnx",
+    "bf16.openvino",
+    "int8.onnx",
+    "int8.openvino",
+    "fp16.tensorrt",
+    "int8.tensorrt",
+)
+"""What this version exports."""
+
+DEFAULT_MARGIN = 0.0
+"""Crop side beyond the face box, as a share of the box; see `svfap_edge.faces.crop_face`."""
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What to export and how.
+
+    Attributes:
+        task: Gives the outputs their names and the clip its spacing.
+        artifacts: Names out of `ARTIFACTS`.
+        calib: List, folder, video or image to check the export on and calibrate INT8 with.
+        calib_samples: Calibration clips at most; a fifth, 32 at most, is held back for the gate.
+        detector, face_model: Find the faces in `calib`; see `svfap_edge.faces.open_detector`.
+        span_s: Time a clip covers; None for the task's stride at 25 fps.
+        margin: Crop side beyond the face box, as a share of the box.
+        features: Return the pooled feature as a second output.
+        fresh_head: Accept a pre-training checkpoint, whose predictions mean nothing.
+        overwrite: Replace a bundle that is there.
+        name: Name in the manifest; None for the folder's.
+        compute_capabilities: GPUs that plans are built for ahead of time, like "8.9".
+        trt_options: Builder settings, KEY and VALUE; see `tensorrt_settings.plan_settings`.
+        rescue: Where INT8 fails the gate, find the fewest layers to leave in float.
+        max_drop: Points INT8 may lose on `validate`; beyond it, and beyond the gate, rescue.
+        validate: Labelled list or folder for `max_drop`, apart from `calib` and from the test.
+    """
+
+    task: Task
+    artifacts: Sequence[str] = ("fp32.onnx",)
+    calib: Path | None = None
+    calib_samples: int = 300
+    detector: str = "auto"
+    face_model: Path | None = None
+    span_s: float | None = None
+    margin: float = DEFAULT_MARGIN
+    features: bool = False
+    fresh_head: bool = False
+    overwrite: bool = False
+    name: str | None = None
+    compute_capabilities: tuple[str, ...] = ()
+    trt_options: tuple[tuple[str, str], ...] = ()
+    rescue: bool = False
+    max_drop: float | None = None
+    validate: Path | None = None
+
+
+def check_options(options: ExportOptions) -> None:
+    """Refuse what cannot be exported here, before anything is read or built.
+
+    Raises:
+        SvfapError: options that do not fit together, or are not known.
+        DependencyMissing, BackendUnavailable: a package that is needed is not installed.
+    """
+    unknown = [name for name in options.artifacts if name not in ARTIFACTS]
+    if unknown or not options.artifacts:
+        raise SvfapError(
+            f"Cannot export {', '.join(unknown) or 'nothing'}. "
+            f"This version exports: {', '.join(ARTIFACTS)}."
+        )
+    check_detector(options.detector)
+    if any(name.endswith(".tensorrt") for name in options.artifacts):
+        _check_tensorrt(options)
+    _check_engines(options)
+    if options.max_drop is not None and options.validate is None:
+        raise SvfapError(
+            "--max-drop measures the drop on labelled files: give --validate LIST_OR_DIR, apart "
+            "from --calib and from the list that the model is judged on in the end."
+        )
+    if any(name.startswith("int8") for name in options.artifacts):
+        _check_int8(options)
+
+
+def _check_tensorrt(options: ExportOptions) -> None:
+    """The builder is there, and takes the settings."""
+    from svfap_edge.export.tensorrt_config import configured
+    from svfap_edge.export.tensorrt_library import find_builder
+    from svfap_edge.export.tensorrt_settings import plan_settings
+
+    settings = plan_settings(options.trt_options, options.compute_capabilities)
+    configured(find_builder("auto", options.compute_capabilities), settings)
+
+
+def _check_engines(options: ExportOptions) -> None:
+    """Each artifact can be run here; a plan is checked through the ONNX file it is built from."""
+    for name in ("fp32.onnx", *options.artifacts):
+        form = name.partition(".")[2]
+        engines = [e for e, entry in ENGINES.items() if form in entry.formats]
+        if form != "tensorrt" and not set(engines) & set(available_engines()):
+            raise DependencyMissing(
+                f"Checking '{name}' needs {' or '.join(engines)}: {ENGINES[engines[0]].install}"
+            )
+
+
+def _check_int8(options: ExportOptions) -> None:
+    if options.calib is None:
+        raise SvfapError(
+            "INT8 is calibrated on real clips of faces: give --calib LIST_OR_DIR, never the "
+            "list that the model is evaluated on."
+        )
+    if options.calib_samples < 8:
+        raise SvfapError(f"--calib-samples must be at least 8; got {options.calib_samples}.")
+    if find_spec("nncf") is None:
+        raise DependencyMissing('INT8 needs NNCF: pip install "svfap-edge[export]"')
