@@ -114,7 +114,10 @@ def test_two_processes_evaluate_as_one(faces: Path, tmp_path: Path, protocol: st
 def test_values_and_traits(faces: Path, tmp_path: Path) -> None:
     for name in ("train", "val"):
         lines = [line.split() for line in (faces / f"{name}.txt").read_text().splitlines()]
-        rows = [f"{faces / path} {int(label) / 4 - 0.3} {0.1 * i}" for i, (path, label) in enumerate(lines)]
+        rows = [
+            f"{faces / path} {int(label) / 4 - 0.3} {0.1 * i}"
+            for i, (path, label) in enumerate(lines)
+        ]
         (tmp_path / f"{name}.txt").write_text("\n".join(rows))
     best = session.finetune(
         config(
