@@ -22,10 +22,15 @@ from svfap_edge.training.sampling import generator
 
 
 def face_clip(
-    person: Person, label: str, rng: np.random.Generator, frames: int, size: int
+    person: Person,
+    label: str,
+    rng: np.random.Generator,
+    frames: int,
+    size: int,
+    noise: float = 1.0,
 ) -> np.ndarray:
     """(frames, size, size, 3) uint8 RGB: neutral, then to the apex of the expression within the
-    first half, and held."""
+    first half, and held. `noise` is a factor on the sensor's noise."""
     shot = Shot.draw(rng)
     apex = EXPRESSIONS[label].scaled(float(rng.uniform(0.8, 1.1)))
     onset, rise = rng.uniform(0.05, 0.2), rng.uniform(0.15, 0.3)
@@ -37,8 +42,8 @@ def face_clip(
         draw_face(person, apex.scaled(share), shot, size, (*at, float(np.exp(grown))))
         for share, *at, grown in zip(shares.tolist(), x, y, roll, scale, strict=True)
     ]
-    noise = shot.noise * rng.standard_normal((frames, size, size, 1))
-    return (np.stack(images) + noise).clip(0, 255).astype(np.uint8)
+    grain = noise * shot.noise * rng.standard_normal((frames, size, size, 1))
+    return (np.stack(images) + grain).clip(0, 255).astype(np.uint8)
 
 
 def write_faces(
@@ -53,6 +58,7 @@ def write_faces(
     size: int = 96,
     fps: float = 25.0,
     form: Literal["videos", "frames"] = "videos",
+    noise: float = 1.0,
 ) -> tuple[Path, Path]:
     """Write clips and the lists `train.txt` and `val.txt`, which share no person.
 
@@ -62,6 +68,8 @@ def write_faces(
     Args:
         val_share: Share of the people for `val.txt`; at least one.
         form: MPEG-4 videos, or folders of PNG frames.
+        noise: Factor on the sensors' noise; 0 for none, as masked pre-training can never predict
+            it.
 
     Returns:
         The two lists.
@@ -79,7 +87,8 @@ def write_faces(
     (folder / "clips").mkdir(parents=True)
     val_people = min(people - 1, max(1, round(val_share * people)))
     lines: dict[str, list[str]] = {"train": [], "val": []}
-    for number, label, name, clip in _clips(people, clips_per_label, seed, labels, frames, size):
+    drawn = _clips(people, clips_per_label, seed, labels, frames, size, noise)
+    for number, label, name, clip in drawn:
         relative = f"clips/{name}" + (".mp4" if form == "videos" else "")
         if form == "videos":
             _write_video(folder / relative, clip, fps)
@@ -93,7 +102,13 @@ def write_faces(
 
 
 def _clips(
-    people: int, clips_per_label: int, seed: int, labels: tuple[str, ...], frames: int, size: int
+    people: int,
+    clips_per_label: int,
+    seed: int,
+    labels: tuple[str, ...],
+    frames: int,
+    size: int,
+    noise: float,
 ) -> Iterator[tuple[int, str, str, np.ndarray]]:
     """Number of the person, label, name and frames of every clip."""
     for number in range(people):
@@ -102,7 +117,7 @@ def _clips(
             for take in range(clips_per_label):
                 rng = generator("take", seed, number, LABELS.index(label), take)
                 name = f"p{number:02d}_{label}_{take}"
-                yield number, label, name, face_clip(person, label, rng, frames, size)
+                yield number, label, name, face_clip(person, label, rng, frames, size, noise)
 
 
 def _write_video(path: Path, clip: np.ndarray, fps: float) -> None:

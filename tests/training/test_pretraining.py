@@ -1,0 +1,98 @@
+"""Pre-training: the loss falls, it resumes, its checkpoint starts a fine-tuning."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import cv2
+import pytest
+import torch
+
+from svfap_edge.errors import ConfigError
+from svfap_edge.training import loop, session
+from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.config import load_config
+from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
+from tests.training.conftest import settings
+
+FINETUNING_ONLY = ("data.task", "data.labels")
+DECODER = ("masking.decoder_width=32", "masking.decoder_depth=1", "masking.decoder_heads=2")
+
+
+def config(faces: Path, output: Path, *more: str) -> PretrainConfig:
+    kept = [s for s in settings(faces, output) if not s.startswith(FINETUNING_ONLY)]
+    return load_config(PretrainConfig, None, [*kept, *DECODER, *more])
+
+
+def losses(folder: Path, name: str = "val_loss") -> list[float]:
+    return [json.loads(line)[name] for line in (folder / "history.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def pretrained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("pretrained")
+    more = ("optim.epochs=12", "optim.rate=0.2", "optim.batch=8", "data.repeats=4",
+            "masking.ratio=0.75", "masking.picture_every=6")  # fmt: skip
+    session.pretrain(config(faces, folder, *more))
+    return folder
+
+
+def test_the_loss_falls_and_pictures_show_it(pretrained: Path) -> None:
+    found = losses(pretrained)
+    assert found[-1] < 0.75 * found[0], found
+    pictures = sorted(p.name for p in pretrained.glob("reconstruction-*.png"))
+    assert pictures == ["reconstruction-0006.png", "reconstruction-0012.png"]
+    picture = cv2.imread(str(pretrained / pictures[-1]))
+    assert picture is not None and min(picture.shape[:2]) > 200
+    assert json.loads((pretrained / "report.json").read_text())["epochs"] == 12
+
+
+def test_the_checkpoint_starts_a_fine_tuning(pretrained: Path, faces: Path, tmp_path: Path) -> None:
+    loaded = load_checkpoint(pretrained / loop.BEST, outputs=4)
+    assert loaded.kind == "pre-trained"
+    overrides = settings(
+        faces, tmp_path / "run", f"model.start={pretrained / loop.BEST}", "optim.epochs=1",
+        "model.size=none", "model.patch=none", "model.stem=none", "model.width=none",
+        "model.heads=none", "model.depths=none",
+    )  # fmt: skip
+    best = session.finetune(load_config(FinetuneConfig, None, overrides))
+    tuned = load_checkpoint(best)
+    assert tuned.kind == "fine-tuned"
+    before, after = (x.model.state_dict()["blocks.0.mlp.fc1.weight"] for x in (loaded, tuned))
+    assert not torch.equal(before, after)
+    assert torch.corrcoef(torch.stack((before.flatten(), after.flatten())))[0, 1] > 0.99
+
+
+def test_resuming_a_finished_epoch_goes_on(faces: Path, tmp_path: Path) -> None:
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    session.pretrain(config(faces, whole, "optim.epochs=3"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "_finish_epoch", _stop_after(loop._finish_epoch, 2))
+        with pytest.raises(KeyboardInterrupt):
+            session.pretrain(config(faces, cut, "optim.epochs=3"))
+    session.pretrain(config(faces, cut, "optim.epochs=3"), resume=True)
+    assert losses(cut) == losses(whole) and losses(cut, "loss") == losses(whole, "loss")
+
+
+def _stop_after(finish, epochs: int):  # type: ignore[no-untyped-def]
+    def stop(*arguments):  # type: ignore[no-untyped-def]
+        finish(*arguments)
+        if arguments[7].epoch == epochs:
+            raise KeyboardInterrupt
+
+    return stop
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("model.start=x.pth", "model.start is for fine-tuning"),
+        ("masking.ratio=1.5", "ratio must be in 0..1"),
+        ("masking.decoder_heads=5", "multiple of heads"),
+        ("data.balance=0.5", "reads no labels"),
+    ],
+)
+def test_wrong_settings(faces: Path, tmp_path: Path, override: str, words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        session.pretrain(config(faces, tmp_path / "run", override))
