@@ -13,28 +13,17 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from svfap_edge.benchmark import runnable
 from svfap_edge.bundle import Bundle
 from svfap_edge.machine import describe_machine
-from svfap_edge.runtimes.backend import choose
-from svfap_edge.timing import Timed, latencies_printed_by, time_artifacts, time_calls
-
-COLD = """
-import resource, sys, time
-from svfap_edge import Engine
-import numpy as np
-with Engine.load(sys.argv[1], artifact=sys.argv[2], engine=sys.argv[3]) as engine:
-    engine.infer(np.zeros((1, *engine.spec.clip.shape), np.uint8))
-    print(time.time())
-    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
-"""
+from svfap_edge.processes import answer_of
+from svfap_edge.timing import cold_start, time_artifacts, time_calls
 
 
 def torch_latencies(checkpoint: Path, mode: str, clips: int) -> list[float]:
@@ -62,30 +51,18 @@ def torch_latencies(checkpoint: Path, mode: str, clips: int) -> list[float]:
 
 def _torch_process(checkpoint: Path, mode: str, clips: int) -> list[float]:
     options = [str(checkpoint), "-", "--torch", mode, "--clips", str(clips)]
-    return latencies_printed_by("svfap_edge.export.benchmark", options, f"PyTorch {mode}")
-
-
-def cold_start(timed: Timed) -> tuple[float, float]:
-    """(seconds from process start to the first prediction, peak memory in MB)."""
-    command = [sys.executable, "-c", COLD, str(timed.bundle), timed.artifact, timed.engine]
-    start = time.time()  # the one clock that two processes share everywhere
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
-    predicted, memory = map(float, result.stdout.split()[-2:])
-    return predicted - start, memory
+    module = ["-m", "svfap_edge.export.benchmark"]
+    return [float(ms) for ms in answer_of([*module, *options], f"Timing PyTorch {mode}")]
 
 
 def run(checkpoint: Path, folder: Path, rounds: int, clips: int, cold: int) -> dict[str, Any]:
     """All rows; latencies in ms, cold start in s, memory in MB."""
     bundle = Bundle.open(folder)
-    artifacts = []
-    for name in bundle.manifest.artifacts:
-        for engine in ("openvino", "onnxruntime"):
-            try:
-                artifacts.append(Timed(folder, *choose(bundle, name, engine)))
-            except Exception as error:
-                print(f"left out: {name} on {engine}: {error}", file=sys.stderr)
+    artifacts, left_out = runnable(bundle)
+    for each in left_out:
+        print(f"left out: {each.artifact} on {each.engine}: {each.reason}", file=sys.stderr)
     rows: dict[str, list[float]] = {"torch fp32, plain": [], "torch bf16": []}
-    rows.update({f"{a.artifact} on {a.engine}": [] for a in artifacts})
+    rows.update({str(a): [] for a in artifacts})
     for number in range(rounds):
         print(f"round {number + 1} of {rounds}", file=sys.stderr)
         rows["torch fp32, plain"] += _torch_process(checkpoint, "plain", clips)
@@ -93,14 +70,14 @@ def run(checkpoint: Path, folder: Path, rounds: int, clips: int, cold: int) -> d
         for artifact, found in zip(
             artifacts, time_artifacts(artifacts, clips=clips, rounds=1), strict=True
         ):
-            rows[f"{artifact.artifact} on {artifact.engine}"] += found.tolist()
+            rows[str(artifact)] += found.tolist()
     starts = {}
     for artifact in artifacts:
         cold_start(artifact)  # fills the engine's cache
         found_cold = [cold_start(artifact) for _ in range(cold)]
-        starts[f"{artifact.artifact} on {artifact.engine}"] = (
-            float(np.median([s for s, _ in found_cold])),
-            float(max(mb for _, mb in found_cold)),
+        starts[str(artifact)] = (
+            float(np.median([each.seconds for each in found_cold])),
+            max(each.peak_mb for each in found_cold),
         )
     return {"machine": describe_machine(), "latency_ms": rows, "cold": starts}
 

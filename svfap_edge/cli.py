@@ -8,22 +8,29 @@ from __future__ import annotations
 
 import json
 import os
-import signal
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_benchmark import benchmark
+from .cli_common import (
+    Json,
+    console,
+    count,
+    progress,
+    reporting,
+    split,
+    steps,
+    stopping_cleanly,
+    warn,
+)
+from .cli_doctor import doctor
 from .cli_prepare import prepare
 from .cli_training import finetune, pretrain
 from .errors import SvfapError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from .analysis import Analysis
     from .bundle import Bundle
     from .runner import RunSummary
@@ -41,8 +48,6 @@ app = typer.Typer(
     epilog="Exit codes: 0 fine, 1 engine failed, 2 bad input, 3 engine missing, "
     "4 quality gate failed, 5 incompatible artifact.",
 )
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
 def main() -> None:
@@ -103,7 +108,7 @@ def run_command(
     as_json: Json = False,
 ) -> None:
     """Tell what the faces of a video express."""
-    with _reporting(as_json):
+    with reporting(as_json):
         if not hop > 0:
             raise SvfapError(f"--hop must be a positive number of seconds; got {hop}.")
         if as_json and jsonl == "-":
@@ -115,12 +120,12 @@ def run_command(
         from .sources import open_source
 
         finder = open_detector(detector, face_model)
-        with open_source(source, fps=fps) as opened, _stopping_cleanly():
+        with open_source(source, fps=fps) as opened, stopping_cleanly():
             loaded = Engine.load(bundle, artifact=artifact, engine=engine, threads=threads)
             with loaded:
                 perceiver = Perceiver(loaded, detector=finder, hop_s=hop)
                 sinks = _sinks(opened, loaded.manifest.task, jsonl, video, plot)
-                with _progress(f"{Path(opened.name).name}", as_json or jsonl == "-") as report:
+                with progress(f"{Path(opened.name).name}", as_json or jsonl == "-") as report:
                     summary = runner.run(opened, loaded, perceiver, sinks, report)
         if as_json:
             print(json.dumps(summary.to_json(), ensure_ascii=False))
@@ -148,10 +153,10 @@ def _sinks(
 
 
 def _print_summary(summary: RunSummary, written: list[Any]) -> None:
-    out = _console(stderr=False)
+    out = console(stderr=False)
     out.print(
         f"{summary.frames} frames, {summary.duration_s:.1f} s of video; "
-        f"{summary.predictions} predictions for {_count(summary.people, 'person', 'people')}"
+        f"{summary.predictions} predictions for {count(summary.people, 'person', 'people')}"
     )
     if summary.labels:
         ranked = sorted(summary.labels.items(), key=lambda item: -item[1])
@@ -245,10 +250,10 @@ def export(
     as_json: Json = False,
 ) -> None:
     """Turn a checkpoint into a bundle, each artifact checked against PyTorch."""
-    with _reporting(as_json):
+    with reporting(as_json):
         from .tasks import find_task
 
-        chosen = find_task(task, _split(labels))
+        chosen = find_task(task, split(labels))
         changes = _geometry(size=size, frames=frames, heads=heads, depths=depths)
         try:
             from .export.pipeline import ExportOptions, export_bundle
@@ -264,10 +269,10 @@ def export(
 
             trt_options = parse_options(trt)
         options = ExportOptions(
-            compute_capabilities=tuple(_split(compute_capability) or ()),
+            compute_capabilities=tuple(split(compute_capability) or ()),
             trt_options=trt_options,
             task=chosen,
-            artifacts=_split(artifacts) or [],
+            artifacts=split(artifacts) or [],
             calib=calib,
             calib_samples=calib_samples,
             detector=detector,
@@ -281,10 +286,10 @@ def export(
             fresh_head=fresh_head,
             overwrite=overwrite,
         )
-        with _stopping_cleanly(), _steps(as_json) as step:
+        with stopping_cleanly(), steps(as_json) as step:
             bundle = export_bundle(checkpoint, output, options, step, **changes)
         if not chosen.order_certain:
-            _warn(f"the order of the labels is assumed ({chosen.note}); see --labels.")
+            warn(f"the order of the labels is assumed ({chosen.note}); see --labels.")
         _show_bundle(bundle.path, as_json)
 
 
@@ -319,7 +324,7 @@ def evaluate(
     as_json: Json = False,
 ) -> None:
     """Measure what each artifact loses in accuracy against the baseline, and gains in speed."""
-    with _reporting(as_json):
+    with reporting(as_json):
         from . import analysis
         from .bundle import Bundle
         from .errors import QualityGateError
@@ -330,14 +335,14 @@ def evaluate(
         opened = [Bundle.open(path) for path in bundles]
         options = EvaluationOptions(
             baseline=baseline,
-            artifacts=_split(artifacts),
+            artifacts=split(artifacts),
             engine=engine,
             max_drop=max_drop,
-            ignore=_split(ignore) or (),
+            ignore=split(ignore) or (),
             speed=speed,
         )
         finder = open_detector(detector, face_model)
-        with _stopping_cleanly(), _steps(as_json) as step:
+        with stopping_cleanly(), steps(as_json) as step:
             found = analysis.analyse(run_evaluation(opened, data, finder, options, step))
             if report is not None:
                 from .report import write_report
@@ -383,7 +388,7 @@ def _record(bundles: list[Bundle], found: Analysis) -> None:
 def _print_evaluation(found: Analysis) -> None:
     from rich.table import Table
 
-    out = _console(stderr=False)
+    out = console(stderr=False)
     out.print(
         f"{found.files} files, {found.coverage:.1%} with a face; baseline {found.baseline.name}"
     )
@@ -411,7 +416,7 @@ def inspect(
     as_json: Json = False,
 ) -> None:
     """Tell what a bundle or checkpoint holds, after checking it."""
-    with _reporting(as_json):
+    with reporting(as_json):
         if path.is_file():
             _show_checkpoint(path, _geometry(heads=heads, depths=depths), as_json)
         else:
@@ -431,7 +436,7 @@ def _show_bundle(path: Path, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    out = _console(stderr=False)
+    out = console(stderr=False)
     task, clip = manifest.task, manifest.clip
     out.print(f"bundle    {path} ({manifest.name})")
     certain = "" if task.order_certain else "  (order assumed)"
@@ -499,7 +504,7 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
     if as_json:
         print(json.dumps(facts, ensure_ascii=False))
         return
-    out = _console(stderr=False)
+    out = console(stderr=False)
     out.print(f"checkpoint  {path}: {loaded.kind}, {loaded.parameters / 1e6:.1f} M parameters")
     out.print(
         f"model       TPSBT, {config.frames} frames of {config.size} px, width {config.width}, "
@@ -516,12 +521,6 @@ def _plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str))
 
 
-def _split(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    return [part.strip() for part in text.split(",") if part.strip()]
-
-
 def _geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:
     """Fields of the model's configuration that were given."""
     changes: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
@@ -533,93 +532,8 @@ def _geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:
     return changes
 
 
-def _count(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
-
-
-def _console(*, stderr: bool) -> Console:
-    from rich.console import Console
-
-    console = Console(stderr=stderr, highlight=False, markup=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = 200  # a pipe has no width that tables should fit
-    return console
-
-
-def _warn(text: str) -> None:
-    print(f"warning: {text}", file=sys.stderr)
-
-
-@contextmanager
-def _reporting(as_json: bool) -> Iterator[None]:
-    """Errors become a message and an exit code."""
-    try:
-        yield
-    except SvfapError as error:
-        kind = type(error).__name__
-        if as_json:
-            content = {"error": {"type": kind, "message": str(error), "exit": error.exit_code}}
-            print(json.dumps(content, ensure_ascii=False))
-        else:
-            print(f"{kind}: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
-    except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
-        raise typer.Exit(130) from error
-    except BrokenPipeError as error:  # the reader of our output has gone
-        sys.stderr.close()
-        raise typer.Exit(0) from error
-
-
-@contextmanager
-def _stopping_cleanly() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed."""
-
-    def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
-
-    previous = signal.signal(signal.SIGTERM, stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
-
-
-@contextmanager
-def _progress(title: str, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on standard error, where that is a terminal."""
-    console = _console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield lambda done, total: None
-        return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} frames"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-@contextmanager
-def _steps(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """One line for each step, with the time the previous one took."""
-    import time
-
-    started = time.perf_counter()
-
-    def step(text: str) -> None:
-        if not quiet:
-            print(f"[{time.perf_counter() - started:5.1f} s] {text}", file=sys.stderr)
-
-    yield step
-    step("Done")
-
-
+app.command()(benchmark)
+app.command()(doctor)
 app.command()(prepare)
 app.command()(pretrain)
 app.command()(finetune)

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from .cli_common import Json, console, reporting, split
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -38,18 +40,14 @@ def prepare(
     force: Annotated[
         bool, typer.Option("--force", help="Replace lists that are there and differ.")
     ] = False,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object instead of text.")
-    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Write train.txt, val.txt and test.txt from the official release of a data set.
 
     Validation is taken from the training part, never from the test part, and shares no person
     with it where the data set tells persons; where it does not, the output says so.
     """
-    from .cli import _console, _reporting, _split
-
-    with _reporting(as_json):
+    with reporting(as_json):
         from .errors import SvfapError
         from .training.prepare import prepare as write_lists
         from .training.prepare import prepare_images
@@ -57,7 +55,7 @@ def prepare(
         if name.lower() == "images":
             if clips is not None or fold not in ("all", "1"):
                 raise SvfapError("images has one fold and no --clips: ROOT holds the images.")
-            order = tuple(_split(labels) or ())
+            order = tuple(split(labels) or ())
             done = [
                 prepare_images(
                     root, output, labels=order, val_share=val_share, seed=seed,
@@ -77,7 +75,7 @@ def prepare(
         if as_json:
             print(json.dumps({"folds": [each.to_json() for each in done]}, ensure_ascii=False))
             return
-        out = _console(stderr=False)
+        out = console(stderr=False)
         for each in done:
             _show(each, out)
         for note in dict.fromkeys(note for each in done for note in each.notes):

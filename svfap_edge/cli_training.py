@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from .cli_common import console, reporting, stopping_cleanly
+
 if TYPE_CHECKING:
     from .training.settings import FinetuneConfig, PretrainConfig
 
@@ -70,9 +72,7 @@ def _command(
     kind: str, settings: Sequence[str] | None, show: bool, as_json: bool,
     run: Callable[[Any], Path],
 ) -> None:  # fmt: skip
-    from .cli import _console, _reporting, _stopping_cleanly
-
-    with _reporting(as_json):
+    with reporting(as_json):
         from .errors import ConfigError, DependencyMissing
 
         try:
@@ -92,7 +92,7 @@ def _command(
             return
         if not found.run.output:
             raise ConfigError("Where to? Set run.output to a folder.")
-        with _stopping_cleanly():
+        with stopping_cleanly():
             best = run(found)
         if os.environ.get("RANK", "0") != "0":
             return  # the first of several processes speaks for all
@@ -102,6 +102,6 @@ def _command(
             final = {"final": content["final"], "epochs": content["epochs"]}
             print(json.dumps({"checkpoint": str(best), "report": str(report), **final}))
         else:
-            out = _console(stderr=False)
+            out = console(stderr=False)
             out.print(f"wrote {best}")
             out.print(f"wrote {report}")

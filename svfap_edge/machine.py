@@ -70,3 +70,37 @@ def _cpuinfo() -> list[str]:
         return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return []
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process held at a time, in MB.
+
+    Linux's own figure for the process image: `ru_maxrss` also counts what its parent held.
+    """
+    try:
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) / 1024
+    except OSError:
+        pass
+    import resource
+
+    unit = 1 << 20 if platform.system() == "Darwin" else 1 << 10  # bytes there, kB elsewhere
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit
+
+
+def free_memory_bytes() -> int | None:
+    """Memory that this process can still get: what the kernel calls available, or what a
+    container's limit leaves, whichever is less. None where unknown."""
+    left = []
+    try:
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("MemAvailable:"):
+                left.append(int(line.split()[1]) << 10)
+        limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
+        if limit != "max":
+            used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8")
+            left.append(int(limit) - int(used))
+    except (OSError, ValueError):
+        pass
+    return min(left) if left else None

@@ -64,7 +64,10 @@ def test_help_is_quick() -> None:
 
 def test_every_command_has_help() -> None:
     assert "run" in call("--help").output
-    for command in ("run", "export", "inspect"):
+    for command in (
+        "run", "export", "evaluate", "inspect", "benchmark", "doctor", "prepare", "pretrain",
+        "finetune",
+    ):  # fmt: skip
         assert "Usage" in call(command, "--help").output
     assert call("--version").output.startswith("svfap-edge ")
 
