@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,15 +15,23 @@ if TYPE_CHECKING:
 SUFFIX = ".part"
 
 
-def save_atomically(fabric: Fabric, path: Path, state: dict[str, Any]) -> None:
+def save_atomically(
+    fabric: Fabric,
+    path: Path,
+    state: dict[str, Any],
+    keep: Callable[[str, Any], bool] | None = None,
+) -> None:
     """Save a checkpoint from all processes; modules and optimizers become their state dicts.
+
+    Args:
+        keep: Which entries (name, value) of the model's state dict are saved; all by default.
 
     Raises:
         TrainingError: it could not be written. What was at `path` before is untouched.
     """
     part = path.with_name(path.name + SUFFIX)
     try:
-        fabric.save(part, state)
+        fabric.save(part, state, filter={"model": keep} if keep else None)
         if fabric.is_global_zero:
             os.replace(part, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk

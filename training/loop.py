@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.evaluation import one_thread
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
-from svfap_edge.training.model import TPSBTConfig
+from svfap_edge.training.model import TPSBTConfig, is_plain
 from svfap_edge.training.optim import build_optimizer, parameter_groups, rate_at, set_rate
 from svfap_edge.training.progress import Progress
 from svfap_edge.training.settings import OptimSettings, RunSettings
@@ -145,7 +145,8 @@ def fit(
         while place.epoch < optim.epochs:
             _epoch(job, optim, run, fabric, model, optimizer, average, place, progress)
             _finish_epoch(job, optim, run, fabric, model, optimizer, average, place, progress)
-        save_atomically(fabric, folder / FINAL, _content(job, place, average or model))
+        content = _content(job, place, average or model)
+        save_atomically(fabric, folder / FINAL, content, is_plain)
     finally:
         progress.close()
     return place
@@ -281,7 +282,7 @@ def _finish_epoch(
         if place.best is None or score > place.best:
             place.best = score
             content = _content(job, place, evaluated, row)
-            save_atomically(fabric, Path(run.output) / BEST, content)
+            save_atomically(fabric, Path(run.output) / BEST, content, is_plain)
     place.history.append(row)
     _save(fabric, run, model, optimizer, average, place)
     if fabric.is_global_zero:

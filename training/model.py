@@ -189,7 +189,8 @@ class Attention(nn.Module):
         self.proj = nn.Linear(width, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.q_bias), self.v_bias))
+        before, after = (0, 2 * len(self.q_bias)), (2 * len(self.v_bias), 0)
+        bias = F.pad(self.q_bias, before) + F.pad(self.v_bias, after)  # (q, 0, v)
         q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)  # (B, N, C) each
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
@@ -209,7 +210,7 @@ class CrossAttention(nn.Module):
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         q = F.linear(x, self.q.weight, self.q_bias)  # (B, N, C)
-        kv_bias = torch.cat((torch.zeros_like(self.v_bias), self.v_bias))
+        kv_bias = F.pad(self.v_bias, (len(self.v_bias), 0))  # (0, v)
         k, v = F.linear(context, self.kv.weight, kv_bias).chunk(2, dim=-1)  # (B, M, C) each
         q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
         return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
@@ -413,6 +414,15 @@ class TPSBT(Encoder):
         """Feature (B, C) to outputs (B, L): logits, or values after the activation."""
         outputs = self.head(features)
         return outputs.sigmoid() if self.config.activation == "sigmoid" else outputs
+
+
+QUANTIZERS = "__nncf_hooks"
+"""Start of the names that quantization-aware training adds to a state dict."""
+
+
+def is_plain(name: str, value: Any = None) -> bool:
+    """Whether an entry of a state dict belongs to the model and not to quantizers in it."""
+    return not name.startswith(QUANTIZERS)
 
 
 def _initialize(module: nn.Module) -> None:
