@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 
-from svfap_edge.errors import ConfigError, SourceError, SvfapError, TrainingError
+from svfap_edge.errors import ConfigError, DependencyMissing, SourceError, SvfapError, TrainingError
 from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import load_config
@@ -241,3 +242,27 @@ def test_history_rows_are_plain_numbers(faces: Path, tmp_path: Path) -> None:
     rows = history(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert np.isfinite([float(str(row["loss"])) for row in rows]).all()
+
+
+def test_quantization_aware_training_saves_a_plain_model(faces: Path, tmp_path: Path) -> None:
+    pytest.importorskip("nncf")
+    if not shutil.which("g++") or not shutil.which("ninja"):
+        pytest.skip("NNCF compiles its quantizers, and there is no g++ or ninja here")
+    plain = session.finetune(config(*settings(faces, tmp_path / "plain", "optim.epochs=2")))
+    overrides = settings(
+        faces, tmp_path / "aware", f"model.start={plain}", "optim.epochs=2", "optim.rate=1e-4",
+        *(f"model.{name}=none" for name in ("size", "patch", "width", "heads", "depths", "stem")),
+    )  # fmt: skip
+    best = session.finetune(config(*overrides), quantize=True)
+    before, after = load_checkpoint(plain).model, load_checkpoint(best).model
+    assert list(before.state_dict()) == list(after.state_dict())
+    assert not torch.equal(before.blocks[0].mlp.fc1.weight, after.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
+
+
+def test_without_a_compiler_quantization_is_refused(
+    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("nncf")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(DependencyMissing, match="needs ninja and g"):
+        session.finetune(config(*settings(faces, tmp_path / "run")), quantize=True)
