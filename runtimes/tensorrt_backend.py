@@ -154,9 +154,9 @@ class Lanes:
         self._parts = (contexts, tensors, memory, library)
         self._contexts, self._memory = contexts, memory
         self._idle: list[Lane] = []
-        self._made, self._most = 0, MAX_LANES
+        self._made, self._most = 0, MAX_LANES  # busy ones and those being made included
         self._changed = threading.Condition()
-        self._closed = False
+        self._closed = self._ended = False
 
     @contextmanager
     def one(self) -> Iterator[Lane]:
@@ -166,40 +166,45 @@ class Lanes:
             ValueError: closed.
             InferenceError: no memory for the first lane.
         """
-        last = False
-        with self._memory.current():
-            lane = self._take()
-            try:
+        lane = self._reserve()
+        while lane is None:
+            lane = self._make() or self._reserve()
+        try:
+            with self._memory.current():
                 yield lane
-            finally:
-                with self._changed:
-                    self._idle.append(lane)
-                    self._changed.notify()
-                    closed = self._closed
-                if closed:
-                    last = self._free()
-        if last:
-            self._memory.close()
-
-    def _take(self) -> Lane:
-        while True:
+        finally:
             with self._changed:
-                while not self._idle and self._made >= self._most and not self._closed:
-                    self._changed.wait()
-                if self._closed:
-                    raise ValueError("The backend is closed.")
-                if self._idle:
-                    return self._idle.pop()
-                self._made += 1
-            try:
+                self._idle.append(lane)
+                self._changed.notify()
+            self._release()
+
+    def _reserve(self) -> Lane | None:
+        """An idle lane, waited for if need be; None if one more is to be made, counted already."""
+        with self._changed:
+            while not self._idle and self._made >= self._most and not self._closed:
+                self._changed.wait()
+            if self._closed:
+                raise ValueError("The backend is closed.")
+            if self._idle:
+                return self._idle.pop()
+            self._made += 1
+            return None
+
+    def _make(self) -> Lane | None:
+        """A new lane; None if there is no memory for one more than those there are."""
+        try:
+            with self._memory.current():
                 return Lane(*self._parts)
-            except BaseException as error:
-                with self._changed:
-                    self._made -= 1
-                    self._changed.notify()
-                    if self._made == 0 or not isinstance(error, InferenceError):
-                        raise
-                    self._most = self._made  # no memory for one more: take turns with those
+        except BaseException as error:
+            with self._changed:
+                self._made -= 1
+                self._changed.notify()
+                alone = self._made == 0
+                self._most = max(1, self._made)
+            self._release()
+            if alone or not isinstance(error, InferenceError):
+                raise
+            return None
 
     @property
     def idle(self) -> tuple[Lane, ...]:
@@ -208,27 +213,27 @@ class Lanes:
     def close(self) -> None:
         """Free what is idle now, the rest when its run ends. Idempotent."""
         with self._changed:
-            if self._closed:
-                return
             self._closed = True
             self._changed.notify_all()
-        with self._memory.current():
-            last = self._free()
-        if last:
-            self._memory.close()
+        self._release()
 
-    def _free(self) -> bool:
-        """Free the idle lanes; whether they were the last ones."""
+    def _release(self) -> None:
+        """After `close`: free the idle lanes, and with the last one all else."""
         with self._changed:
+            if not self._closed or self._ended:
+                return
             lanes, self._idle = self._idle, []
-            self._made -= len(lanes)
-            last = self._made == 0
-        for lane in lanes:
-            with suppress(CudaError):  # after a fault of the GPU nothing can be freed any more
-                lane.free()
-        if last:
+        with self._memory.current():
+            for lane in lanes:
+                with suppress(CudaError):  # after a fault of the GPU nothing can be freed any more
+                    lane.free()
+            with self._changed:
+                self._made -= len(lanes)
+                if self._made or self._ended:
+                    return
+                self._ended = True
             self._contexts.close()
-        return last
+        self._memory.close()
 
 
 class TensorRTBackend:

@@ -305,6 +305,27 @@ def test_closed_while_a_run_is_under_way() -> None:
         rig.check(1)
 
 
+def test_threads_that_wait_hear_of_the_end() -> None:
+    rig = Rig((1, 4), room=2000)
+    heard: list[str] = []
+
+    def work() -> None:
+        try:
+            rig.check(1)
+        except ValueError as error:
+            heard.append(str(error))
+
+    with rig.backend._lanes.one():
+        threads = [threading.Thread(target=work) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        rig.backend.close()
+        for thread in threads:
+            thread.join(10)
+    assert heard == ["The backend is closed."] * 3
+    assert rig.machine.memory == {} and rig.memory.closed
+
+
 def test_wrong_clips_are_refused() -> None:
     with pytest.raises(FrameError, match="uint8 RGB"):
         Rig((1, 4)).backend.run(np.zeros((1, 2, 4, 4), np.uint8))
