@@ -55,12 +55,15 @@ class Engine:
             bundle: Folder of the bundle; None for the model that ships with the package.
             artifact: Name in the bundle, for example "int8.onnx"; None picks the best one that
                 an installed engine runs.
-            engine: "auto", "onnxruntime" or "openvino".
+            engine: "auto", "openvino", "onnxruntime" or "tensorrt"; or ONNX Runtime with an
+                execution provider: "onnxruntime:cuda", "onnxruntime:tensorrt" or
+                "onnxruntime:nvtensorrtrtx".
             threads: CPU threads the engine may use; None leaves it to the engine.
 
         Raises:
             BundleError: missing, damaged, altered or of a newer format.
-            BackendUnavailable: the engine is not installed.
+            BackendUnavailable: the engine is not installed, or has no GPU to run on.
+            EngineIncompatible: the plan was built for another GPU or version of TensorRT.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         return cls(load_backend(opened, artifact, engine, threads), opened.manifest)

@@ -1,4 +1,4 @@
-"""ONNX Runtime on the CPU."""
+"""ONNX Runtime, on the CPU unless another execution provider is asked for."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import numpy as np
 import onnxruntime as ort
 
 from svfap_edge.bundle import Artifact, Bundle
+from svfap_edge.errors import SvfapError
 
 from .backend import INPUT_NAME, ModelSpec, Outputs, artifact_error, check_clips, check_model
+from .ort_providers import effective_precision, open_session
 
 
 class OrtBackend:
-    """A session of the CPU execution provider, all graph optimizations on."""
+    """A session of one execution provider, all graph optimizations on."""
 
     def __init__(self, session: ort.InferenceSession, spec: ModelSpec) -> None:
         self.spec = spec
@@ -30,23 +32,27 @@ class OrtBackend:
         self._session = None
 
 
-def load(path: Path, bundle: Bundle, artifact: Artifact, threads: int | None) -> OrtBackend:
+def load(
+    path: Path, bundle: Bundle, artifact: Artifact, threads: int | None, provider: str = "cpu"
+) -> OrtBackend:
+    """Raises BackendUnavailable if ONNX Runtime does not have the provider; see `open_session`."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     if threads:
         options.intra_op_num_threads = threads
+    clip = bundle.manifest.clip
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = open_session(path, artifact, clip, options, provider)
+    except SvfapError:
+        raise
     except Exception as error:
         raise artifact_error("ONNX Runtime", artifact, error) from error
     source = session.get_inputs()[0]
     shape = tuple(d if isinstance(d, int) else None for d in source.shape)
     widths = [o.shape[-1] if isinstance(o.shape[-1], int) else None for o in session.get_outputs()]
     outputs, features = check_model(path, bundle, shape, source.type, widths)
-    # The CPU provider computes in the types of the graph, so the file's precision is the real one.
-    precision = {"fp32": "f32", "fp16": "f16"}.get(artifact.precision, artifact.precision)
-    spec = ModelSpec(
-        bundle.manifest.clip, outputs, features, artifact.name, "onnxruntime", precision
-    )
+    name = "onnxruntime" if provider == "cpu" else f"onnxruntime:{provider}"
+    precision = effective_precision(artifact, provider)
+    spec = ModelSpec(clip, outputs, features, artifact.name, name, precision)
     return OrtBackend(session, spec)

@@ -90,7 +90,13 @@ def run_command(
     artifact: Annotated[
         str | None, typer.Option(help="Artifact of the bundle, for example fp32.onnx.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime, openvino or tensorrt.")] = "auto",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="auto, onnxruntime, openvino or tensorrt; onnxruntime:cuda, "
+            "onnxruntime:tensorrt or onnxruntime:nvtensorrtrtx for ONNX Runtime on a GPU."
+        ),
+    ] = "auto",
     detector: Annotated[
         str, typer.Option(help="Face detector: auto, yunet, haar, or none (frame = face).")
     ] = "auto",
@@ -305,7 +311,9 @@ def evaluate(
     artifacts: Annotated[
         str | None, typer.Option(help="Comma-separated; all that run here by default.")
     ] = None,
-    engine: Annotated[str, typer.Option(help="auto, onnxruntime or openvino.")] = "auto",
+    engine: Annotated[
+        str, typer.Option(help="auto, onnxruntime[:PROVIDER], openvino or tensorrt.")
+    ] = "auto",
     detector: Annotated[
         str, typer.Option(help="Face detector: auto, yunet, haar, or none (frame = face).")
     ] = "auto",
@@ -425,7 +433,7 @@ def inspect(
 
 def _show_bundle(path: Path, as_json: bool) -> None:
     from .bundle import Bundle
-    from .runtimes.backend import ENGINES, installed
+    from .runtimes.backend import available_engines, obstacle
 
     bundle = Bundle.open(path)
     for name in bundle.manifest.artifacts:
@@ -456,12 +464,14 @@ def _show_bundle(path: Path, as_json: bool) -> None:
     for heading in ("artifact", "MB", "runs here on", "made by", "SHA-256"):
         table.add_column(heading, justify="right" if heading == "MB" else "left")
     for artifact in manifest.artifacts.values():
-        here = [e for e, row in ENGINES.items() if artifact.format in row.formats and installed(e)]
+        able = available_engines(artifact.format)
+        here = [engine for engine in able if obstacle(artifact, engine) is None]
+        none = "not this machine" if able else "nothing installed"
         made = ", ".join(f"{tool} {number}" for tool, number in artifact.built_by.items())
         table.add_row(
             artifact.name,
             f"{artifact.bytes / 1e6:.1f}",
-            ", ".join(here) or "nothing installed",
+            ", ".join(here) or none,
             made,
             artifact.files[0].sha256[:12],
         )

@@ -188,10 +188,11 @@ def test_garbage_model_is_an_error_in_the_engines_words(tmp_path: Path, engine_n
 
 
 def test_engines_agree(tiny: Bundle) -> None:
-    if len(available_engines()) < 2:
+    engines = available_engines("onnx")
+    if len(engines) < 2:
         pytest.skip("only one engine is installed")
     clips = synthetic_clips(tiny.manifest.clip, 4)
-    results = [load_backend(tiny, engine=name).run(clips).logits for name in available_engines()]
+    results = [load_backend(tiny, engine=name).run(clips).logits for name in engines]
     assert np.abs(results[0] - results[1]).max() <= 1e-4
 
 

@@ -1,0 +1,160 @@
+"""NVIDIA's driver, asked directly: which GPU is here, its primary context, and CUDA graphs.
+
+Needs neither the CUDA toolkit nor a Python binding. Names and numbers are those of the CUDA driver
+API (cuda.h). The GPU is the first one; CUDA_VISIBLE_DEVICES says which that is.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from svfap_edge.errors import BackendUnavailable, InferenceError
+
+LIBRARY = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DEVICE = 0
+CAPTURE_THREAD_LOCAL = 1  # CU_STREAM_CAPTURE_MODE: other threads may allocate meanwhile
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*
+
+
+class CudaError(InferenceError):
+    """A CUDA call failed."""
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """A GPU as its driver describes it.
+
+    Attributes:
+        name: "Orin", "NVIDIA GeForce RTX 4070".
+        capability: Compute capability, "8.7".
+        memory: Bytes; on Jetson, shared with the processor.
+        cuda: Newest CUDA version that the driver supports, "12.6".
+    """
+
+    name: str
+    capability: str
+    memory: int
+    cuda: str
+
+
+@functools.cache
+def _driver() -> Any:
+    """The driver's library, initialized.
+
+    Raises:
+        BackendUnavailable: no driver, or no GPU that it can use.
+    """
+    try:
+        library = ctypes.CDLL(LIBRARY)
+    except OSError as error:
+        raise BackendUnavailable(
+            f"CUDA driver not found: {error}. This needs an NVIDIA GPU and its driver (on Jetson: "
+            "JetPack; in a container: start it with the NVIDIA runtime, --gpus all)."
+        ) from error
+    if status := library.cuInit(0):
+        raise BackendUnavailable(
+            f"The CUDA driver does not start: {_words(library, status)}. Check that nvidia-smi "
+            "lists a GPU and that CUDA_VISIBLE_DEVICES does not hide it."
+        )
+    return library
+
+
+def _words(library: Any, status: int) -> str:
+    text = ctypes.c_char_p()
+    library.cuGetErrorString(status, ctypes.byref(text))
+    return f"{(text.value or b'unknown error').decode()} (CUDA error {status})"
+
+
+def _call(function: str, *arguments: Any) -> None:
+    """Raises CudaError with the driver's words unless the call succeeds."""
+    if status := getattr(_driver(), function)(*arguments):
+        raise CudaError(f"{function}: {_words(_driver(), status)}")
+
+
+def find_gpu() -> Gpu:
+    """The GPU that would be used.
+
+    Raises:
+        BackendUnavailable: no driver, or no GPU.
+    """
+    library = _driver()
+    device, version, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    if status := library.cuDeviceGet(ctypes.byref(device), DEVICE):
+        raise BackendUnavailable(f"There is no GPU to use: {_words(library, status)}.")
+    name = ctypes.create_string_buffer(256)
+    _call("cuDeviceGetName", name, len(name), device)
+    _call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
+    _call("cuDriverGetVersion", ctypes.byref(version))
+    capability = []
+    for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
+        value = ctypes.c_int()
+        _call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
+        capability.append(str(value.value))
+    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
+    return Gpu(name.value.decode(errors="replace"), ".".join(capability), memory.value, cuda)
+
+
+class PrimaryContext:
+    """The context that PyTorch and the CUDA runtime use too, current only inside `current`."""
+
+    def __init__(self) -> None:
+        self._handle = ctypes.c_void_p()
+        _call("cuDevicePrimaryCtxRetain", ctypes.byref(self._handle), DEVICE)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        _call("cuCtxPushCurrent_v2", self._handle)
+        try:
+            yield
+        finally:
+            _call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
+
+    def release(self) -> None:
+        _call("cuDevicePrimaryCtxRelease_v2", DEVICE)
+
+
+class CudaGraph:
+    """Work recorded from a stream, launched again by one call. Its context must be current.
+
+    Args:
+        stream: Handle of a stream without pending work.
+        record: Puts the work on the stream; nothing of it runs yet.
+
+    Raises:
+        CudaError: something in `record` cannot be captured. The stream is usable again.
+    """
+
+    def __init__(self, stream: int, record: Callable[[], None]) -> None:
+        self._stream = ctypes.c_void_p(stream)
+        self._graph, self._launchable = ctypes.c_void_p(), ctypes.c_void_p()
+        _call("cuStreamBeginCapture_v2", self._stream, CAPTURE_THREAD_LOCAL)
+        try:
+            record()
+        finally:
+            status = _driver().cuStreamEndCapture(self._stream, ctypes.byref(self._graph))
+        if status:
+            raise CudaError(f"cuStreamEndCapture: {_words(_driver(), status)}")
+        try:
+            _call("cuGraphInstantiateWithFlags", ctypes.byref(self._launchable), self._graph,
+                  ctypes.c_ulonglong(0))  # fmt: skip
+        except CudaError:
+            self.free()
+            raise
+
+    def launch(self) -> None:
+        _call("cuGraphLaunch", self._launchable, self._stream)
+
+    def free(self) -> None:
+        for function, handle in (
+            ("cuGraphExecDestroy", self._launchable),
+            ("cuGraphDestroy", self._graph),
+        ):
+            if handle:
+                _call(function, handle)
+                handle.value = None

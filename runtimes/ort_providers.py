@@ -1,0 +1,207 @@
+"""ONNX Runtime's execution providers: each chosen by name and really used, or refused.
+
+ONNX Runtime by itself goes on without a provider that does not load, with a warning, and computes
+what a provider does not take on the CPU, without one. Here the first is an error, and so is a
+session in which the provider computes nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import threading
+import warnings
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnxruntime as ort
+
+from svfap_edge.bundle import Artifact
+from svfap_edge.cache import compiled_model_cache
+from svfap_edge.clip import ClipSpec
+from svfap_edge.errors import BackendUnavailable, InferenceError
+
+from .backend import INPUT_NAME
+from .cuda_driver import DEVICE, find_gpu
+
+RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+LARGEST_BATCH = 16
+ASSIGNMENT = "session.record_ep_graph_assignment_info"
+
+
+@dataclass(frozen=True)
+class Provider:
+    """A row of `PROVIDERS`: ONNX Runtime's name for it, and how to get it."""
+
+    name: str
+    install: str
+
+
+PROVIDERS = {
+    "cpu": Provider("CPUExecutionProvider", "pip install onnxruntime"),
+    "cuda": Provider(
+        "CUDAExecutionProvider", "pip install onnxruntime-gpu (in place of onnxruntime)"
+    ),
+    "tensorrt": Provider(
+        "TensorrtExecutionProvider",
+        "pip install onnxruntime-gpu (in place of onnxruntime) and tensorrt",
+    ),
+    "nvtensorrtrtx": Provider(
+        "NvTensorRTRTXExecutionProvider", 'pip install "svfap-edge[tensorrt-rtx]"'
+    ),
+}
+"""Execution providers by the word after "onnxruntime:"."""
+
+_registering = threading.Lock()
+
+
+def available_providers() -> list[str]:
+    """Words of `PROVIDERS` that this ONNX Runtime lists, and those of plug-ins installed."""
+    listed = ort.get_available_providers()
+    found = [word for word, provider in PROVIDERS.items() if provider.name in listed]
+    plugged = importlib.util.find_spec(RTX_PLUGIN) is not None
+    return found + (["nvtensorrtrtx"] if plugged and "nvtensorrtrtx" not in found else [])
+
+
+def open_session(
+    path: Path, artifact: Artifact, clip: ClipSpec, options: ort.SessionOptions, word: str
+) -> ort.InferenceSession:
+    """A session whose model is computed by the provider `word`.
+
+    Raises:
+        BackendUnavailable: this ONNX Runtime does not have the provider, or it finds no GPU; with
+            the list of those it has.
+        InferenceError: the provider did not load, or takes nothing of the model.
+        Exception: ONNX Runtime's own, for a model it refuses.
+    """
+    name = PROVIDERS[word].name
+    if word not in available_providers():
+        have = ", ".join(f"onnxruntime:{found}" for found in available_providers())
+        raise BackendUnavailable(
+            f"ONNX Runtime {ort.__version__} has no {name} here. It has: {have}. "
+            f"Install it: {PROVIDERS[word].install}"
+        )
+    if word == "cpu":
+        return ort.InferenceSession(str(path), options, providers=[name])
+    find_gpu()
+    options.add_session_config_entry(ASSIGNMENT, "1")
+    settings = _settings(word, artifact, clip)
+    if word == "nvtensorrtrtx" and name not in ort.get_available_providers():
+        options.add_provider_for_devices(_rtx_devices(), settings)
+        session = ort.InferenceSession(str(path), options)
+    else:
+        chain: list[Any] = [(name, {"device_id": str(DEVICE), **settings})]
+        if word == "tensorrt" and "cuda" in available_providers():  # for what TensorRT leaves
+            beside = _settings("cuda", artifact, clip)
+            chain.append((PROVIDERS["cuda"].name, {"device_id": str(DEVICE), **beside}))
+        session = _session(path, options, chain)
+    check_used(session, word)
+    return session
+
+
+def _session(path: Path, options: Any, chain: list[Any]) -> ort.InferenceSession:
+    with warnings.catch_warnings():  # what they say is found out, and raised, by check_used
+        warnings.simplefilter("ignore", UserWarning)
+        session = ort.InferenceSession(str(path), options, providers=chain)
+    session.disable_fallback()
+    return session
+
+
+def check_used(session: ort.InferenceSession, word: str) -> None:
+    """Raises InferenceError unless the provider is in the session and computes part of it."""
+    name = PROVIDERS[word].name
+    if name not in session.get_providers():
+        raise InferenceError(
+            f"ONNX Runtime did not load {name} and would compute on "
+            f"{', '.join(session.get_providers())} instead. Its libraries are missing or of other "
+            "versions than it was built for (CUDA, cuDNN, TensorRT): put them on the library path, "
+            "or call onnxruntime.preload_dlls() first; or choose the engine onnxruntime."
+        )
+    counts = assigned(session)
+    if counts and not counts[name]:
+        raise InferenceError(
+            f"{name} takes nothing of this model; ONNX Runtime would compute it on "
+            f"{', '.join(counts)} instead. Choose the engine onnxruntime, or another artifact."
+        )
+
+
+def assigned(session: ort.InferenceSession) -> Counter[str]:
+    """Nodes by the provider that computes them, for a session made with `ASSIGNMENT` on.
+
+    Empty where this version of ONNX Runtime does not tell.
+    """
+    counts: Counter[str] = Counter()
+    if hasattr(session, "get_provider_graph_assignment_info"):
+        for part in session.get_provider_graph_assignment_info():
+            counts[part.ep_name] += len(part.get_nodes())
+    return counts
+
+
+def effective_precision(artifact: Artifact, word: str) -> str:
+    """What a provider computes in, as configured here.
+
+    The CPU computes in the types of the graph. CUDA does too (TF32 is turned off), but has no
+    integer kernels for Q/DQ and computes between them in float32. The TensorRTs use TF32 for
+    float32 matrix products on GPUs that have it.
+    """
+    kinds = {"fp32": "f32", "fp16": "f16", "int8": "int8"}
+    if word == "cuda":
+        kinds["int8"] = "f32 of int8"
+    elif word in ("tensorrt", "nvtensorrtrtx"):
+        kinds |= {"fp32": "tf32", "int8": "int8+tf32"}
+    return kinds.get(artifact.precision, artifact.precision)
+
+
+def _settings(word: str, artifact: Artifact, clip: ClipSpec) -> dict[str, str]:
+    if word == "cuda":
+        return {"use_tf32": "0"}
+
+    def shape(count: int) -> str:
+        return f"{INPUT_NAME}:{'x'.join(map(str, (count, *clip.shape)))}"
+
+    prefix = "trt" if word == "tensorrt" else "nv"
+    settings = {
+        f"{prefix}_profile_min_shapes": shape(1),
+        f"{prefix}_profile_opt_shapes": shape(1),
+        f"{prefix}_profile_max_shapes": shape(LARGEST_BATCH),
+    }
+    version = f"ort-{word}-{ort.__version__}"
+    folder = compiled_model_cache(artifact.files[0].sha256, version)
+    if word == "tensorrt":
+        settings["trt_fp16_enable"] = "1" if artifact.precision == "fp16" else "0"
+        settings["trt_int8_enable"] = "1" if artifact.precision == "int8" else "0"
+        if folder is not None:
+            settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
+    elif folder is not None:
+        settings["nv_runtime_cache_path"] = str(folder)
+    return settings
+
+
+def _rtx_devices() -> list[Any]:
+    """The first GPU of the plug-in of TensorRT for RTX, which is registered once.
+
+    Raises:
+        BackendUnavailable: it does not load, or finds no GPU that it supports.
+    """
+    plugin = importlib.import_module(RTX_PLUGIN)
+    name = plugin.get_ep_name()
+    with _registering:
+        if not any(device.ep_name == name for device in ort.get_ep_devices()):
+            try:
+                ort.register_execution_provider_library(name, plugin.get_library_path())
+            except Exception as error:  # ONNX Runtime has many kinds of exceptions
+                if "already registered" not in str(error):
+                    raise BackendUnavailable(
+                        f"The plug-in of {name} does not load: {str(error).strip()[:400]}"
+                    ) from error
+        devices = [device for device in ort.get_ep_devices() if device.ep_name == name]
+    if not devices:
+        gpu = find_gpu()
+        raise BackendUnavailable(
+            f"{name} finds no GPU that it supports: here is {gpu.name}, compute capability "
+            f"{gpu.capability}. TensorRT for RTX needs a GeForce or RTX GPU from 7.5 on; use "
+            "TensorRT or onnxruntime:cuda."
+        )
+    return devices[:1]
