@@ -106,7 +106,7 @@ def diagnose(progress: Callable[[str], None] = lambda message: None) -> Diagnosi
     """Look at everything. Raises nothing for what is missing or broken."""
     engines, problem = _engine_table()
     face_model = find_face_model()
-    present = [name for name, entry in engines.items() if _present(entry.library)]
+    present = [name for name, entry in engines.items() if any(map(_present, entry.libraries))]
     progress(f"Trying {', '.join([*present, 'OpenCV', 'drivers'])}")
     with ThreadPoolExecutor(max_workers=4) as pool:
 
@@ -154,7 +154,8 @@ def _obstacles(checks: list[Check]) -> Iterator[str]:
 
 
 def _engine_table() -> tuple[dict[str, Any], list[Check]]:
-    """The engines of this version; none, and the reason, where even numpy is broken."""
+    """Engines that can run the model in the package; none, and the reason, where even numpy is
+    broken. TensorRT, which runs plans only, is among the GPU's packages."""
     try:
         from .runtimes.backend import ENGINES
     except Exception as error:  # a broken numpy raises all kinds of errors
@@ -164,7 +165,7 @@ def _engine_table() -> tuple[dict[str, Any], list[Check]]:
                 "pip install --force-reinstall numpy",
             )
         ]  # fmt: skip
-    return dict(ENGINES), []
+    return {name: entry for name, entry in ENGINES.items() if "onnx" in entry.formats}, []
 
 
 def _answer(probe: str, *options: str) -> Answer:

@@ -49,7 +49,7 @@ def engine(name: str) -> dict[str, Any]:
             "precision": loaded.spec.precision,
             "seconds": round(time.perf_counter() - start, 3),
         }
-    library = sys.modules[ENGINES[name].library]
+    library = sys.modules[ENGINES[name].libraries[0]]
     facts["version"] = str(getattr(library, "__version__", "")).split("-")[0]
     if name == "onnxruntime":
         offered = library.get_available_providers()

@@ -114,10 +114,17 @@ def run_list(
             seen[index] = 1
             start += len(views)
     if fabric.world_size > 1:  # every item is in one process only, so a sum joins them exactly
-        values = fabric.all_reduce(values, reduce_op="sum")
-        seen = fabric.all_reduce(seen, reduce_op="sum")
+        values = sum_of_all(fabric, values)
+        seen = sum_of_all(fabric, seen)
     values[seen == 0] = torch.nan
     return Outputs(values.cpu().numpy(), tuple(unreadable.reasons))
+
+
+def sum_of_all(fabric: Fabric, values: Tensor) -> Tensor:
+    """The sum over all processes, in each."""
+    found = fabric.all_reduce(values, reduce_op="sum")
+    assert isinstance(found, Tensor)
+    return found
 
 
 def _groups(

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from svfap_edge.errors import ConfigError, TrainingError
-from svfap_edge.training.evaluation import one_thread
+from svfap_edge.training.evaluation import one_thread, sum_of_all
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
 from svfap_edge.training.model import TPSBTConfig, is_plain
 from svfap_edge.training.optim import build_optimizer, parameter_groups, rate_at, set_rate
@@ -49,11 +49,13 @@ class Job(Protocol):
         content: What a finished checkpoint holds beside the weights.
     """
 
-    model: nn.Module
     config: TPSBTConfig
     prefix: str
     sign: int
     content: dict[str, Any]
+
+    @property
+    def model(self) -> nn.Module: ...
 
     @property
     def dataset(self) -> Dataset[Any]: ...
@@ -270,8 +272,8 @@ def _finish_epoch(
     job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric, model: Any, optimizer: Any,
     average: nn.Module | None, place: Place, progress: Progress,
 ) -> None:  # fmt: skip
-    count = max(1, place.loss_count)
-    loss = float(fabric.all_reduce(torch.tensor(place.loss_sum / count), reduce_op="mean"))
+    mean = torch.tensor(place.loss_sum / max(1, place.loss_count), device=fabric.device)
+    loss = float(sum_of_all(fabric, mean)) / fabric.world_size
     row: dict[str, Any] = {"epoch": place.epoch + 1, "loss": loss}
     place.epoch, place.step, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
     if place.epoch % run.validate_every == 0 or place.epoch == optim.epochs:

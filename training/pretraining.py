@@ -17,7 +17,7 @@ from svfap_edge.errors import ConfigError
 from svfap_edge.training.augment import centre
 from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable
 from svfap_edge.training.config import to_table
-from svfap_edge.training.evaluation import normalize
+from svfap_edge.training.evaluation import normalize, sum_of_all
 from svfap_edge.training.finetuning import (
     Batch,
     TrainingClips,
@@ -139,7 +139,7 @@ class Pretraining:
                 (loss.double() * len(clips), loss.new_tensor(len(clips)).double())
             )
         if fabric.world_size > 1:
-            losses = fabric.all_reduce(losses, reduce_op="sum")
+            losses = sum_of_all(fabric, losses)
         every = self.settings.masking.picture_every
         if epoch % every == 0 or epoch == self.settings.optim.epochs:
             self._picture(fabric, model, epoch, indices)

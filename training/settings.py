@@ -53,7 +53,7 @@ class DataSettings:
         ignore: Labels whose files are left out.
         stride: Frames between sampled frames at 25 fps; None for the task's.
         views: Temporal views averaged in evaluation; 2 as published.
-        repeats: Augmented copies of a clip in a batch (Hoffer et al. 2020); 2 as published.
+        repeats: Augmented copies of a clip in a batch (Hoffer et al. 2020; VideoMAE takes 2).
         balance: Classes are drawn by count ** balance: 1 as they are, 0 all alike.
         workers: Loader processes of each training process.
         unreadable: Share of the files that may be unreadable before training stops.
