@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from svfap_edge.errors import SvfapError
-from svfap_edge.export.tensorrt_library import Builder, log_of, refusal
+from svfap_edge.export.tensorrt_library import refusal
 from svfap_edge.export.tensorrt_settings import OURS, PlanSettings
 from svfap_edge.runtimes.backend import INPUT_NAME
+from svfap_edge.runtimes.tensorrt_library import TensorRT, log_of
 
 GROUPS = {
     "flag": "BuilderFlag",
@@ -29,7 +30,7 @@ NOT_OPTIONS = {
 }
 
 
-def configured(builder: Builder, settings: PlanSettings) -> tuple[Any, Any]:
+def configured(builder: TensorRT, settings: PlanSettings) -> tuple[Any, Any]:
     """A fresh TensorRT builder and its config; takes a moment, and needs no model.
 
     Raises:
@@ -76,7 +77,7 @@ def add_profile(maker: Any, config: Any, network: Any, settings: PlanSettings, l
         raise refusal(f"Batch {settings.batch} was refused", log)
 
 
-def _check_flavour(builder: Builder, settings: PlanSettings) -> None:
+def _check_flavour(builder: TensorRT, settings: PlanSettings) -> None:
     """What one of TensorRT and TensorRT for RTX has and the other has not."""
     if builder.ahead_of_time:
         if settings.timing_cache is not None:

@@ -21,14 +21,13 @@ from svfap_edge.export.precision import precisions_of_tensorrt
 from svfap_edge.export.tensorrt_config import add_profile, configured
 from svfap_edge.export.tensorrt_graph import adapt_to_tensorrt
 from svfap_edge.export.tensorrt_library import (
-    Builder,
     find_builder,
-    log_of,
     present_capability,
     refusal,
 )
 from svfap_edge.export.tensorrt_settings import PlanSettings
 from svfap_edge.runtimes.backend import INPUT_NAME
+from svfap_edge.runtimes.tensorrt_library import TensorRT, log_of
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,8 @@ class PlanInfo:
     """What was built.
 
     Attributes:
-        builder: `Builder.name`.
-        version: `Builder.version`.
+        builder: `TensorRT.name`.
+        version: `TensorRT.version`.
         compute_capabilities: GPUs the plan is for. Empty: TensorRT for RTX's default, 8.0 and
             later; or, with TensorRT, the GPU of the build, which could not be asked.
         source_sha256: Of the ONNX file.
@@ -76,7 +75,7 @@ def plan_from_onnx(
     source: Path,
     target: Path,
     settings: PlanSettings | None = None,
-    builder: Builder | None = None,
+    builder: TensorRT | None = None,
 ) -> PlanInfo:
     """Build a plan. Ctrl-C stops the build at its next step.
 

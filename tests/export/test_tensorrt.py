@@ -23,7 +23,7 @@ from typer.testing import CliRunner, Result
 from svfap_edge.bundle import Bundle, digest
 from svfap_edge.cli import app
 from svfap_edge.errors import BackendUnavailable, EngineIncompatible, SvfapError
-from svfap_edge.export import tensorrt_from_onnx, tensorrt_library
+from svfap_edge.export import tensorrt_from_onnx
 from svfap_edge.export.clips import synthetic_clips
 from svfap_edge.export.files import written_whole
 from svfap_edge.export.half_from_onnx import half_from_onnx
@@ -31,8 +31,10 @@ from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.tensorrt_config import configured
 from svfap_edge.export.tensorrt_from_onnx import PlanInfo, needs, plan_from_onnx
 from svfap_edge.export.tensorrt_graph import adapt_to_tensorrt
-from svfap_edge.export.tensorrt_library import Builder, find_builder, log_of, present_capability
+from svfap_edge.export.tensorrt_library import find_builder, present_capability
 from svfap_edge.export.tensorrt_settings import PlanSettings, parse_options, plan_settings
+from svfap_edge.runtimes import tensorrt_library
+from svfap_edge.runtimes.tensorrt_library import TensorRT, log_of
 from svfap_edge.training.model import TPSBTConfig
 from tests.models import TINY, model_with_weights, save_ours
 
@@ -41,7 +43,7 @@ STEM = TPSBTConfig.from_dict({**TINY.to_dict(), "stem": (8, 12), "depths": (1, 2
 
 
 @pytest.fixture(scope="session")
-def rtx() -> Builder:
+def rtx() -> TensorRT:
     try:
         return find_builder("rtx")
     except BackendUnavailable as error:
@@ -91,7 +93,7 @@ def bytes_model(path: Path, *operators: str, shape: Sequence[str | int] = ("N", 
 
 @pytest.mark.parametrize("precision", ["fp32", "fp16", "int8", "int8-fp16"])
 def test_every_precision_builds(
-    tmp_path: Path, rtx: Builder, sources: dict[str, Path], precision: str
+    tmp_path: Path, rtx: TensorRT, sources: dict[str, Path], precision: str
 ) -> None:
     plan = tmp_path / "model.plan"
     info = plan_from_onnx(sources[precision], plan, ADA, rtx)
@@ -110,7 +112,7 @@ def test_every_precision_builds(
 
 
 def test_capabilities_make_the_needs(
-    tmp_path: Path, rtx: Builder, sources: dict[str, Path]
+    tmp_path: Path, rtx: TensorRT, sources: dict[str, Path]
 ) -> None:
     def build(*capabilities: str) -> PlanInfo:
         settings = PlanSettings(compute_capabilities=capabilities)
@@ -198,14 +200,14 @@ def test_unsigned_activations_become_signed() -> None:
         adapt_to_tensorrt(model(128))
 
 
-def test_parser_refusal_is_told_in_its_words(tmp_path: Path, rtx: Builder) -> None:
+def test_parser_refusal_is_told_in_its_words(tmp_path: Path, rtx: TensorRT) -> None:
     source = bytes_model(tmp_path / "odd.onnx", "Frobnicate")
     with pytest.raises(EngineIncompatible, match=r"(?s)'odd.onnx'.*'my Frobnicate'.*not found"):
         plan_from_onnx(source, tmp_path / "odd.plan", ADA, rtx)
     assert [p.name for p in tmp_path.iterdir()] == ["odd.onnx"]
 
 
-def test_unreadable_sources(tmp_path: Path, rtx: Builder) -> None:
+def test_unreadable_sources(tmp_path: Path, rtx: TensorRT) -> None:
     (tmp_path / "junk.onnx").write_bytes(b"not a model " * 100)
     with pytest.raises(EngineIncompatible, match="not readable as ONNX"):
         plan_from_onnx(tmp_path / "junk.onnx", tmp_path / "x.plan", ADA, rtx)
@@ -214,7 +216,7 @@ def test_unreadable_sources(tmp_path: Path, rtx: Builder) -> None:
 
 
 def test_failed_build_leaves_nothing(
-    tmp_path: Path, rtx: Builder, sources: dict[str, Path]
+    tmp_path: Path, rtx: TensorRT, sources: dict[str, Path]
 ) -> None:
     """GPUs of compute capability 7.5 have no float32 matrix product in TensorRT for RTX."""
     (tmp_path / "model.plan").write_text("the old one")
@@ -227,7 +229,7 @@ def test_failed_build_leaves_nothing(
 
 @pytest.mark.skipif(os.name == "nt", reason="sends itself SIGINT")
 def test_ctrl_c_stops_the_build(
-    tmp_path: Path, rtx: Builder, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, rtx: TensorRT, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(folder: Any) -> dict[str, int]:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
@@ -251,7 +253,7 @@ def test_interrupted_write_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_options_reach_the_builder(tmp_path: Path, rtx: Builder) -> None:
+def test_options_reach_the_builder(tmp_path: Path, rtx: TensorRT) -> None:
     source = bytes_model(tmp_path / "m.onnx", "Relu")
 
     def build(*texts: str) -> PlanInfo:
@@ -274,7 +276,7 @@ def test_options_reach_the_builder(tmp_path: Path, rtx: Builder) -> None:
         build("profiling_verbosity=ALL")
 
 
-def test_unknown_options_are_told_the_known_ones(rtx: Builder) -> None:
+def test_unknown_options_are_told_the_known_ones(rtx: TensorRT) -> None:
     def message(text: str) -> str:
         with pytest.raises(SvfapError, match="has no option") as caught:
             configured(rtx, PlanSettings(options=parse_options([text])))
@@ -294,7 +296,7 @@ def test_unknown_options_are_told_the_known_ones(rtx: Builder) -> None:
         assert hidden not in known(f"{hidden}=1")
 
 
-def test_every_kind_of_option_is_set(rtx: Builder) -> None:
+def test_every_kind_of_option_is_set(rtx: TensorRT) -> None:
     texts = ["workspace_mib=64", "batch=1,2,3", "builder_optimization_level=1", "flag.REFIT=1"]
     texts += ["flag.TF32=0", "memory.TACTIC_SHARED_MEMORY=1"]
     texts += ["profiling_verbosity=DETAILED"]
@@ -314,7 +316,7 @@ def test_every_kind_of_option_is_set(rtx: Builder) -> None:
             assert all(not r or f"does not take {group}.{name}=" in r for r in refusals)
 
 
-def _refusal(builder: Builder, key: str, value: str) -> str:
+def _refusal(builder: TensorRT, key: str, value: str) -> str:
     try:
         configured(builder, PlanSettings(options=((key, value),)))
     except SvfapError as error:
@@ -345,7 +347,7 @@ def export_call(folder: Path, *options: object) -> Result:
     return CliRunner().invoke(app, [str(part) for part in call])
 
 
-def test_options_are_refused_before_the_work(tmp_path: Path, rtx: Builder) -> None:
+def test_options_are_refused_before_the_work(tmp_path: Path, rtx: TensorRT) -> None:
     for text, words in (
         ("speed=11", "Known: workspace_mib, timing_cache"),
         (f"timing_cache={tmp_path / 't'}", "TensorRT for RTX has no timing cache"),
@@ -358,7 +360,7 @@ def test_options_are_refused_before_the_work(tmp_path: Path, rtx: Builder) -> No
     assert [p.name for p in tmp_path.iterdir()] == ["m.pth"]
 
 
-def test_options_of_the_command_line_reach_the_plan(tmp_path: Path, rtx: Builder) -> None:
+def test_options_of_the_command_line_reach_the_plan(tmp_path: Path, rtx: TensorRT) -> None:
     given = ("workspace_mib=256", "batch=1,2,4", "builder_optimization_level=2")
     result = export_call(tmp_path, *(part for text in given for part in ("--trt", text)))
     assert result.exit_code == 0, result.output
@@ -394,22 +396,22 @@ def test_impossible_settings() -> None:
         PlanSettings(workspace_mib=0)
 
 
-def test_settings_of_the_other_flavour(tmp_path: Path, rtx: Builder) -> None:
+def test_settings_of_the_other_flavour(tmp_path: Path, rtx: TensorRT) -> None:
     source = bytes_model(tmp_path / "m.onnx", "Relu")
     hopper = PlanSettings(compute_capabilities=("9.0",))
     with pytest.raises(SvfapError, match=r"not build for compute capability 9\.0; it does for 7"):
         plan_from_onnx(source, tmp_path / "m.plan", hopper, rtx)
     with pytest.raises(SvfapError, match="no timing cache"):
         plan_from_onnx(source, tmp_path / "m.plan", PlanSettings(timing_cache=tmp_path / "t"), rtx)
-    regular = Builder("TensorRT", "10.3.0", rtx.trt)
+    regular = TensorRT("TensorRT", "10.3.0", rtx.trt)
     with pytest.raises(SvfapError, match="builds for the GPU that is present"):
         plan_from_onnx(source, tmp_path / "m.plan", ADA, regular)
 
 
 @pytest.mark.filterwarnings("ignore:.*[Tt]iming cache:DeprecationWarning")
-def test_timing_cache_is_written_back(tmp_path: Path, rtx: Builder) -> None:
+def test_timing_cache_is_written_back(tmp_path: Path, rtx: TensorRT) -> None:
     """The path of regular TensorRT, on the library at hand, whose cache does nothing."""
-    regular = Builder("TensorRT", "10.3.0", rtx.trt)
+    regular = TensorRT("TensorRT", "10.3.0", rtx.trt)
     source, cache = bytes_model(tmp_path / "m.onnx", "Relu"), tmp_path / "timings"
     for _ in range(2):  # without a file, then with it
         info = plan_from_onnx(
@@ -420,7 +422,7 @@ def test_timing_cache_is_written_back(tmp_path: Path, rtx: Builder) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == ["m.onnx", "m.plan", "timings"]
 
 
-def test_fixed_batch(tmp_path: Path, rtx: Builder) -> None:
+def test_fixed_batch(tmp_path: Path, rtx: TensorRT) -> None:
     source = bytes_model(tmp_path / "m.onnx", "Relu", shape=(2, 4))
     with pytest.raises(SvfapError, match="batches of 2 only"):
         plan_from_onnx(source, tmp_path / "m.plan", ADA, rtx)
@@ -446,7 +448,7 @@ def test_missing_builder_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -
 
 def test_which_builder_comes_first(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("tensorrt", "rtx"):
-        found = Builder(name, "1", None)
+        found = TensorRT(name, "1", None)
         monkeypatch.setattr(tensorrt_library, f"_find_{name}", lambda found=found: found)
     assert find_builder().name == "tensorrt"
     assert find_builder("auto", ("8.9",)).name == "rtx"
