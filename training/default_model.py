@@ -32,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svfap_edge import metrics
+from svfap_edge.tasks import Task
 from svfap_edge.training.augment import AugmentSettings, augment
 from svfap_edge.training.geometry import fit as fit_square
 from svfap_edge.training.mixing import MixSettings, mix, soft_targets
@@ -44,6 +45,7 @@ from svfap_edge.training.model import (
     preset,
 )
 from svfap_edge.training.optim import cross_entropy, rate_at
+from svfap_edge.training.report import draw
 from svfap_edge.training.sampling import generator
 
 LABELS = ("neutral", "happiness", "surprise", "anger", "sadness", "disgust")
@@ -278,6 +280,20 @@ def _tell(
     print(json.dumps(row | figures(logits, val.labels)), flush=True)
 
 
+def draw_log(log: Path, picture: Path) -> None:
+    """Curves, confusion matrix and recall from what this script printed."""
+    rows = [json.loads(line) for line in log.read_text().splitlines()]
+    history, before = [], 0.0
+    for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
+        shown = {name: row[name] for name in ("loss", "uar", "war")}
+        history.append({"minutes": before + row["minutes"], **shown})
+        if following["phase"] != row["phase"]:
+            before += row["minutes"]
+    task = Task("faces", "classes", LABELS)
+    final = {"val": {"published": {"confusion": rows[-1]["confusion"]}}}
+    draw(picture, history, final, task, progress="minutes")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("faces", type=Path)
@@ -286,7 +302,11 @@ def main() -> None:
         "--minutes", type=float, nargs=3, default=(40, 45, 15), help="of the phases"
     )
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--draw", type=Path, metavar="LOG", help="draw what an earlier run printed")
     args = parser.parse_args()
+    if args.draw:
+        draw_log(args.draw, args.output)
+        return
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)  # photographs are small: more threads only wait for each other
     train, val = load_faces(args.faces / "train"), load_faces(args.faces / "val")

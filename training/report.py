@@ -54,8 +54,13 @@ def draw(
     history: Sequence[Mapping[str, Any]],
     final: Mapping[str, Mapping[str, Any]],
     task: Task | None,
+    progress: str = "epoch",
 ) -> None:
-    """Curves, and for classes the confusion matrix and the recall of each class."""
+    """Curves, and for classes the confusion matrix and the recall of each class.
+
+    Args:
+        progress: Key of `history` that the curves run over.
+    """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -63,9 +68,9 @@ def draw(
     columns = 2 if matrix is None else 4
     figure = Figure(figsize=(4.2 * columns, 3.8), layout="constrained")
     axes = figure.subplots(1, columns)
-    _curves(axes[0], history, LOSSES, "Loss")
-    others = [n for n in _numbers(history) if n not in (*LOSSES, "unreadable")]
-    _curves(axes[1], history, others, "Validation")
+    _curves(axes[0], history, LOSSES, "Loss", progress)
+    others = [n for n in _numbers(history) if n not in (*LOSSES, "unreadable", progress)]
+    _curves(axes[1], history, others, "Validation", progress)
     if matrix is not None and task is not None:
         _matrix(axes[2], matrix, task.labels, title)
         _recall(axes[3], matrix, task.labels)
@@ -92,15 +97,15 @@ def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | Non
 
 
 def _curves(
-    axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
+    axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, progress: str
 ) -> None:
     for name, colour in zip(names, COLOURS, strict=False):
-        points = [(row["epoch"], row[name]) for row in history if name in row]
+        points = [(row[progress], row[name]) for row in history if row.get(name) is not None]
         if points:
             x, y = zip(*points, strict=True)
             axis.plot(x, y, color=colour, label=name, marker="." if len(x) < 30 else "")
     axis.set_title(title, color=INK, loc="left")
-    axis.set_xlabel("epoch")
+    axis.set_xlabel(progress)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -130,9 +135,10 @@ def _recall(axis: Any, matrix: np.ndarray, labels: Sequence[str]) -> None:
     places = np.arange(len(labels))
     axis.barh(places, recall, color=COLOURS[0])
     for place, (value, count) in enumerate(zip(recall, counts, strict=True)):
-        axis.text(min(value, 0.84) + 0.01, place, f"{value:.2f} of {count}", va="center")
+        axis.text(value + 0.02, place, f"{value:.2f} of {count}", va="center")
     axis.set_yticks(places, labels)
     axis.invert_yaxis()
-    axis.set_xlim(0, 1.1)
+    axis.set_xlim(0, 1.45)
+    axis.set_xticks([0, 0.5, 1])
     axis.set_title("Recall", color=INK, loc="left")
     axis.spines[["top", "right"]].set_visible(False)
