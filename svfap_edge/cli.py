@@ -81,7 +81,8 @@ def run_command(
     source: Annotated[
         str,
         typer.Argument(
-            help="A video, a folder of images, an image, or 'sample' (built in).",
+            help="A video, a folder of images, an image, 'sample' (built in), a camera's number, "
+            "a URL (rtsp://, http://), or a GStreamer pipeline.",
         ),
     ],
     bundle: Annotated[
@@ -105,6 +106,9 @@ def run_command(
     fps: Annotated[
         float | None, typer.Option(help="Frame rate of a folder of images (25).")
     ] = None,
+    seconds: Annotated[
+        float | None, typer.Option(help="Stop after so many seconds of the source's time.")
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)] = None,
     jsonl: Annotated[
         str | None, typer.Option(help="Write JSON lines to this file; - is standard output.")
@@ -113,10 +117,15 @@ def run_command(
     plot: Annotated[Path | None, typer.Option(help="Write a timeline picture (.png).")] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what the faces of a video express."""
+    """Tell what the faces of a video or camera express.
+
+    A camera or URL is read until --seconds, Ctrl-C or SIGTERM; that is a good end.
+    """
     with reporting(as_json):
         if not hop > 0:
             raise SvfapError(f"--hop must be a positive number of seconds; got {hop}.")
+        if seconds is not None and not seconds > 0:
+            raise SvfapError(f"--seconds must be a positive number; got {seconds}.")
         if as_json and jsonl == "-":
             raise SvfapError("--json and --jsonl - both write standard output; choose one.")
         from . import runner
@@ -126,13 +135,15 @@ def run_command(
         from .sources import open_source
 
         finder = open_detector(detector, face_model)
-        with open_source(source, fps=fps) as opened, stopping_cleanly():
+        with open_source(source, fps=fps) as opened, stopping_cleanly(opened):
             loaded = Engine.load(bundle, artifact=artifact, engine=engine, threads=threads)
             with loaded:
                 perceiver = Perceiver(loaded, detector=finder, hop_s=hop)
                 sinks = _sinks(opened, loaded.manifest.task, jsonl, video, plot)
                 with progress(f"{Path(opened.name).name}", as_json or jsonl == "-") as report:
-                    summary = runner.run(opened, loaded, perceiver, sinks, report)
+                    summary = runner.run(
+                        opened, loaded, perceiver, sinks, report, seconds=seconds, warn=warn
+                    )
         if as_json:
             print(json.dumps(summary.to_json(), ensure_ascii=False))
         else:
@@ -179,6 +190,9 @@ def _print_summary(summary: RunSummary, written: list[Any]) -> None:
         f"faces by {summary.detector})"
     )
     out.print(f"  time: {shares}")
+    if summary.counts:
+        text = ", ".join(f"{name} {count}" for name, count in summary.counts.items() if count)
+        out.print(f"  frames: {text}")
     for path in filter(None, written):
         out.print(f"wrote {path}")
     for warning in summary.warnings:

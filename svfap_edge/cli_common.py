@@ -16,6 +16,8 @@ from .errors import SvfapError
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from .sources import Source
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 
 
@@ -64,17 +66,24 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 
 @contextmanager
-def stopping_cleanly() -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed."""
+def stopping_cleanly(source: Source | None = None) -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed. A live source is
+    asked to end by the first signal of either kind; only a second one interrupts."""
+    asked = False
 
     def stop(number: int, frame: Any) -> None:
-        raise KeyboardInterrupt
+        nonlocal asked
+        if source is None or not source.live or asked:
+            raise KeyboardInterrupt
+        asked = True
+        source.stop()
 
-    previous = signal.signal(signal.SIGTERM, stop)
+    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 @contextmanager

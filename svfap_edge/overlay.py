@@ -11,7 +11,7 @@ import numpy as np
 from .errors import SourceError
 from .perceiver import Perception, Person, StateChange
 from .sinks import check_writable, color_of
-from .sources import DEFAULT_FPS, Frame
+from .sources import DEFAULT_FPS, Frame, Gap
 from .tasks import Task
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -20,6 +20,10 @@ _DARK = (28, 30, 36)
 _FADED = (150, 150, 150)
 MIN_HEIGHT = 360
 """Smaller frames are enlarged to this height, so that the text can be read."""
+
+MAX_REPEAT_S = 10.0
+"""A frame is repeated for so long at most; a longer time without frames, as after a jump of the
+clock, is cut out of the video."""
 
 
 class OverlayVideo:
@@ -42,6 +46,8 @@ class OverlayVideo:
         self._writer: cv2.VideoWriter | None = None
         self._size = (0, 0)
         self._written = 0
+        self._cut = 0
+        self._last: np.ndarray | None = None
 
     def write(self, frame: Frame, perception: Perception) -> None:
         image = draw_overlay(frame.image, perception, self._task)
@@ -54,9 +60,28 @@ class OverlayVideo:
                 raise SourceError(f"Cannot write the video '{self._path}'; use a path in .mp4.")
         if image.shape[1::-1] != self._size:
             image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
-        due = round((frame.timestamp_s) * self._fps) + 1
-        for _ in range(due - self._written):
-            self._writer.write(cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        self._last = image
+        self._fill(image, frame.timestamp_s)
+
+    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
+        """The last frame, darkened, for the time without any."""
+        if self._last is not None:
+            if gap.first:
+                self._last = self._last // 3
+                unit = self._last.shape[0] / 360
+                text = f"no frames ({gap.reason})"
+                _text(self._last, text, (round(8 * unit), round(20 * unit)), unit, _WHITE)
+            self._fill(self._last, gap.timestamp_s)
+
+    def _fill(self, image: np.ndarray, timestamp_s: float) -> None:
+        """Write the image up to a time."""
+        assert self._writer is not None
+        due = round(timestamp_s * self._fps) + 1 - self._cut
+        excess = max(0, due - self._written - round(MAX_REPEAT_S * self._fps))
+        self._cut += excess
+        picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
+        for _ in range(due - excess - self._written):
+            self._writer.write(picture)
             self._written += 1
 
     def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:

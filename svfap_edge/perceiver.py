@@ -186,6 +186,27 @@ class Perceiver:
             changes += self._end(track.number, timestamp_s)
         return Perception(timestamp_s, people, tuple(predictions), tuple(changes))
 
+    def missing(self, timestamp_s: float) -> list[StateChange]:
+        """Say that the camera gives no frames: every stream becomes stale, and people not seen for
+        `forget_s` have left. May be called again and again while that lasts.
+
+        Args:
+            timestamp_s: Until when none came; later than the last frame.
+        """
+        _, gone = self._tracker.update([], timestamp_s)
+        for stream in self._streams.values():
+            stream.mark_stale()
+        changes = self._changes(timestamp_s)
+        for track in gone:
+            changes += self._end(track.number, timestamp_s)
+        return changes
+
+    def reset(self) -> None:
+        """Forget what was seen before a gap, so that no clip spans it. People found again where
+        they were within `forget_s` keep their names. Time still has to advance."""
+        for stream in self._streams.values():
+            stream.reset()
+
     def finish(self) -> list[StateChange]:
         """End all streams, as at the end of a video. The perceiver can go on with new people."""
         time_s = 0.0 if self._last_s is None else self._last_s

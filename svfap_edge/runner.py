@@ -10,7 +10,7 @@ from typing import Any
 from .perceiver import Perceiver
 from .runtimes import Engine
 from .sinks import Sink
-from .sources import Source
+from .sources import Gap, Source
 
 
 @dataclass
@@ -27,7 +27,9 @@ class RunSummary:
         people: Identities seen.
         predictions: Predictions made.
         labels: How often each label came first (classes only).
-        seconds: Wall time by stage: decode, detect, crop, model, write, rest.
+        seconds: Wall time by stage: decode (of a live source wait), detect, crop, model, write,
+            rest.
+        counts: What became of a live source's frames; see `SourceCounts`. Empty for others.
         warnings: What went wrong without ending the run.
     """
 
@@ -43,6 +45,7 @@ class RunSummary:
     predictions: int = 0
     labels: dict[str, int] = field(default_factory=dict)
     seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
 
     @property
@@ -69,14 +72,19 @@ def run(
     perceiver: Perceiver,
     sinks: Sequence[Sink] = (),
     progress: Callable[[int, int | None], None] = lambda done, total: None,
+    *,
+    seconds: float | None = None,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> RunSummary:
     """Read the source to its end.
 
     Args:
-        source: Closed by the caller.
+        source: Closed when it was read.
         engine: The one the perceiver uses.
         sinks: Closed here, whatever happens.
         progress: Called after every frame with (frames so far, frames expected or None).
+        seconds: Stop when so much of the source's time has passed.
+        warn: Takes the warnings of a live source as they come.
 
     Raises:
         SvfapError: from the source or the engine. What the sinks got so far is complete.
@@ -87,15 +95,30 @@ def run(
     )
     names: set[str] = set()
     decode = write = 0.0
+    told = 0
+    time_s = 0.0
     started = time.perf_counter()
     try:
-        frames = iter(source)
-        while True:
+        items = source.items()
+        while seconds is None or time_s < seconds:
             mark = time.perf_counter()
-            frame = next(frames, None)
+            frame = next(items, None)
             decode += time.perf_counter() - mark
             if frame is None:
                 break
+            time_s = frame.timestamp_s
+            if source.live:
+                for text in source.warnings[told:]:
+                    warn(text)
+                    told += 1
+            if isinstance(frame, Gap):
+                changes = perceiver.missing(time_s)
+                names.update(change.stream for change in changes)
+                for sink in sinks:
+                    sink.missing(frame, changes)
+                continue
+            if frame.gap:
+                perceiver.reset()
             perception = perceiver.process(frame.image, frame.timestamp_s)
             summary.frames += 1
             summary.duration_s = frame.timestamp_s
@@ -110,11 +133,18 @@ def run(
                 sink.write(frame, perception)
             write += time.perf_counter() - mark
             progress(summary.frames, source.frames)
+        source.close()
+        if source.counts is not None:
+            summary.counts = asdict(source.counts)
         changes = perceiver.finish()
         summary.people = len(names)
         summary.warnings = list(source.warnings)
         summary.wall_s = time.perf_counter() - started
-        summary.seconds = {"decode": decode, **perceiver.seconds, "write": write}
+        summary.seconds = {
+            "wait" if source.live else "decode": decode,
+            **perceiver.seconds,
+            "write": write,
+        }
         summary.seconds["rest"] = max(0.0, summary.wall_s - sum(summary.seconds.values()))
         for sink in sinks:
             sink.finish(changes, summary.to_json())

@@ -9,7 +9,7 @@ from typing import IO, Any, Protocol
 
 from .errors import SourceError
 from .perceiver import Perception, StateChange
-from .sources import Frame
+from .sources import Frame, Gap
 
 PALETTE = (
     "#8d99ae", "#f2a900", "#7a5cc9", "#d1495b", "#2e86c1", "#4a8f3c",
@@ -29,6 +29,10 @@ class Sink(Protocol):
 
     def write(self, frame: Frame, perception: Perception) -> None: ...
 
+    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
+        """A live source gives no frames, and what follows from it."""
+        ...
+
     def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
         """The run ended well: the last state changes, and its summary."""
         ...
@@ -39,7 +43,8 @@ class Sink(Protocol):
 
 
 class JsonLines:
-    """One JSON object a line: `prediction`, `state`, and at the end `summary`.
+    """One JSON object a line: `prediction`, `state`, `gap` where a live source gives no frames, and
+    at the end `summary`.
 
     Every line is written whole and flushed, so a file of a crashed run is valid too.
     """
@@ -63,6 +68,13 @@ class JsonLines:
             self._line(change.to_json())
         for prediction in perception.predictions:
             self._line(prediction.to_json())
+
+    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
+        if gap.first:
+            time_s = round(gap.timestamp_s, 6)
+            self._line({"type": "gap", "reason": gap.reason, "time_s": time_s})
+        for change in changes:
+            self._line(change.to_json())
 
     def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
         for change in changes:

@@ -1,4 +1,7 @@
-"""Where frames come from. Every source yields RGB frames with the time they were captured."""
+"""Where frames come from. Every source yields RGB frames with the time they were captured.
+
+Cameras, URLs and frames that an application pushes are in `live`.
+"""
 
 from __future__ import annotations
 
@@ -6,17 +9,20 @@ import csv
 import math
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import cv2
 import numpy as np
 
 from .datalist import IMAGE_SUFFIXES
 from .errors import DependencyMissing, SourceError
+
+if TYPE_CHECKING:
+    from .live import LiveSettings
 
 DEFAULT_FPS = 25.0
 """Frame rate assumed for a folder of images without `timestamps.csv`."""
@@ -35,12 +41,63 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         timestamp_s: Capture time in seconds since the source's first frame, increasing.
-        index: Number of the frame in the source, from 0.
+        index: Number of the frame in the source, from 0. Of a live source, dropped frames count.
+        gap: The first frame after a time without frames, or after a reconnection: what came
+            before may show something else. See `Perceiver.reset`.
     """
 
     image: np.ndarray
     timestamp_s: float
     index: int
+    gap: bool = False
+
+
+@dataclass(frozen=True)
+class Gap:
+    """A live source gives no frames just now.
+
+    Attributes:
+        timestamp_s: Time until which none came, in seconds since the source's first frame.
+        reason: "lost" (not connected), "silent" (connected, no frame), "frozen" (the same picture
+            again and again) or "black".
+        first: Whether this gap was not told before; the same one is told again while it lasts.
+    """
+
+    timestamp_s: float
+    reason: str
+    first: bool
+
+
+@dataclass(frozen=True)
+class SourceCounts:
+    """What became of a live source's frames. After its end captured = processed + dropped, exactly;
+    before, one more frame may be waiting.
+
+    Attributes:
+        captured: Frames taken from the camera since the iteration began, or pushed.
+        processed: Of these, handed to whoever iterates.
+        dropped: Of these, not handed over: replaced by a newer one, withheld, or left at the end.
+        duplicate: Of the dropped, withheld because they repeated the frame before them exactly.
+        black: Of the dropped, withheld because they showed nothing.
+        refused: Frames pushed with a wrong shape, dtype or time. Not captured.
+        failed: Reads and connections that failed or took too long.
+        reconnected: Times that frames came again after the connection was lost.
+        abandoned: Of the failed, those that hung, so that their thread was left behind.
+        resized: Changes of the frame size.
+        gaps: Times that no frame came for longer than `LiveSettings.missing_s`.
+    """
+
+    captured: int = 0
+    processed: int = 0
+    dropped: int = 0
+    duplicate: int = 0
+    black: int = 0
+    refused: int = 0
+    failed: int = 0
+    reconnected: int = 0
+    abandoned: int = 0
+    resized: int = 0
+    gaps: int = 0
 
 
 class Source(Protocol):
@@ -50,15 +107,30 @@ class Source(Protocol):
         name: For messages and results.
         frames: Frames to expect, or None where unknown.
         fps: Nominal frame rate, or None where unknown.
-        warnings: What went wrong without ending the source.
+        live: Whether frames come when they come, wanted or not.
+        warnings: What went wrong without ending the source; each said once.
     """
 
     name: str
     frames: int | None
     fps: float | None
+    live: bool
     warnings: list[str]
 
+    @property
+    def counts(self) -> SourceCounts | None:
+        """So far, of a live source; None of others."""
+        ...
+
     def __iter__(self) -> Iterator[Frame]: ...
+
+    def items(self) -> Iterator[Frame | Gap]:
+        """As iteration, and it says when a live source gives no frames."""
+        ...
+
+    def stop(self) -> None:
+        """Ask the iteration to end. From any thread or signal handler; only live sources obey."""
+        ...
 
     def close(self) -> None: ...
 
@@ -79,13 +151,28 @@ class _Source:
         self.name = name
         self.frames = frames
         self.fps = fps
+        self.live = False
         self.warnings: list[str] = []
+
+    @property
+    def counts(self) -> SourceCounts | None:
+        return None
 
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError
 
+    def items(self) -> Iterator[Frame | Gap]:
+        return iter(self)
+
+    def stop(self) -> None:
+        pass
+
     def close(self) -> None:
         """Free the source. Idempotent."""
+
+    def _warn(self, text: str) -> None:
+        if text not in self.warnings:
+            self.warnings.append(text)
 
     def __enter__(self) -> _Source:
         return self
@@ -149,10 +236,6 @@ class VideoFile(_Source):
             entry = self._read()
         if self.frames is not None and index < 0.98 * self.frames - 2:
             self._warn(f"The video ended after {index} of {self.frames} frames: it is damaged.")
-
-    def _warn(self, text: str) -> None:
-        if text not in self.warnings:
-            self.warnings.append(text)
 
     def close(self) -> None:
         self._capture.release()
@@ -243,36 +326,73 @@ def sample_source() -> Generated:
     return Generated("sample", draw, seconds=6.0, fps=25.0)
 
 
-def open_source(source: str | os.PathLike[str], *, fps: float | None = None) -> Source:
-    """Open a video file, a folder of images, an image, or "sample".
+def open_source(
+    source: str | os.PathLike[str] | int | Source | Iterable[tuple[np.ndarray, float]],
+    *,
+    fps: float | None = None,
+    live: LiveSettings | None = None,
+) -> Source:
+    """Open a file, a camera, a URL, or the frames an application has.
 
     Args:
-        source: Path, or "sample" for the built-in demonstration.
+        source: Path of a video file, a folder of images or an image; "sample" for the built-in
+            demonstration; a camera's number (0, "0", "camera:0", "/dev/video0"); a URL (rtsp://,
+            http://, ...); a GStreamer pipeline ("... ! appsink"); an iterable of (image, time in
+            seconds), see `live.PulledFrames`; or a source, which is returned as it is.
         fps: Frame rate of a folder of images; overrules its `timestamps.csv`.
+        live: Timeouts and patience of a live source.
 
     Raises:
         SourceError: nothing readable there.
+        DependencyMissing: this OpenCV lacks what the source needs (FFmpeg, GStreamer).
     """
-    text = os.fspath(source)
     if fps is not None and not (fps > 0 and math.isfinite(fps)):
         raise SourceError(f"The frame rate must be a positive number; got {fps}.")
+    if not isinstance(source, (str, os.PathLike)):
+        return _open_object(source, live)
+    text = os.fspath(source)
     if text == "sample":
         return sample_source()
-    if re.match(r"[a-z][a-z0-9+.-]+://", text, re.IGNORECASE) or text.isdecimal():
-        raise SourceError(
-            f"'{text}': cameras and URLs are not supported yet. Record a video and pass its path, "
-            "or push frames yourself: see 'Embedding' in the README."
-        )
     path = Path(text)
-    if path.is_dir():
+    if not os.path.isfile(text) and not os.path.isdir(text):
+        from .capture import find_target
+
+        target = find_target(text)
+        if target is not None:
+            from .live import Camera
+
+            return Camera(target, live)
+    if os.path.isdir(text):
         return ImageFolder(path, fps)
-    if not path.exists():
+    if not os.path.exists(text):
         raise SourceError(
-            f"No source '{text}'. Expected a video file, a folder of images, or 'sample'."
+            f"No source '{text}'. Expected a video file, a folder of images, a camera's number, "
+            "a URL, a GStreamer pipeline, or 'sample'."
         )
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return StillImage(path, fps)
     return VideoFile(path)
+
+
+def _open_object(
+    source: int | Source | Iterable[tuple[np.ndarray, float]], live: LiveSettings | None
+) -> Source:
+    from .capture import find_target
+    from .live import Camera, PulledFrames
+
+    if isinstance(source, int):
+        target = find_target(str(source))
+        if target is None:
+            raise SourceError(f"A camera's number is 0 or more; got {source}.")
+        return Camera(target, live)
+    if hasattr(source, "items") and hasattr(source, "warnings"):
+        return source  # type: ignore[return-value]
+    if isinstance(source, Iterable):
+        return PulledFrames(source, settings=live)
+    raise SourceError(
+        f"Cannot read frames from {type(source).__name__}. Expected a path, a URL, a camera's "
+        "number, an iterable of (image, timestamp_s), or a source."
+    )
 
 
 def read_image(path: Path) -> np.ndarray:

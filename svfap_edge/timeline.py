@@ -13,7 +13,7 @@ from .errors import DependencyMissing
 from .perceiver import Perception, StateChange
 from .runtimes import Prediction
 from .sinks import PALETTE, check_writable
-from .sources import Frame
+from .sources import Frame, Gap
 from .tasks import Task
 
 if TYPE_CHECKING:
@@ -65,6 +65,10 @@ class Timeline:
             if len(self._thumbnails) > 8 * THUMBNAILS:  # keep few, evenly spread
                 self._thumbnails = self._thumbnails[::2]
                 self._thumbnail_step_s *= 2
+
+    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
+        self._end_s = gap.timestamp_s
+        self._take_states(tuple(changes))
 
     def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
         self._take_states(tuple(changes))

@@ -140,7 +140,8 @@ def test_run_bad_input(tmp_path: Path, video: Path, tiny: Bundle) -> None:
     assert "choose one" in refused(2, "run", video, "--json", "--jsonl", "-")
     refused(2, "run")
     refused(2, "run", video, "--no-such-option")
-    assert "not supported yet" in refused(2, "run", "rtsp://127.0.0.1/x")
+    assert "cannot be opened" in refused(2, "run", "rtsp://127.0.0.1:9/x")
+    assert "--seconds must be" in refused(2, "run", video, "--seconds", 0)
 
 
 def test_errors_as_json(tmp_path: Path) -> None:

@@ -132,12 +132,6 @@ def test_empty_folder(tmp_path: Path) -> None:
         open_source(tmp_path)
 
 
-@pytest.mark.parametrize("url", ["rtsp://camera/1", "0", "http://x/y.mjpg"])
-def test_live_sources_are_refused_with_a_way_out(url: str) -> None:
-    with pytest.raises(SourceError, match="not supported yet"):
-        open_source(url)
-
-
 def test_a_cut_video_warns(videos: Path, tmp_path: Path) -> None:
     whole = (videos / "WolfgangLanger_Pexels.mp4").read_bytes()
     index_first = b"moov" in whole[:4096]

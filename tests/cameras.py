@@ -1,0 +1,142 @@
+"""Cameras for tests: one in memory that fails as told, and one that serves MJPEG on loopback."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+import time
+from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import cv2
+import numpy as np
+
+FRAME_S = 0.01
+
+
+def noise(index: int, size: tuple[int, int] = (48, 64), level: int = 100) -> np.ndarray:
+    """(H, W, 3) uint8, different for each index, of a mean brightness."""
+    random = np.random.default_rng(index)
+    return random.integers(level - 10, level + 10, (*size, 3), dtype=np.uint8)
+
+
+def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
+    """Wait for something that must happen."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline, "it did not happen"
+        time.sleep(0.005)
+
+
+class FakeCamera:
+    """A `Capture` of 100 frames a second. Call it to open it.
+
+    Attributes:
+        draw: Frame number to image; None is a damaged frame; an exception is raised.
+        opened, closed: How often.
+        given: Frames that it gave.
+    """
+
+    def __init__(self, draw: Callable[[int], Any] = noise) -> None:
+        self.fps: float | None = 1 / FRAME_S
+        self.draw = draw
+        self.broken: Exception | None = None
+        self.hanging = threading.Event()
+        self.going_on = threading.Event()
+        self.opened = self.closed = self.given = 0
+
+    def __call__(self) -> FakeCamera:
+        self.opened += 1
+        if self.broken is not None:
+            raise self.broken
+        return self
+
+    def read(self) -> tuple[np.ndarray, float] | None:
+        time.sleep(FRAME_S)
+        if self.hanging.is_set():
+            self.going_on.wait(20)
+        if self.broken is not None:
+            raise self.broken
+        image = self.draw(self.given)
+        self.given += 1
+        return None if image is None else (image, time.monotonic())
+
+    def close(self) -> None:
+        self.closed += 1
+
+
+class MjpegServer:
+    """Multipart JPEG over HTTP, 50 frames a second, as network cameras serve it.
+
+    Attributes:
+        body: Frame number to the bytes sent as one JPEG.
+        stalled: While set, clients stay connected and get nothing.
+    """
+
+    def __init__(self, body: Callable[[int], bytes] | None = None) -> None:
+        self.body = body or (lambda index: jpeg(noise(index)))
+        self.stalled = threading.Event()
+        self._sockets: list[socket.socket] = []
+        self._server: ThreadingHTTPServer | None = None
+        self.port = 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/video.mjpg"
+
+    def start(self) -> None:
+        """Serve, on the same port as before."""
+        owner = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_GET(self) -> None:
+                owner._serve(self)
+
+            def log_message(self, *args: Any) -> None:
+                pass
+
+        class Server(ThreadingHTTPServer):
+            daemon_threads = True
+            block_on_close = False
+
+            def handle_error(self, *args: Any) -> None:
+                pass
+
+        self._server = Server(("127.0.0.1", self.port), Handler)
+        self.port = self._server.server_address[1]
+        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
+
+    def kill(self) -> None:
+        """Stop serving and cut all connections."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.shutdown()
+            server.server_close()
+        for client in self._sockets:
+            with contextlib.suppress(OSError):
+                client.shutdown(socket.SHUT_RDWR)
+        self._sockets.clear()
+
+    def _serve(self, handler: BaseHTTPRequestHandler) -> None:
+        self._sockets.append(handler.connection)
+        handler.send_response(200)
+        handler.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        handler.end_headers()
+        index = 0
+        try:
+            while self._server is not None:
+                if not self.stalled.is_set():
+                    body = self.body(index)
+                    head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(body)}"
+                    handler.wfile.write(head.encode() + b"\r\n\r\n" + body + b"\r\n")
+                    index += 1
+                time.sleep(0.02)
+        except OSError:  # the client has gone, or `kill` cut it
+            pass
+
+
+def jpeg(image: np.ndarray) -> bytes:
+    return bytes(cv2.imencode(".jpg", image)[1].tobytes())
