@@ -3,8 +3,8 @@
 Both start from fp32.onnx, whose nodes carry the names of the state dict, so a layer is called the
 same in every report: `blocks.3.mlp.fc1`. The recipe: matrix products of weights and convolutions in
 INT8 with weights per channel; attention (both products and softmax), bottleneck pooling, LayerNorm,
-GELU and head in float; SmoothQuant off, because with the normalization inside the graph it can
-wreck the model.
+GELU and head in float; SmoothQuant off, since it fits every channel to what calibration saw and can
+wreck the model on other clips (docs/quantization.md).
 
 - int8.onnx: symmetric signed activations (Q/DQ, int8 with zero point 0), which ONNX Runtime runs
   and TensorRT takes as it is.
