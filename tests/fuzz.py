@@ -328,36 +328,47 @@ def targets(folder: Path) -> list[Target]:
     ]
 
 
-def explore(target: Target, seconds: float, start: int = 0, examples: int = 1000) -> Counter[str]:
-    """Try a target for a time: how many cases were accepted, and refused by which error.
+def explore(target: Target, start: int, examples: int, deadline: float = math.inf) -> Counter[str]:
+    """Try a target: how many cases were accepted, and refused by which error.
+
+    Args:
+        start: Seed; another one gives other cases.
+        examples: Cases at most.
+        deadline: Time on the monotonic clock from which on no case is tried, but for the first.
 
     Raises:
         Exception: what came out and must not, with the smallest case that hypothesis found.
     """
     outcomes: Counter[str] = Counter()
+
+    @seed(start)
+    @settings(
+        max_examples=examples,
+        deadline=None,
+        database=None,
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(target.cases)
+    def attempt(case: Any) -> None:
+        if outcomes and time.monotonic() > deadline:
+            return
+        try:
+            target.attempt(case)
+            outcomes["accepted"] += 1
+        except SvfapError as error:
+            outcomes[type(error).__name__] += 1
+
+    attempt()
+    return outcomes
+
+
+def explore_for(target: Target, start: int, seconds: float) -> Counter[str]:
+    """`explore` with one seed after the other, for a time."""
     deadline = time.monotonic() + seconds
-    number = start
-    while number == start or time.monotonic() < deadline:
-
-        @seed(number)
-        @settings(
-            max_examples=examples,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        )
-        @given(target.cases)
-        def attempt(case: Any) -> None:
-            if outcomes and time.monotonic() > deadline:
-                return
-            try:
-                target.attempt(case)
-                outcomes["accepted"] += 1
-            except SvfapError as error:
-                outcomes[type(error).__name__] += 1
-
-        attempt()
-        number += 1
+    outcomes = explore(target, start, 1000, deadline)
+    while time.monotonic() < deadline:
+        start += 1
+        outcomes += explore(target, start, 1000, deadline)
     return outcomes
 
 
@@ -372,7 +383,7 @@ def main() -> int:
         for target in everything:
             share = options.minutes * 60 / len(everything)
             try:
-                outcomes = explore(target, share, options.seed * 1_000_000)
+                outcomes = explore_for(target, options.seed * 1_000_000, share)
             except Exception as error:
                 failed += 1
                 notes = "\n".join(getattr(error, "__notes__", ()))

@@ -2,8 +2,9 @@
 
 `python -m tests.soak --frames 1000000 --streams 4` pushes so many frames as fast as they go; time
 is simulated, nothing sleeps. People come and go: now and then a stream ends and another one begins,
-a face is lost for a while, a frame comes too late. It prints a report as Markdown, writes it and
-`soak.json` into `-o DIR`, and exits with 1 if a check failed.
+a face is lost for a while, a frame comes too late. With `--realtime MINUTES` a camera thread
+pushes frames at `--fps`, and every drop must be accounted for. It prints a report as Markdown,
+writes it and `soak.json` into `-o DIR`, and exits with 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -100,12 +101,13 @@ def resident_mb() -> float:
 
 
 def drawn_frames(side: int, count: int = POOL) -> np.ndarray:
-    """Smooth noise that moves: (count, side, side, 3)."""
+    """Squares that move, with noise: (count, side, side, 3), all different."""
     random = np.random.default_rng(0)
-    coarse = random.integers(0, 256, (side // 8 + 2, side // 8 + 2, 3), np.uint8)
+    coarse = random.integers(0, 200, (side // 8 + 2, side // 8 + 2, 3), np.uint8)
     picture = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
+    noise = random.integers(0, 50, (count, side, side, 3), np.uint8)
     shifts = np.arange(count) * 16 // count
-    return np.stack([picture[s : s + side, s : s + side] for s in shifts])
+    return noise + np.stack([picture[s : s + side, s : s + side] for s in shifts])
 
 
 def video_frames(paths: Sequence[str], side: int, count: int = POOL) -> np.ndarray:
@@ -240,8 +242,8 @@ def judge(record: Record, streams: int, buffer: int, limits: Limits) -> tuple[di
     Args:
         buffer: Frames that a stream may hold.
     """
-    memory, failures = _judge_memory(record.memory, limits)
-    latency, slower = _judge_latency(record, limits)
+    memory, failures = judge_memory(record.memory, limits)
+    latency, slower = judge_latency(record, limits)
     failures += slower
     counts = record.counts
     if counts["open streams"] != streams:
@@ -269,7 +271,7 @@ def judge(record: Record, streams: int, buffer: int, limits: Limits) -> tuple[di
     return numbers, failures
 
 
-def _judge_memory(
+def judge_memory(
     readings: Sequence[tuple[int, float]], limits: Limits
 ) -> tuple[dict[str, float], list[str]]:
     frames, mb = (np.array(column, float) for column in zip(*readings, strict=True))
@@ -294,7 +296,7 @@ def _judge_memory(
     return numbers, failures
 
 
-def _judge_latency(record: Record, limits: Limits) -> tuple[dict[str, Any], list[str]]:
+def judge_latency(record: Record, limits: Limits) -> tuple[dict[str, Any], list[str]]:
     tenth = len(record.wall_ms) // 10
     if tenth < 1:
         return {}, [f"{len(record.wall_ms)} steps with predictions are too few to compare tenths."]
@@ -322,29 +324,45 @@ def soak(
     engine: str = "auto",
     threads: int | None = None,
     limits: Limits | None = None,
+    realtime_s: float | None = None,
+    fps: float = FPS,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Report:
     """Run and judge.
 
+    Args:
+        frames: Of all streams together; not looked at in real time.
+        realtime_s: Run in real time for so many seconds instead, see tests/realtime.py.
+        fps: Of the camera in real time.
+
     Raises:
         SvfapError: the bundle or a video cannot be read.
     """
+    limits = limits or Limits()
     spec = bundle.manifest.clip
     side = round(1.5 * spec.size)  # so that every frame is resized
     pictures = video_frames(videos, side) if videos else drawn_frames(side)
     started = time.perf_counter()
     with Engine.load(bundle, engine=engine, threads=threads) as loaded:
-        record = Soak(loaded, pictures, streams).run(frames, progress)
+        if realtime_s is None:
+            record = Soak(loaded, pictures, streams).run(frames, progress)
+            most = FRAMES_PER_SPACING * (spec.frames + 1) + 1
+            numbers, failures = judge(record, streams, most, limits)
+            clock = f"simulated, {frames / streams / FPS / 3600:.3f} hours"
+        else:
+            from tests import realtime
+
+            record, wrong = realtime.run(loaded, pictures, streams, realtime_s, fps, progress)
+            numbers, failures = realtime.judge(record, wrong, limits)
+            clock = f"real, {fps:g} frames a second"
         facts = {
             "model": f"{bundle.manifest.name}, {loaded.spec.artifact} on {loaded.spec.engine}",
             "frames from": ", ".join(Path(v).name for v in videos) or "drawn",
-            "hours of simulated time": round(frames / streams / FPS / 3600, 3),
+            "streams": streams,
+            "time": clock,
             "seconds it took": round(time.perf_counter() - started, 1),
             **describe_machine(),
         }
-    numbers, failures = judge(
-        record, streams, FRAMES_PER_SPACING * (spec.frames + 1) + 1, limits or Limits()
-    )
     return Report(facts, numbers, failures)
 
 
@@ -352,6 +370,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.soak", description=__doc__)
     parser.add_argument("--frames", type=int, default=1_000_000)
     parser.add_argument("--streams", type=int, default=4)
+    parser.add_argument("--realtime", type=float, metavar="MINUTES", help="instead of --frames")
+    parser.add_argument("--fps", type=float, default=FPS, help="of the camera in real time")
     parser.add_argument("--video", action="append", default=[], help="repeatable; else drawn")
     parser.add_argument("--bundle", type=Path, help="the one in the package by default")
     parser.add_argument("--engine", default="auto")
@@ -372,6 +392,8 @@ def main() -> int:
         videos=options.video,
         engine=options.engine,
         threads=options.threads,
+        realtime_s=None if options.realtime is None else 60 * options.realtime,
+        fps=options.fps,
         progress=progress,
     )
     if options.output is not None:

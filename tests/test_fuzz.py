@@ -38,8 +38,7 @@ def test_every_target_is_tried(targets: dict[str, fuzz.Target]) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_only_our_errors_come_out(targets: dict[str, fuzz.Target], name: str) -> None:
     """And none at all for what is valid: the strategies make some of that too."""
-    outcomes = fuzz.explore(targets[name], seconds=1.0, examples=100)
-    assert outcomes.total() >= 5
+    assert fuzz.explore(targets[name], start=0, examples=40).total() >= 10
 
 
 def test_an_unexpected_exception_does_come_out() -> None:
@@ -50,4 +49,4 @@ def test_an_unexpected_exception_does_come_out() -> None:
     from hypothesis import strategies
 
     with pytest.raises(IndexError):
-        fuzz.explore(fuzz.Target("careless", strategies.integers(), careless), 1.0)
+        fuzz.explore(fuzz.Target("careless", strategies.integers(), careless), 0, 100)

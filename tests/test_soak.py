@@ -100,3 +100,30 @@ def test_frames_of_real_videos(videos: Path, tiny: Bundle) -> None:
     with Engine.load(tiny, engine="onnxruntime", threads=1) as engine:
         found = soak.Soak(engine, frames, 2).run(600)
     assert found.counts["frames"] == 600
+
+
+@linux
+@pytest.mark.parametrize("fps", [30, 400], ids=["in time", "too fast"])
+def test_real_time_accounts_for_every_frame(tiny: Bundle, fps: float) -> None:
+    pytest.importorskip("svfap_edge.live", reason="live sources are not in this version")
+    limits = soak.Limits(latency=100, slack_mb=64)
+    report = soak.soak(
+        tiny, 0, 2, engine="onnxruntime", threads=1, limits=limits, realtime_s=8, fps=fps
+    )
+    assert report.failures == []
+    numbers = report.numbers
+    assert numbers["captured"] == numbers["frames pushed"] == round(8 * fps)
+    assert numbers["captured"] == numbers["processed"] + numbers["dropped"]
+
+
+def test_a_frame_that_is_not_accounted_for_is_told() -> None:
+    pytest.importorskip("svfap_edge.live", reason="live sources are not in this version")
+    from tests import realtime
+
+    found = soak.Record()
+    found.counts.update({"frames pushed": 9, "captured": 9, "processed": 6, "dropped": 3})
+    found.counts["predictions"] = 1
+    assert realtime.unaccounted(found, [0, 1, 3, 4, 6, 8]) == []
+    assert realtime.unaccounted(found, [0, 1, 3, 6, 4, 8]) == ["Frames came out of order."]
+    found.counts["dropped"] = 2
+    assert len(realtime.unaccounted(found, [0, 1, 3, 4, 6])) == 2
