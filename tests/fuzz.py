@@ -123,7 +123,7 @@ def _mutate(tree: Any, mutation: Mutation) -> None:
     elif mutation.kind == "nest":
         node[key] = {"name": node[key]} if mutation.path[0] % 2 else [node[key]]
     else:
-        node[key] = mutation.value
+        node[key] = copy.deepcopy(mutation.value)
 
 
 @dataclass(frozen=True)
@@ -376,10 +376,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="for all targets together")
     parser.add_argument("--seed", type=int, default=0, help="other cases")
+    parser.add_argument("--only", default="", help="targets with this in their name")
     options = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory(prefix="svfap-edge-fuzz-") as scratch:
-        everything = targets(Path(scratch))
+        everything = [t for t in targets(Path(scratch)) if options.only in t.name]
         for target in everything:
             share = options.minutes * 60 / len(everything)
             try:
@@ -387,7 +388,7 @@ def main() -> int:
             except Exception as error:
                 failed += 1
                 notes = "\n".join(getattr(error, "__notes__", ()))
-                print(f"{target.name}: {type(error).__name__}: {error!s:.500}\n{notes:.3000}")
+                print(f"{target.name}: {type(error).__name__}: {error!s:.500}\n{notes:.1500}")
                 continue
             counts = ", ".join(f"{name} {count}" for name, count in outcomes.most_common())
             print(f"{target.name}: {outcomes.total()} tried; {counts}", flush=True)
