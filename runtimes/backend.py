@@ -328,14 +328,18 @@ def check_model(
     return want[0], manifest.features
 
 
-def check_outputs(logits: np.ndarray, count: int, spec: ModelSpec) -> None:
-    """Raises InferenceError unless logits are finite and (count, L)."""
-    if logits.shape != (count, spec.outputs):
-        raise InferenceError(
-            f"{spec.engine} returned {logits.shape} for {count} clips of '{spec.artifact}'; "
-            f"expected {(count, spec.outputs)}."
-        )
-    if not np.isfinite(logits).all():
+def check_outputs(outputs: Outputs, count: int, spec: ModelSpec) -> None:
+    """Raises InferenceError unless logits (count, L) and features (count, F) are finite."""
+    expected = [(outputs.logits, (count, spec.outputs))]
+    if outputs.features is not None:
+        expected.append((outputs.features, (count, spec.features)))
+    for values, shape in expected:
+        if values.shape != shape:
+            raise InferenceError(
+                f"{spec.engine} returned {values.shape} for {count} clips of '{spec.artifact}'; "
+                f"expected {shape}."
+            )
+    if not all(np.isfinite(values).all() for values, _ in expected):
         raise InferenceError(
             f"{spec.engine} returned NaN or infinity for '{spec.artifact}'; no prediction is made "
             "of it. Try another artifact or engine (--artifact, --engine), and report the model."

@@ -125,7 +125,8 @@ class Engine:
                 taken.append((stream, *waiting))
         if not taken:
             return []
-        outputs = self.infer(np.stack([clip.frames for _, clip, _ in taken]))
+        frames = [clip.frames for _, clip, _ in taken]
+        outputs = self.infer(frames[0][None] if len(frames) == 1 else np.stack(frames))
         now = time.perf_counter()
         predictions = []
         for row, (stream, clip, added_at) in enumerate(taken):
@@ -165,7 +166,7 @@ class Engine:
                 raise InferenceError(
                     f"{self.spec.engine} failed on '{self.spec.artifact}': {str(error)[:400]}"
                 ) from error
-            check_outputs(outputs.logits, len(batch), self.spec)
+            check_outputs(outputs, len(batch), self.spec)
             parts.append(outputs)
         if len(parts) == 1:
             return parts[0]

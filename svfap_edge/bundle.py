@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
 import shutil
 import tempfile
@@ -20,6 +19,7 @@ from typing import Any
 
 from .clip import ClipSpec
 from .errors import BundleError, TaskError
+from .facts import NEEDS, PROVENANCE, QUALITY, QUANTIZATION, TEXTS, misfit
 from .tasks import Task
 
 FORMAT = 1
@@ -152,6 +152,8 @@ class Bundle:
             )
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
+            # "\ud800" is JSON, but no text: it could be neither printed nor written.
+            json.dumps(content, ensure_ascii=False).encode("utf-8")
         except (ValueError, OSError, RecursionError) as error:
             raise BundleError(
                 f"'{file}' is not readable JSON ({error}). Export the bundle again."
@@ -180,7 +182,7 @@ class Bundle:
         for entry in self.artifact(name).files:
             path = self.path / entry.file
             root = self.path.resolve()
-            if not path.is_file():
+            if not os.path.isfile(path):
                 raise BundleError(
                     f"Bundle '{self.path}': file '{entry.file}' of artifact '{name}' is missing. "
                     "Copy the whole folder again, or export it again."
@@ -239,23 +241,30 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
 
     def number(mapping: Any, key: str, low: float, high: float, place: str) -> float:
         value = get(mapping, key, (int, float), place)
-        if not math.isfinite(value) or not low <= value <= high:
-            raise fail(f"'{place}{key}' must be in {low:g}..{high:g}; it is {value}.")
+        if not low <= value <= high:  # NaN is in no range
+            raise fail(f"'{place}{key}' must be in {low:g}..{high:g}; it is {value!r:.80}.")
         return float(value)
 
     def whole(mapping: Any, key: str, low: int, high: int, place: str) -> int:
         value = get(mapping, key, int, place)
         if not low <= value <= high:
-            raise fail(f"'{place}{key}' must be in {low}..{high}; it is {value}.")
+            raise fail(f"'{place}{key}' must be in {low}..{high}; it is {value!r:.80}.")
         return int(value)
 
-    def section(key: str) -> dict[str, Any]:
-        return dict(get(content, key, dict)) if key in content else {}
+    def fitting(mapping: Any, key: str, shape: dict[str, Any], place: str = "") -> dict[str, Any]:
+        found = get(mapping, key, dict, place)
+        problem = misfit(found, shape, f"{place}{key}")
+        if problem:
+            raise fail(problem)
+        return dict(found)
+
+    def section(key: str, shape: dict[str, Any]) -> dict[str, Any]:
+        return fitting(content, key, shape) if key in content else {}
 
     version = get(content, "format", int)
     if version != FORMAT:
         hint = "Upgrade svfap-edge." if version > FORMAT else "Export it again."
-        raise fail(f"bundle format {version}; this version reads format {FORMAT}. {hint}")
+        raise fail(f"bundle format {version!r:.80}; this version reads format {FORMAT}. {hint}")
 
     clip = get(content, "clip", dict)
     spec = ClipSpec(
@@ -263,7 +272,7 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
         span_s=number(clip, "span_s", 1e-3, 3600, "clip."),
         size=whole(clip, "size", 8, 4096, "clip."),
     )
-    task = _parse_task(get(content, "task", dict), fail, get)
+    task = _parse_task(get(content, "task", dict), fail, get, number, whole)
     crop = get(content, "crop", dict)
     margin = number(crop, "margin", -0.5, 4, "crop.")
 
@@ -287,9 +296,9 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
         )
         if not files:
             raise fail(f"artifact '{name}' lists no files.")
-        built_by = get(entry, "built_by", dict, place)
-        needs = get(entry, "needs", dict, place)
-        artifacts[name] = Artifact(name, files, dict(built_by), dict(needs))
+        built_by = fitting(entry, "built_by", TEXTS, place)
+        needs = fitting(entry, "needs", NEEDS, place)
+        artifacts[name] = Artifact(name, files, built_by, needs)
     if not artifacts:
         raise fail("it lists no artifacts.")
     return Manifest(
@@ -299,13 +308,13 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
         margin=margin,
         artifacts=artifacts,
         features=whole(content, "features", 0, 1 << 20, "") if "features" in content else 0,
-        provenance=section("provenance"),
-        quantization=section("quantization"),
-        quality=section("quality"),
+        provenance=section("provenance", PROVENANCE),
+        quantization=section("quantization", QUANTIZATION),
+        quality=section("quality", QUALITY),
     )
 
 
-def _parse_task(entry: Any, fail: Any, get: Any) -> Task:
+def _parse_task(entry: Any, fail: Any, get: Any, number: Any, whole: Any) -> Task:
     fields: dict[str, Any] = {
         "name": get(entry, "name", str, "task."),
         "kind": get(entry, "kind", str, "task."),
@@ -313,9 +322,11 @@ def _parse_task(entry: Any, fail: Any, get: Any) -> Task:
     }
     if not all(isinstance(label, str) for label in fields["labels"]):
         raise fail("'task.labels' must be a list of strings.")
-    for key, kind in (("low", (int, float)), ("high", (int, float)), ("stride", int)):
+    for key in ("low", "high"):
         if key in entry:
-            fields[key] = get(entry, key, kind, "task.")
+            fields[key] = number(entry, key, -1e9, 1e9, "task.")
+    if "stride" in entry:
+        fields["stride"] = whole(entry, "stride", 1, 10_000, "task.")
     if "metrics" in entry:
         fields["metrics"] = tuple(str(m) for m in get(entry, "metrics", list, "task."))
     if "order_certain" in entry:

@@ -1,7 +1,8 @@
 """The command line. Each command imports what it needs when it runs, so that help is quick.
 
 Exit codes: 0 fine, 1 the engine failed while running, 2 usage or bad input, 3 engine or optional
-package missing, 4 quality gate failed, 5 artifact incompatible with this machine.
+package missing, 4 quality gate failed, 5 artifact incompatible with this machine, 130 interrupted
+by Ctrl-C or SIGTERM.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Facial-affect recognition on small computers.",
     epilog="Exit codes: 0 fine, 1 engine failed, 2 bad input, 3 engine missing, "
-    "4 quality gate failed, 5 incompatible artifact.",
+    "4 quality gate failed, 5 incompatible artifact, 130 interrupted.",
 )
 
 
@@ -499,7 +500,7 @@ def _show_bundle(path: Path, as_json: bool) -> None:
         for engine, parity in quality.get("parity", {}).items():
             out.print(
                 f"checked   {name} on {engine}: max abs difference of logits "
-                f"{parity['max_abs']:.1e} on {parity['clips']} {quality['clips']} clips"
+                f"{parity['max_abs']:.1e} on {parity['clips']} {quality.get('clips', '')} clips"
             )
         if "measured" in quality:
             figures = ", ".join(f"{k} {v:.3f}" for k, v in quality["measured"].items())

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from .benchmark import Benchmark
+    from .bundle import Bundle
 
 
 def benchmark(
@@ -53,6 +54,10 @@ def benchmark(
     threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)] = None,
     batch: Annotated[str, typer.Option(help="Comma-separated: clips in a call, beside 1.")] = "4",
     cold: Annotated[int, typer.Option(help="Cold starts of each; 0 for none.", min=0)] = 3,
+    overhead: Annotated[
+        bool,
+        typer.Option("--overhead", help="Only what Engine.step adds to the engine's own call."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Measure cold start, latency by stage, throughput and memory of every artifact.
@@ -73,6 +78,9 @@ def benchmark(
 
         check_detector(detector)
         opened = Bundle.open(bundle)
+        if overhead:
+            _overhead(opened, split(artifact), engine, seconds, threads, as_json)
+            return
         options = BenchmarkOptions(
             artifacts=split(artifact),
             engine=engine,
@@ -92,6 +100,43 @@ def benchmark(
             print(json.dumps(found.to_json(), ensure_ascii=False))
         else:
             _print(found, console(stderr=False))
+
+
+def _overhead(
+    bundle: Bundle,
+    artifacts: list[str] | None,
+    engine: str,
+    seconds: float,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """`--overhead`: of every artifact on every engine."""
+    from .benchmark import runnable
+    from .errors import BackendUnavailable
+    from .machine import describe_machine
+    from .overhead import time_overhead
+
+    wanted, left_out = runnable(bundle, artifacts, engine)
+    if not wanted:
+        reasons = "\n".join(f"{o.artifact} on {o.engine}: {o.reason}" for o in left_out)
+        raise BackendUnavailable(f"No artifact of '{bundle.path}' runs here.\n{reasons}")
+    with stopping_cleanly(), steps(as_json) as step:
+        found = []
+        for timed in wanted:
+            step(f"Timing {timed}")
+            found.append(time_overhead(timed, seconds, threads))
+    if as_json:
+        rows = [row.to_json() for row in found]
+        content = {"bundle": str(bundle.path), "machine": describe_machine(), "overhead": rows}
+        print(json.dumps(content, ensure_ascii=False))
+        return
+    out = console(stderr=False)
+    for row in found:
+        out.print(
+            f"{row.name} ({row.precision}): Engine.step adds {row.added_ms:.3f} ms "
+            f"({row.share:.1%}; {row.low_ms:.3f} to {row.high_ms:.3f}) to {row.raw} of "
+            f"{row.raw_ms:.2f} ms; {row.turns} turns. Stream.add: {row.add_ms:.3f} ms a frame."
+        )
 
 
 def _batches(text: str) -> tuple[int, ...]:

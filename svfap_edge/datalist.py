@@ -114,7 +114,7 @@ def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
     found = np.empty(len(items), int)
     for row, item in enumerate(items):
         text = item.target[0].lower() if len(item.target) == 1 else ""
-        index = names.get(text, int(text) if text.isdecimal() else -1)
+        index = names.get(text, int(text) if text.isdecimal() and len(text) < 10 else -1)
         if not 0 <= index < len(task.labels):
             raise SourceError(
                 f"'{item.path}' is labelled '{' '.join(item.target)}', which is outside task "

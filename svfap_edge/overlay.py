@@ -88,8 +88,22 @@ class OverlayVideo:
         pass
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.release()
+        """
+        Raises:
+            SourceError: the video is not whole. OpenCV does not tell when a frame was not written.
+        """
+        if self._writer is None:
+            return
+        self._writer.release()
+        self._writer = None
+        check = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        frames = check.get(cv2.CAP_PROP_FRAME_COUNT) if check.isOpened() else 0
+        check.release()
+        if frames < self._written:
+            raise SourceError(
+                f"The video '{self._path}' is not whole: {frames:.0f} of {self._written} frames "
+                "can be read. Is the disk full? Make room, or write elsewhere."
+            )
 
 
 def draw_overlay(image: np.ndarray, perception: Perception, task: Task) -> np.ndarray:

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .clip import check_advance, check_frame
-from .faces import Box, Detector, Tracker, crop_face, open_detector
+from .errors import InferenceError
+from .faces import Box, Detector, Track, Tracker, crop_face, open_detector
 from .runtimes import Engine, Prediction, Stream
 from .runtimes.engine import MIN_COVERAGE
 from .runtimes.stream import State
@@ -128,6 +129,7 @@ class Perceiver:
         self._margin = engine.manifest.margin
         hits = 1 if self.detector.name == "none" else 3
         self._tracker = Tracker(forget_s=forget_s, min_hits=hits)
+        self._gone: list[Track] = []
         self._streams: dict[int, Stream] = {}
         self._latest: dict[int, Prediction] = {}
         self._told: dict[str, State] = {}
@@ -143,14 +145,15 @@ class Perceiver:
         Raises:
             FrameError: wrong dtype or shape. Nothing was changed.
             TimestampError: time did not advance. Nothing was changed.
-            InferenceError: the engine failed. The clips that were ready are dropped; go on with
-                the next frame, or stop.
+            InferenceError: the engine failed. The clips that were ready are dropped, and nobody
+                has a prediction until the next one; go on with the next frame, or stop.
         """
         check_frame(image)
         check_advance(timestamp_s, self._last_s, "make a new Perceiver")
         self._last_s = timestamp_s
         with self._timed("detect"):
             tracks, gone = self._tracker.update(self.detector.detect(image), timestamp_s)
+            self._gone += gone
         with self._timed("crop"):
             for track in tracks:
                 stream = self._streams.get(track.number)
@@ -166,7 +169,11 @@ class Perceiver:
                 elif timestamp_s - track.seen_s > self._hold_s:
                     stream.mark_stale()
         with self._timed("model"):
-            predictions = self._engine.step(self._streams.values())
+            try:
+                predictions = self._engine.step(self._streams.values())
+            except InferenceError:
+                self._latest.clear()  # older ones would pass for this frame's
+                raise
         numbers = {stream.name: number for number, stream in self._streams.items()}
         for prediction in predictions:
             self._latest[numbers[prediction.stream]] = prediction
@@ -182,6 +189,7 @@ class Perceiver:
             for stream in (self._streams[track.number],)
         )
         changes = self._changes(timestamp_s)
+        gone, self._gone = self._gone, []
         for track in gone:
             changes += self._end(track.number, timestamp_s)
         return Perception(timestamp_s, people, tuple(predictions), tuple(changes))

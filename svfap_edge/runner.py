@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from .errors import InferenceError
 from .perceiver import Perceiver
 from .runtimes import Engine
 from .sinks import Sink
 from .sources import Gap, Source
+
+MAX_FAILURES, FAILING_S = 3, 5.0
+"""The run ends when the engine fails so many times in a row and for so many seconds."""
 
 
 @dataclass
@@ -76,7 +81,8 @@ def run(
     seconds: float | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> RunSummary:
-    """Read the source to its end.
+    """Read the source to its end. Where the engine fails, the predictions that were due are
+    missing, and a warning tells of it.
 
     Args:
         source: Closed when it was read.
@@ -87,18 +93,21 @@ def run(
         warn: Takes the warnings of a live source as they come.
 
     Raises:
-        SvfapError: from the source or the engine. What the sinks got so far is complete.
+        SvfapError: from the source or a sink; or from the engine, if it goes on failing (see
+            `MAX_FAILURES`) or never worked. What the sinks got so far is complete.
+        Exception: whatever else a sink raises; the other sinks are closed all the same.
     """
     spec = engine.spec
     summary = RunSummary(
         source.name, spec.artifact, spec.engine, spec.precision, perceiver.detector.name
     )
+    failures = _Failures()
     names: set[str] = set()
     decode = write = 0.0
     told = 0
     time_s = 0.0
     started = time.perf_counter()
-    try:
+    with _closing(sinks):
         items = source.items()
         while seconds is None or time_s < seconds:
             mark = time.perf_counter()
@@ -119,9 +128,14 @@ def run(
                 continue
             if frame.gap:
                 perceiver.reset()
-            perception = perceiver.process(frame.image, frame.timestamp_s)
             summary.frames += 1
             summary.duration_s = frame.timestamp_s
+            try:
+                perception = perceiver.process(frame.image, frame.timestamp_s)
+            except InferenceError as error:
+                failures.add(error, frame.timestamp_s)
+                continue
+            failures.forgive(len(perception.predictions))
             summary.predictions += len(perception.predictions)
             names.update(change.stream for change in perception.changes)
             for prediction in perception.predictions:
@@ -136,9 +150,10 @@ def run(
         source.close()
         if source.counts is not None:
             summary.counts = asdict(source.counts)
+        failures.judge()
         changes = perceiver.finish()
         summary.people = len(names)
-        summary.warnings = list(source.warnings)
+        summary.warnings = [*source.warnings, *failures.warnings]
         summary.wall_s = time.perf_counter() - started
         summary.seconds = {
             "wait" if source.live else "decode": decode,
@@ -148,7 +163,57 @@ def run(
         summary.seconds["rest"] = max(0.0, summary.wall_s - sum(summary.seconds.values()))
         for sink in sinks:
             sink.finish(changes, summary.to_json())
-    finally:
-        for sink in sinks:
-            sink.close()
     return summary
+
+
+class _Failures:
+    """Failures of the engine: forgiven, unless there are too many in a row, or nothing else."""
+
+    def __init__(self) -> None:
+        self._first: InferenceError | None = None
+        self._count = self._row = self._predictions = 0
+        self._since_s = 0.0  # the first failure of the row
+
+    @property
+    def warnings(self) -> list[str]:
+        if self._first is None:
+            return []
+        times = "once" if self._count == 1 else f"{self._count} times"
+        return [f"The engine failed {times}; those predictions are missing: {self._first}"]
+
+    def add(self, error: InferenceError, time_s: float) -> None:
+        """Raises the error if it is one too many."""
+        self._first = self._first or error
+        self._count += 1
+        self._row += 1
+        if self._row == 1:
+            self._since_s = time_s
+        if self._row >= MAX_FAILURES and time_s - self._since_s >= FAILING_S:
+            raise error
+
+    def forgive(self, predictions: int) -> None:
+        self._predictions += predictions
+        if predictions:
+            self._row = 0
+
+    def judge(self) -> None:
+        """At the end. Raises the first error if the engine never worked."""
+        if self._first is not None and not self._predictions:
+            raise self._first
+
+
+@contextmanager
+def _closing(sinks: Sequence[Sink]) -> Iterator[None]:
+    """Close every sink at the end, whatever happened; the first error is the one that is raised."""
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        failure = error
+    for sink in sinks:
+        try:
+            sink.close()
+        except BaseException as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any, Protocol
+from typing import Any, Protocol
 
 from .errors import SourceError
 from .perceiver import Perception, StateChange
@@ -46,7 +48,8 @@ class JsonLines:
     """One JSON object a line: `prediction`, `state`, `gap` where a live source gives no frames, and
     at the end `summary`.
 
-    Every line is written whole and flushed, so a file of a crashed run is valid too.
+    Every line is written whole, so a file of a crashed run is valid too; where the disk is full,
+    the file ends with the last line that had room.
     """
 
     def __init__(self, path: str) -> None:
@@ -57,9 +60,11 @@ class JsonLines:
         Raises:
             SourceError: the file cannot be written.
         """
-        self._owned = path != "-"
+        self._name = "standard output" if path == "-" else f"'{path}'"
+        self._stdout = sys.stdout if path == "-" else None
+        self._size = 0
         try:
-            self._file: IO[str] = open(path, "w", encoding="utf-8") if self._owned else sys.stdout
+            self._file = None if path == "-" else open(path, "wb", buffering=0)
         except OSError as error:
             raise SourceError(f"Cannot write '{path}': {error}") from error
 
@@ -82,12 +87,47 @@ class JsonLines:
         self._line({"type": "summary", **summary})
 
     def close(self) -> None:
-        if self._owned:
+        if self._file is not None:
             self._file.close()
 
     def _line(self, content: dict[str, Any]) -> None:
-        self._file.write(json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n")
-        self._file.flush()
+        """Raises SourceError if there is no room for it."""
+        text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+        try:
+            if self._stdout is not None:
+                self._stdout.write(text)
+                self._stdout.flush()
+            else:
+                self._append(text.encode())
+        except BrokenPipeError:
+            raise
+        except OSError as error:
+            if self._stdout is not None:
+                _give_up_stdout()
+            raise SourceError(
+                f"Cannot write results to {self._name}: {error.strerror or error}. What was "
+                "written so far is kept. Make room, or write elsewhere."
+            ) from error
+
+    def _append(self, data: bytes) -> None:
+        """All of it or, where files can be cut, nothing."""
+        assert self._file is not None
+        done = 0
+        try:
+            while done < len(data):
+                done += self._file.write(data[done:])
+        except BaseException:
+            with suppress(OSError):  # a pipe or a device
+                self._file.truncate(self._size)
+                self._file.seek(self._size)
+            raise
+        self._size += len(data)
+
+
+def _give_up_stdout() -> None:
+    """What waits in its buffer would fail again, and be told again, when Python exits."""
+    with suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def check_writable(path: Path) -> None:

@@ -50,6 +50,10 @@ class Task:
             raise TaskError(f"Task '{self.name}': a label is empty or padded: {self.labels}.")
         if self.kind not in ("classes", "values", "traits"):
             raise TaskError(f"Task '{self.name}': kind is classes, values or traits.")
+        if not self.low < self.high:
+            raise TaskError(
+                f"Task '{self.name}': low must be below high; got {self.low} and {self.high}."
+            )
 
     @property
     def spacing_s(self) -> float:

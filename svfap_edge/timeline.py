@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
-from .errors import DependencyMissing
+from .errors import DependencyMissing, SourceError
 from .perceiver import Perception, StateChange
 from .runtimes import Prediction
 from .sinks import PALETTE, check_writable
@@ -110,7 +110,10 @@ class Timeline:
         left_out = len(people) - len(shown)
         if left_out > 0:
             figure.text(0.99, 0.01, f"{left_out} more people not shown", ha="right", fontsize=8)
-        figure.savefig(self._path)
+        try:
+            figure.savefig(self._path)
+        except OSError as error:
+            raise SourceError(f"Cannot write the picture '{self._path}': {error}") from error
 
     def _draw_thumbnails(self, ax: Axes, span: tuple[float, float]) -> None:
         times = np.array([t for t, _ in self._thumbnails])

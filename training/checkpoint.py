@@ -77,12 +77,29 @@ def load_checkpoint(path: Path, *, outputs: int | None = None, **changes: Any) -
     config = _configuration(state, content, info, path, changes)
     if pretrained and outputs:
         config = TPSBTConfig.from_dict({**config.to_dict(), "outputs": outputs})
-    model = TPSBT(config)
-    wanted = model.state_dict()
-    fresh = {n: w for n, w in wanted.items() if n.startswith(FRESH)} if pretrained else {}
-    _compare(state, {n: w for n, w in wanted.items() if n not in fresh}, path)
-    model.load_state_dict({**fresh, **state})
+    started_anew = FRESH if pretrained else ()
+    # Without memory at first: a damaged configuration can ask for any amount of it.
+    wanted = _build(config, len(state), path, device="meta").state_dict()
+    _compare(state, {n: w for n, w in wanted.items() if not n.startswith(started_anew)}, path)
+    model = _build(config, len(state), path, device="cpu")
+    fresh = {n: w for n, w in model.state_dict().items() if n.startswith(started_anew)}
+    try:
+        model.load_state_dict({**fresh, **state})
+    except RuntimeError as error:  # tensors that are sparse, quantized, complex
+        raise CheckpointError(f"'{path}' does not fit TPSBT: {str(error)[:400]}") from error
     return Checkpoint(model.eval(), "pre-trained" if pretrained else "fine-tuned", info)
+
+
+def _build(config: TPSBTConfig, weights: int, path: Path, device: str) -> TPSBT:
+    try:
+        if sum(config.depths) + len(config.stem) > weights:
+            raise ValueError(f"{config} has more blocks than the file has weights ({weights})")
+        with torch.device(device):
+            return TPSBT(config)
+    except (ValueError, RuntimeError, TypeError, OverflowError) as error:
+        raise CheckpointError(
+            f"'{path}' describes no possible TPSBT: {str(error)[:400]}"
+        ) from error
 
 
 def _open(path: Path) -> Any:
@@ -101,7 +118,7 @@ def _open(path: Path) -> Any:
             "values. Such a pickle can run any program on your computer. Get the checkpoint from "
             "its authors, or save only its state dict on a machine that you can lose."
         ) from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+    except Exception as error:  # damaged bytes make its readers raise nearly anything
         raise CheckpointError(
             f"'{path}' is not a PyTorch checkpoint, or is cut short: {str(error)[:200]}"
         ) from error
@@ -118,7 +135,8 @@ def _find_state(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, 
         if isinstance(content.get(key), Mapping):
             state = content[key]
             break
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+    named = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
+    if not state or not named:
         raise CheckpointError(
             f"'{path}' holds no state dict: expected weights under 'model', under 'module', or at "
             f"the top; found the keys {', '.join(map(str, list(content)[:8])) or '(none)'}."
@@ -161,7 +179,7 @@ def _configuration(
                 f"(width {deduced['width']}). Give {' '.join(f'--{name}' for name in unknown)}."
             )
         return TPSBTConfig.from_dict({**deduced, **changes})
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise CheckpointError(f"'{path}': {error}") from error
 
 

@@ -7,6 +7,7 @@ refused with the nearest one that does, a value of the wrong type with the type 
 from __future__ import annotations
 
 import difflib
+import math
 import sys
 import types
 import typing
@@ -18,6 +19,12 @@ from typing import Any, TypeVar
 from svfap_edge.errors import ConfigError
 
 T = TypeVar("T")
+
+MAX_WHOLE = 1 << 63
+"""Whole numbers of TOML are smaller; Python's own reader takes any."""
+
+MAX_DEPTH = 8
+"""Parts of a dotted name at most; the deepest setting has two."""
 
 
 def load_config(
@@ -44,9 +51,10 @@ def load_config(
         _merge(merged, _read_toml(path))
     for text in overrides:
         name, separator, value = text.partition("=")
-        if not separator or not name.strip():
-            raise ConfigError(f"'{text}' is no setting. Write section.name=value.")
-        _merge(merged, _nested(name.strip().split("."), _parse(value.strip())))
+        path_to = name.strip().split(".")
+        if not separator or not name.strip() or len(path_to) > MAX_DEPTH:
+            raise ConfigError(f"'{text:.80}' is no setting. Write section.name=value.")
+        _merge(merged, _nested(path_to, _parse(value.strip())))
     built: T = _build(kind, merged, ())
     return built
 
@@ -85,7 +93,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return _toml_loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ConfigError(f"No configuration at '{path}'.") from error
-    except (ValueError, OSError) as error:  # TOMLDecodeError is a ValueError
+    except (ValueError, OSError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(f"'{path}' is not readable as TOML: {error}") from error
 
 
@@ -101,7 +109,7 @@ def _parse(value: str) -> Any:
     """A value as TOML has it; what TOML does not know is text."""
     try:
         return _toml_loads(f"value = {value}")["value"]
-    except ValueError:
+    except (ValueError, RecursionError):
         return value
 
 
@@ -119,7 +127,7 @@ def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
 
 def _build(kind: Any, table: Any, path: tuple[str, ...]) -> Any:
     if not isinstance(table, Mapping):
-        raise ConfigError(f"'{'.'.join(path)}' is a section, expected a table; got {table!r}.")
+        raise ConfigError(f"'{'.'.join(path)}' is a section, expected a table; got {table!r:.200}.")
     hints = typing.get_type_hints(kind)
     for name, value in table.items():
         if name not in hints:
@@ -159,7 +167,7 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         found = _as(option, value)
         if found is not None:
             return found
-    raise ConfigError(f"'{name}' must be {_describe(hint)}; got {value!r}.")
+    raise ConfigError(f"'{name}' must be {_describe(hint)}; got {value!r:.200}.")
 
 
 def _is_union(hint: Any) -> bool:
@@ -168,6 +176,10 @@ def _is_union(hint: Any) -> bool:
 
 def _as(hint: Any, value: Any) -> Any:
     """`value` as `hint` asks, or None. Whole numbers pass for decimals, nothing else is bent."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, int) and abs(value) >= MAX_WHOLE:
+        return None
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is typing.Literal:
         return value if value in arguments else None

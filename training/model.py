@@ -25,6 +25,9 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 """Mean and deviation of RGB in 0..1 that "normalized RGB" means throughout (published loaders)."""
 
+MAX_TOKENS = 1 << 16
+"""Of a clip; the published model has 800. A damaged checkpoint must not ask for all memory."""
+
 BOTTLENECK_HIDDEN = (
     128  # width of the MLP that scores positions for the bottleneck (published code)
 )
@@ -71,11 +74,24 @@ class TPSBTConfig:
             if not good:
                 raise ValueError(f"TPSBTConfig: {what}. Got {self}.")
 
+        sides = (self.size, self.frames, self.patch, self.tubelet, self.width, self.heads)
+        counts = (*sides, self.temporal_kernel, self.mlp_ratio, self.outputs)
+        require(
+            all(
+                type(n) is int and n > 0
+                for n in (*counts, *self.depths, *self.bottleneck_tokens, *self.stem)
+            ),
+            "sizes and counts are positive whole numbers",
+        )
         stages = len(self.depths)
         require(self.size % self.patch == 0, "size must be a multiple of patch")
         require(self.frames % self.tubelet == 0, "frames must be a multiple of tubelet")
         require(self.width % self.heads == 0, "width must be a multiple of heads")
-        require(stages > 0 and min(self.depths) > 0, "every stage needs at least one block")
+        require(stages > 0, "there must be at least one stage")
+        require(
+            self.time_steps * self.positions <= MAX_TOKENS,
+            f"a clip has at most {MAX_TOKENS} tokens",
+        )
         require(
             len(self.bottleneck_tokens) == stages - 1,
             "bottleneck_tokens needs one entry for each stage after the first",
@@ -348,7 +364,7 @@ class Encoder(nn.Module):
         table = sinusoid_table(config.time_steps * config.positions, config.width)
         self.register_buffer("position_code", table, persistent=False)
 
-        rates = torch.linspace(0, config.drop_path, sum(config.depths)).tolist()
+        rates = torch.linspace(0, config.drop_path, sum(config.depths), device="cpu").tolist()
         shape = (config.width, config.heads, config.mlp_ratio)
         self.blocks = nn.ModuleList(
             Block(*shape, rate) if index < config.depths[0] else CrossSelfBlock(*shape, rate)
