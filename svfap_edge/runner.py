@@ -112,7 +112,7 @@ def run(
             progress(summary.frames, source.frames)
         changes = perceiver.finish()
         summary.people = len(names)
-        summary.warnings = list(source.warnings)
+        summary.warnings = [*source.warnings, *perceiver.warnings]
         summary.wall_s = time.perf_counter() - started
         summary.seconds = {"decode": decode, **perceiver.seconds, "write": write}
         summary.seconds["rest"] = max(0.0, summary.wall_s - sum(summary.seconds.values()))
