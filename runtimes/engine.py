@@ -11,6 +11,7 @@ from types import TracebackType
 import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
+from svfap_edge.clip import SampledClip
 from svfap_edge.errors import InferenceError, SvfapError
 
 from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, load_backend
@@ -135,7 +136,7 @@ class Engine:
             InferenceError: the engine failed or returned NaN. The clips of this batch are
                 dropped, none is presented as a prediction, and the streams go on.
         """
-        taken = []
+        taken: list[tuple[Stream, SampledClip, float]] = []
         for stream in self.streams if streams is None else streams:
             if most is not None and len(taken) >= most:
                 break

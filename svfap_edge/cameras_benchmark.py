@@ -249,7 +249,11 @@ def main(
                 detect_every=detect_every, hop_s=hop,
             )  # fmt: skip
             spec = loaded.spec
-        facts = {"artifact": spec.artifact, "engine": spec.engine, "precision": spec.precision}
+        facts: dict[str, Any] = {
+            "artifact": spec.artifact,
+            "engine": spec.engine,
+            "precision": spec.precision,
+        }
         facts |= {"mode": mode, "workers": workers, "detector": detector, "hop_s": hop}
         facts |= {"detect_every": detect_every, "frame": list(frames[0].shape)}
         if as_json:

@@ -137,7 +137,7 @@ class FrameBuffer:
             self._free.append(self._frames.popleft()[1])
         index = self._free.pop()
         self._frames.append((timestamp_s, index))
-        return self._memory[index]
+        return np.asarray(self._memory[index])
 
     def clear(self) -> None:
         """Forget the frames; time still has to advance."""

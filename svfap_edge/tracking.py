@@ -144,7 +144,7 @@ class Tracker:
         """
         gone = self._forget(timestamp_s)
         for track in self._tracks:
-            track.visible = track.visible and timestamp_s - track.seen_s <= longest_s
+            track.visible = track.visible and timestamp_s - track.seen_s <= longest_s + 1e-6
             if track.visible:
                 track.box = track.expected(timestamp_s)
         return self._people(), gone

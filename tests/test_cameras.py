@@ -169,16 +169,20 @@ def test_bad_frames_change_nothing_and_a_failing_engine_is_survived(
                 raise RuntimeError("out of memory")
 
             patch.setattr(engine.backend, "run", fail)
-            with pytest.raises(InferenceError, match="out of memory"):
-                for i in range(20, 30):
+            failures = 0
+            for i in range(20, 30):
+                try:
                     cameras.process(dict.fromkeys("ab", (picture, i / 20)))
+                except InferenceError as error:
+                    failures += "out of memory" in str(error)
+            assert failures >= 4
         later = [cameras.process({"a": (picture, 2 + i / 20)}) for i in range(6)]
         assert any(r["a"].predictions for r in later)
 
 
 @pytest.mark.parametrize("bad", [{"names": ["a", "a"]}, {"names": []}, {"most": 0}, {"workers": 0}])
 def test_bad_options(engine: Engine, bad: dict[str, object]) -> None:
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"name of its own|1 or more"):
         Cameras(engine, **{"names": ["a"], **bad})  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Name the detector"):
         Cameras(engine, "ab", detector=Painted())
@@ -214,34 +218,29 @@ def test_frames_of_a_video_at_30_fps(videos: Path) -> None:
     assert decode_ms > 0
 
 
-def side_by_side(left: Path, right: Path, fps: float, height: int) -> Iterator[Frame]:
-    """Two videos in one picture, each at its own time, until the longer one ends; the shorter one
-    is black after its end."""
-    readers = [open_source(left), open_source(right)]
-    streams = [iter(reader) for reader in readers]
-    newest = [next(stream, None) for stream in streams]
-    following = [next(stream, None) for stream in streams]
-    number = 0
-    while any(frame is not None for frame in newest):
-        time_s = number / fps
-        halves = []
-        for k in range(2):
-            while newest[k] is not None and (
-                following[k] is None or following[k].timestamp_s <= time_s + 1e-6  # type: ignore[union-attr]
-            ):
-                ended = following[k] is None and time_s - newest[k].timestamp_s > 2 / fps  # type: ignore[union-attr]
-                if following[k] is None and not ended:
-                    break
-                newest[k], following[k] = following[k], next(streams[k], None)
-            frame = newest[k]
-            image = np.zeros((height, height * 16 // 9, 3), np.uint8)
-            if frame is not None:
-                image = cv2.resize(frame.image, image.shape[1::-1], interpolation=cv2.INTER_AREA)
-            halves.append(image)
-        yield Frame(np.concatenate(halves, axis=1), time_s, number)
-        number += 1
-    for reader in readers:
-        reader.close()
+class Played:
+    """A video as it stands at any later and later time."""
+
+    def __init__(self, path: Path) -> None:
+        self._frames = iter(open_source(path))
+        self._now = next(self._frames)
+        self._next: Frame | None = next(self._frames, None)
+
+    def at(self, time_s: float, size: tuple[int, int]) -> np.ndarray:
+        """Its newest frame in (width, height); black after its end."""
+        while self._next is not None and self._next.timestamp_s <= time_s:
+            self._now, self._next = self._next, next(self._frames, None)
+        if self._next is None and time_s > self._now.timestamp_s + 0.1:
+            return np.zeros((*size[::-1], 3), np.uint8)
+        return cv2.resize(self._now.image, size, interpolation=cv2.INTER_AREA)
+
+
+def side_by_side(left: Path, right: Path, fps: float, seconds: float) -> Iterator[Frame]:
+    """Two videos in one picture of 1280 x 360, each at its own time."""
+    halves = [Played(left), Played(right)]
+    for number in range(round(seconds * fps)):
+        images = [half.at(number / fps, (640, 360)) for half in halves]
+        yield Frame(np.concatenate(images, axis=1), number / fps, number)
 
 
 def test_two_people_side_by_side(videos: Path, yunet: Path) -> None:
@@ -251,9 +250,7 @@ def test_two_people_side_by_side(videos: Path, yunet: Path) -> None:
     with Engine.load() as engine:
         perceiver = Perceiver(engine, detector="yunet", face_model=yunet, hop_s=0.5, detect_every=2)
         results = []
-        for frame in side_by_side(left, right, 24, 360):
-            if frame.timestamp_s > 8:
-                break
+        for frame in side_by_side(left, right, 24, 8.0):
             results.append(perceiver.process(frame.image, frame.timestamp_s))
         alone = Perceiver(engine, detector="yunet", face_model=yunet, prefix="alone")
         with open_source(right) as source:

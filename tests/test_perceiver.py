@@ -309,7 +309,7 @@ def test_a_stream_reuses_its_memory(engine: Engine) -> None:
     used = {index for _, index in stream._buffer._frames}
     run(perceiver, [scene((100, 200))] * 60, 3)
     assert stream._buffer._memory.ctypes.data == address
-    assert {index for _, index in stream._buffer._frames} <= used | {len(used), len(used) + 1}
+    assert max(index for _, index in stream._buffer._frames) <= max(used) + 1
     stream.close()
     assert stream._buffer._memory.size == 0
 
