@@ -9,7 +9,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple, Protocol, get_args
 
 import numpy as np
 
@@ -24,6 +24,9 @@ from svfap_edge.errors import (
 )
 
 INPUT_NAME = "clips"
+
+Mode = Literal["latency", "throughput"]
+"""How an engine uses its CPU threads: all for one batch, or one for each clip."""
 
 
 class Outputs(NamedTuple):
@@ -92,6 +95,8 @@ class EngineEntry:
     install: str
     check: str = ""
     providers: tuple[str, ...] = ()
+    modes: bool = False
+    """Whether its `load` takes a mode: it shares CPU threads out among clips."""
 
 
 ENGINES: dict[str, EngineEntry] = {
@@ -103,7 +108,11 @@ ENGINES: dict[str, EngineEntry] = {
         check="tensorrt_plan",
     ),
     "openvino": EngineEntry(
-        "openvino_backend", ("openvino",), ("openvino", "onnx"), "pip install openvino"
+        "openvino_backend",
+        ("openvino",),
+        ("openvino", "onnx"),
+        "pip install openvino",
+        modes=True,
     ),
     "onnxruntime": EngineEntry(
         "ort_backend",
@@ -111,6 +120,7 @@ ENGINES: dict[str, EngineEntry] = {
         ("onnx",),
         "pip install onnxruntime",
         providers=("cpu", "cuda", "tensorrt", "nvtensorrtrtx"),
+        modes=True,
     ),
 }
 """Engines in the order in which `auto` tries them. On other processors than x86-64 ONNX Runtime
@@ -235,26 +245,36 @@ def _by_speed(form: str) -> list[str]:
 
 
 def load_backend(
-    bundle: Bundle, artifact: str | None = None, engine: str = "auto", threads: int | None = None
+    bundle: Bundle,
+    artifact: str | None = None,
+    engine: str = "auto",
+    threads: int | None = None,
+    mode: Mode = "latency",
 ) -> Backend:
     """Verify an artifact and load it.
 
     Args:
         threads: CPU threads the engine may use; None leaves it to the engine.
+        mode: See `Engine.load`.
 
     Raises:
+        ValueError: no such mode.
         BundleError: damaged files, or a model that does not fit the manifest.
         BackendUnavailable: see `choose`.
         EngineIncompatible: see `choose`; or the engine refused the plan.
         InferenceError: the engine refused the model.
     """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
     name, chosen = choose(bundle, artifact, engine)
     base, provider = split_engine(chosen)
     path, module = _side_by_side(
         lambda: bundle.verify(name),
         lambda: importlib.import_module(f"{__package__}.{ENGINES[base].module}"),
     )
-    options = {"provider": provider} if provider else {}
+    options: dict[str, str] = {"provider": provider} if provider else {}
+    if ENGINES[base].modes:
+        options["mode"] = mode
     backend: Backend = module.load(path, bundle, bundle.artifact(name), threads, **options)
     return backend
 

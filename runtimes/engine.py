@@ -11,9 +11,10 @@ from types import TracebackType
 import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
+from svfap_edge.clip import SampledClip
 from svfap_edge.errors import InferenceError, SvfapError
 
-from .backend import Backend, ModelSpec, Outputs, check_outputs, load_backend
+from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, load_backend
 from .prediction import Prediction, interpret
 from .stream import Stream
 
@@ -48,6 +49,7 @@ class Engine:
         artifact: str | None = None,
         engine: str = "auto",
         threads: int | None = None,
+        mode: Mode = "latency",
     ) -> Engine:
         """Verify and load a model.
 
@@ -59,14 +61,19 @@ class Engine:
                 execution provider: "onnxruntime:cuda", "onnxruntime:tensorrt" or
                 "onnxruntime:nvtensorrtrtx".
             threads: CPU threads the engine may use; None leaves it to the engine.
+            mode: "latency": all threads work on one batch, so that a clip is done as soon as can
+                be. "throughput": each thread works on a clip of its own, so that a batch of many
+                clips, or many threads that call, get the most clips a second. A GPU takes a batch
+                at once in either mode.
 
         Raises:
+            ValueError: no such mode.
             BundleError: missing, damaged, altered or of a newer format.
             BackendUnavailable: the engine is not installed, or has no GPU to run on.
             EngineIncompatible: the plan was built for another GPU or version of TensorRT.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(load_backend(opened, artifact, engine, threads), opened.manifest)
+        return cls(load_backend(opened, artifact, engine, threads, mode), opened.manifest)
 
     @property
     def spec(self) -> ModelSpec:
@@ -74,7 +81,12 @@ class Engine:
         return self.backend.spec
 
     def open_stream(
-        self, name: str, *, hop_s: float = 0.5, min_coverage: float = MIN_COVERAGE
+        self,
+        name: str,
+        *,
+        hop_s: float = 0.5,
+        min_coverage: float = MIN_COVERAGE,
+        smoothing_s: float = 0.0,
     ) -> Stream:
         """A new stream for one face.
 
@@ -83,6 +95,7 @@ class Engine:
             hop_s: Seconds between predictions.
             min_coverage: Share of a clip's slots that must hold a captured frame, 0..1. Below it
                 the stream is "warming" or "stale" and predicts nothing.
+            smoothing_s: Time constant of `Prediction.smoothed`, see `Stream.smooth`; 0 for none.
 
         Raises:
             ValueError: a bad value, a name in use, or the engine is closed.
@@ -91,11 +104,13 @@ class Engine:
             raise ValueError(f"hop_s must be a positive number of seconds; got {hop_s}.")
         if not 0 < min_coverage <= 1:
             raise ValueError(f"min_coverage must be in (0, 1]; got {min_coverage}.")
+        if not 0 <= smoothing_s < np.inf:
+            raise ValueError(f"smoothing_s must be 0 or more seconds; got {smoothing_s}.")
         with self._lock:
             self._check_open()
             if any(stream.name == name for stream in self._streams):
                 raise ValueError(f"A stream named '{name}' is open already; choose another name.")
-            stream = Stream(self, name, hop_s, min_coverage)
+            stream = Stream(self, name, hop_s, min_coverage, smoothing_s)
             self._streams.append(stream)
             return stream
 
@@ -105,11 +120,14 @@ class Engine:
         with self._lock:
             return tuple(self._streams)
 
-    def step(self, streams: Iterable[Stream] | None = None) -> list[Prediction]:
+    def step(
+        self, streams: Iterable[Stream] | None = None, *, most: int | None = None
+    ) -> list[Prediction]:
         """Run all clips that are ready, in one batch; see `Stream.add`.
 
         Args:
-            streams: Which streams to serve; None for all open ones.
+            streams: Which streams to serve, in this order; None for all open ones.
+            most: Serve only so many; the other clips wait.
 
         Returns:
             A prediction for each ready stream, in their order; empty if none was ready.
@@ -118,8 +136,10 @@ class Engine:
             InferenceError: the engine failed or returned NaN. The clips of this batch are
                 dropped, none is presented as a prediction, and the streams go on.
         """
-        taken = []
+        taken: list[tuple[Stream, SampledClip, float]] = []
         for stream in self.streams if streams is None else streams:
+            if most is not None and len(taken) >= most:
+                break
             waiting = stream.take_clip()
             if waiting is not None:
                 taken.append((stream, *waiting))
@@ -143,6 +163,7 @@ class Engine:
                     scores=scores,
                     logits=outputs.logits[row],
                     features=None if outputs.features is None else outputs.features[row],
+                    smoothed=stream.smooth(scores, clip.end_s),
                 )
             )
         return predictions

@@ -12,7 +12,7 @@ import numpy as np
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.cache import compiled_model_cache
 
-from .backend import ModelSpec, Outputs, artifact_error, check_clips, check_model
+from .backend import Mode, ModelSpec, Outputs, artifact_error, check_clips, check_model
 from .openvino_import import ov
 
 BF16_INSTRUCTION_SETS = (
@@ -23,23 +23,60 @@ BF16_INSTRUCTION_SETS = (
 
 
 class OpenVinoBackend:
-    """A compiled model and one request per thread."""
+    """A compiled model, and for each calling thread a request; in throughput mode, as many requests
+    as OpenVINO runs at a time, each with one clip of the batch."""
 
-    def __init__(self, compiled: Any, spec: ModelSpec) -> None:
+    def __init__(self, compiled: Any, spec: ModelSpec, requests: int = 0) -> None:
+        """
+        Args:
+            requests: Of a thread in throughput mode; 0 for latency mode.
+        """
         self.spec = spec
         self._compiled: Any = compiled
+        self._requests = requests
         self._local = threading.local()
 
     def run(self, clips: np.ndarray) -> Outputs:
         check_clips(clips, self.spec.clip)
         if self._compiled is None:
             raise ValueError("The backend is closed.")
+        if self._requests:
+            return self._run_apart(clips)
         request = getattr(self._local, "request", None)
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer([np.ascontiguousarray(clips)], share_inputs=True)
         logits = request.get_output_tensor(0).data.copy()  # the request reuses its memory
         features = request.get_output_tensor(1).data.copy() if self.spec.features else None
+        return Outputs(logits, features)
+
+    def _run_apart(self, clips: np.ndarray) -> Outputs:
+        """Each clip in a request of its own, several at a time."""
+        requests = getattr(self._local, "requests", None)
+        if requests is None:
+            requests = [self._compiled.create_infer_request() for _ in range(self._requests)]
+            self._local.requests = requests
+        clips = np.ascontiguousarray(clips)
+        logits = np.empty((len(clips), self.spec.outputs), np.float32)
+        features = None
+        if self.spec.features:
+            features = np.empty((len(clips), self.spec.features), np.float32)
+        count = len(requests)
+        failure: Exception | None = None
+        for turn in range(len(clips) + count):
+            request, done = requests[turn % count], turn - count
+            if 0 <= done < len(clips):
+                try:  # wait for all of them even then: a request that runs cannot be used again
+                    request.wait()
+                    logits[done] = request.get_output_tensor(0).data[0]
+                    if features is not None:
+                        features[done] = request.get_output_tensor(1).data[0]
+                except Exception as error:
+                    failure = failure or error
+            if turn < len(clips):
+                request.start_async([clips[turn : turn + 1]], share_inputs=True)
+        if failure is not None:
+            raise failure
         return Outputs(logits, features)
 
     def close(self) -> None:
@@ -55,10 +92,12 @@ def has_bf16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
-def load(path: Path, bundle: Bundle, artifact: Artifact, threads: int | None) -> OpenVinoBackend:
+def load(
+    path: Path, bundle: Bundle, artifact: Artifact, threads: int | None, mode: Mode = "latency"
+) -> OpenVinoBackend:
     # OpenVINO silently computes fp32 models in bf16 where the CPU can, so the hint is always set.
     hint = "f32" if artifact.precision == "fp32" else "bf16"
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY"}
+    config: dict[str, Any] = {"PERFORMANCE_HINT": mode.upper()}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
     cache = compiled_model_cache(artifact.files[0].sha256, f"openvino-{ov.__version__}")
@@ -84,4 +123,7 @@ def load(path: Path, bundle: Bundle, artifact: Artifact, threads: int | None) ->
     effective = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     precision = f"int8+{effective}" if artifact.precision == "int8" else effective
     spec = ModelSpec(bundle.manifest.clip, outputs, features, artifact.name, "openvino", precision)
-    return OpenVinoBackend(compiled, spec)
+    requests = 0
+    if mode == "throughput":
+        requests = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+    return OpenVinoBackend(compiled, spec, requests)

@@ -24,6 +24,8 @@ class Prediction:
         scores: Probability of every class, or every value or trait by name.
         logits: (L,) float32, as the model returned them.
         features: (F,) float32, or None where the artifact returns none.
+        smoothed: `scores` low-passed over time, see `Stream.smooth`; None where no smoothing was
+            asked for. Everything else here is as the model returned it.
     """
 
     stream: str
@@ -36,10 +38,19 @@ class Prediction:
     scores: dict[str, float]
     logits: np.ndarray = field(repr=False, compare=False)
     features: np.ndarray | None = field(default=None, repr=False, compare=False)
+    smoothed: dict[str, float] | None = None
+
+    @property
+    def smoothed_label(self) -> str | None:
+        """Class of the highest smoothed probability, or of the highest one without smoothing; None
+        for values and traits."""
+        if self.label is None or not self.smoothed:
+            return self.label
+        return max(self.smoothed, key=self.smoothed.__getitem__)
 
     def to_json(self) -> dict[str, Any]:
         """One line of a JSON-lines file; times in seconds, scores to six places."""
-        return {
+        content = {
             "type": "prediction",
             "stream": self.stream,
             "start_s": round(self.start_s, 6),
@@ -50,6 +61,9 @@ class Prediction:
             "score": None if self.score is None else round(self.score, 6),
             "scores": {name: round(value, 6) for name, value in self.scores.items()},
         }
+        if self.smoothed is not None:
+            content["smoothed"] = {name: round(value, 6) for name, value in self.smoothed.items()}
+        return content
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -35,18 +35,32 @@ class Stream:
     ready together and share a batch. Hops are counted from the grid's origin and do not drift.
     `state` is "warming" until enough of the first clip is there, then "valid"; "stale" while too
     much of the clip is missing; "ended" after `close`.
+
+    Attributes:
+        missed: Clips that were due and not predicted: `Engine.step` came too late, and a newer clip
+            took their place.
     """
 
-    def __init__(self, engine: Engine, name: str, hop_s: float, min_coverage: float) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        name: str,
+        hop_s: float,
+        min_coverage: float,
+        smoothing_s: float = 0.0,
+    ) -> None:
         self.name = name
         self.hop_s = hop_s
         self.min_coverage = min_coverage
+        self.smoothing_s = smoothing_s
         self.state: State = "warming"
+        self.missed = 0
         self._engine = engine
         self._buffer = FrameBuffer(engine.spec.clip)
         self._hop: int | None = None  # number of the last hop answered, or skipped
         self._due_s: float | None = None  # end of the clip that waits for `Engine.step`
         self._added_at = 0.0  # clock time of handing over that clip's newest frame
+        self._smoothed: tuple[float, np.ndarray] | None = None  # time and scores
         self._lock = threading.Lock()
 
     def add(self, face: np.ndarray, timestamp_s: float) -> bool:
@@ -70,7 +84,9 @@ class Stream:
             if self.state == "ended":
                 raise ValueError(f"Stream '{self.name}' has ended; open a new one.")
             self._buffer.check_time(timestamp_s)
-            self._buffer.add(resize_face(face, self._engine.spec.clip.size), timestamp_s)
+            place = self._buffer.place(timestamp_s)
+            if place is not None:
+                resize_face(face, place)
             self._decide(timestamp_s, started)
             return self._due_s is not None
 
@@ -88,6 +104,38 @@ class Stream:
         """
         return self._engine.step([self]) if self.add(face, timestamp_s) else []
 
+    @property
+    def ready(self) -> bool:
+        """Whether a clip waits for `Engine.step`."""
+        return self._due_s is not None
+
+    def set_hop(self, hop_s: float) -> None:
+        """Change the seconds between predictions, from the next hop on."""
+        with self._lock:
+            if hop_s != self.hop_s:
+                self.hop_s = hop_s
+                if self._buffer.last_s is not None and self._hop is not None:
+                    self._hop = self._hop_number(self._buffer.last_s)
+
+    def smooth(self, scores: dict[str, float], end_s: float) -> dict[str, float] | None:
+        """A first-order low-pass of the scores: each approaches the newest value by the share
+        1 - exp(-elapsed / smoothing_s), so that a step is followed to 63 % in `smoothing_s`,
+        however often predictions come. Starts at the first scores, and again after `reset`.
+
+        Returns:
+            By name; None without smoothing.
+        """
+        if not self.smoothing_s:
+            return None
+        with self._lock:
+            values = np.fromiter(scores.values(), float, len(scores))
+            if self._smoothed is not None:
+                time_s, before = self._smoothed
+                share = -math.expm1(-max(0.0, end_s - time_s) / self.smoothing_s)
+                values = before + share * (values - before)
+            self._smoothed = end_s, values
+        return dict(zip(scores, map(float, values), strict=True))
+
     def mark_stale(self) -> None:
         """Say that the face is lost: nothing is predicted until enough frames came again."""
         with self._lock:
@@ -100,6 +148,7 @@ class Stream:
         with self._lock:
             self._buffer.clear()
             self._due_s = None
+            self._smoothed = None
             if self.state != "ended":
                 self.state = "warming"
 
@@ -108,7 +157,7 @@ class Stream:
         with self._lock:
             self.state = "ended"
             self._due_s = None
-            self._buffer.clear()
+            self._buffer.release()
         self._engine.forget(self)
 
     def take_clip(self) -> tuple[SampledClip, float] | None:
@@ -128,6 +177,7 @@ class Stream:
         if hop <= self._hop and not starting:
             return
         if self._buffer.coverage(timestamp_s) >= self.min_coverage - 1e-9:
+            self.missed += self._due_s is not None
             self._due_s, self._added_at = timestamp_s, started
             # A first prediction does not wait for its hop; the next hop is at least half one away.
             self._hop = self._hop_number(timestamp_s + 0.5 * self.hop_s) if starting else hop
@@ -143,12 +193,14 @@ class Stream:
         return math.floor((timestamp_s - origin_s + tolerance) / self.hop_s)
 
 
-def resize_face(face: np.ndarray, size: int) -> np.ndarray:
-    """(H, W, 3) to (size, size, 3), a copy; averaging when it shrinks."""
-    if face.shape[:2] == (size, size):
-        return face.copy()
+def resize_face(face: np.ndarray, place: np.ndarray) -> None:
+    """Write (H, W, 3) to (size, size, 3), all of one memory block; averaging when it shrinks."""
+    size = place.shape[0]
+    if face.shape == place.shape:
+        place[:] = face
+        return
     import cv2  # a caller whose crops fit never pays for it
 
     shrinks = min(face.shape[:2]) > size
     how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    return cv2.resize(face, (size, size), interpolation=how)
+    cv2.resize(face, (size, size), dst=place, interpolation=how)

@@ -89,14 +89,17 @@ class SampledClip:
 class FrameBuffer:
     """The captured frames of one stream that a clip can still need.
 
-    Holds at most `FRAMES_PER_SPACING * (frames + 1)` frames: one is dropped if it follows the
-    previous kept frame by less than 1/8 of a spacing.
+    Holds at most `FRAMES_PER_SPACING * (frames + 1) + 1` frames: one is dropped if it follows the
+    previous kept frame by less than 1/8 of a spacing. Their memory is reserved with the first frame
+    and used again and again; the system counts only as much of it as the frame rate ever needed.
     """
 
     def __init__(self, spec: ClipSpec) -> None:
         self.spec = spec
-        self._frames: deque[tuple[float, np.ndarray]] = deque()
+        self._frames: deque[tuple[float, int]] = deque()  # time and place in the memory
         self._last_s: float | None = None
+        self._memory = np.empty((0, spec.size, spec.size, 3), np.uint8)
+        self._free: list[int] = []  # the place freed last is used first
 
     def __len__(self) -> int:
         return len(self._frames)
@@ -111,21 +114,41 @@ class FrameBuffer:
         check_advance(timestamp_s, self._last_s, "open a new stream")
 
     def add(self, frame: np.ndarray, timestamp_s: float) -> None:
-        """Keep a frame of the model's size. `check_time` must have passed."""
+        """Keep a copy of a frame of the model's size. `check_time` must have passed."""
+        place = self.place(timestamp_s)
+        if place is not None:
+            place[:] = frame
+
+    def place(self, timestamp_s: float) -> np.ndarray | None:
+        """Where to write the frame of this time: (size, size, 3), valid until the next call. None
+        if the frame is not kept. `check_time` must have passed."""
         spacing = self.spec.spacing_s
         previous = self._frames[-1][0] if self._frames else -np.inf
         self._last_s = timestamp_s
         # The tolerance keeps a camera at exactly the limit from losing every other frame.
         if timestamp_s - previous < spacing / FRAMES_PER_SPACING * (1 - 1e-6):
-            return
-        self._frames.append((timestamp_s, frame))
+            return None
+        if not len(self._memory):
+            count = FRAMES_PER_SPACING * (self.spec.frames + 1) + 1
+            self._memory = np.empty((count, *self._memory.shape[1:]), np.uint8)
+            self._free = list(range(count))[::-1]
         oldest = timestamp_s - self.spec.span_s - spacing
-        while self._frames[0][0] < oldest:
-            self._frames.popleft()
+        while self._frames and (self._frames[0][0] < oldest or not self._free):
+            self._free.append(self._frames.popleft()[1])
+        index = self._free.pop()
+        self._frames.append((timestamp_s, index))
+        return np.asarray(self._memory[index])
 
     def clear(self) -> None:
         """Forget the frames; time still has to advance."""
+        self._free += [index for _, index in self._frames]
         self._frames.clear()
+
+    def release(self) -> None:
+        """Forget the frames and give their memory back."""
+        self._frames.clear()
+        self._free.clear()
+        self._memory = self._memory[:0].copy()
 
     def coverage(self, end_s: float) -> float:
         """Share of the slots of a clip ending at `end_s` that have a frame."""
@@ -136,7 +159,7 @@ class FrameBuffer:
     def sample(self, end_s: float) -> SampledClip:
         """The clip that ends at `end_s`. The buffer must hold at least one frame."""
         nearest, filled = self._nearest(end_s)
-        frames = np.stack([self._frames[i][1] for i in nearest])
+        frames = self._memory[[self._frames[i][1] for i in nearest]]
         times = self.spec.slot_times(end_s)
         return SampledClip(frames, float(times[0]), float(times[-1]), float(filled.mean()))
 

@@ -1,10 +1,10 @@
-"""Finding faces, following them, and cutting them out."""
+"""Finding faces, and cutting them out."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -225,110 +225,3 @@ def _shrink(frame: np.ndarray) -> tuple[np.ndarray, float]:
 def _unshrunk(values: Iterable[Any], scale: float, score: float) -> Box:
     x, y, width, height = (float(value) / scale for value in values)
     return Box(x, y, width, height, score)
-
-
-@dataclass
-class Track:
-    """One person.
-
-    Attributes:
-        number: Identity, from 1 up; never used again.
-        box: Smoothed box; where the face was last seen, while it is not.
-        seen_s: Time of the last detection.
-        hits: Detections so far.
-        visible: Whether the newest frame showed the face.
-    """
-
-    number: int
-    box: Box
-    seen_s: float
-    hits: int = 1
-    visible: bool = True
-    velocity: tuple[float, float] = field(default=(0.0, 0.0), repr=False)
-    """Pixels per second."""
-
-    def expected(self, timestamp_s: float) -> Box:
-        """Where the face should be by now, if it went on for up to a fifth of a second."""
-        ahead = min(timestamp_s - self.seen_s, 0.2)
-        return self.box.moved(self.velocity[0] * ahead, self.velocity[1] * ahead)
-
-
-class Tracker:
-    """Gives each face an identity that lasts while it is seen, and `forget_s` longer.
-
-    A detection belongs to the track whose expected box overlaps it most; one that overlaps none,
-    but is of like size and less than a box away, still continues a track (fast motion). A track
-    counts as a person from its `min_hits`-th detection on, so that a single false detection is
-    not one.
-    """
-
-    def __init__(self, *, forget_s: float = 2.0, min_hits: int = 3, min_iou: float = 0.25) -> None:
-        self.forget_s = forget_s
-        self.min_hits = min_hits
-        self.min_iou = min_iou
-        self._tracks: list[Track] = []
-        self._unconfirmed = 0
-        self._next_number = 1
-
-    def update(self, boxes: list[Box], timestamp_s: float) -> tuple[list[Track], list[Track]]:
-        """Take the detections of one frame.
-
-        Returns:
-            (people, gone): confirmed tracks, visible or not; and those forgotten just now.
-        """
-        gone = [t for t in self._tracks if timestamp_s - t.seen_s > self.forget_s]
-        self._tracks = [t for t in self._tracks if t not in gone]
-        for track in self._tracks:
-            track.visible = False
-        free = list(boxes)
-        for _, track, box in self._pairs(timestamp_s, boxes):
-            if not track.visible and any(box is other for other in free):
-                self._see(track, box, timestamp_s)
-                free = [other for other in free if other is not box]
-        # A face not seen again before it was confirmed was none.
-        self._tracks = [t for t in self._tracks if t.visible or t.hits >= self.min_hits]
-        for box in free:
-            self._tracks.append(Track(0, box, timestamp_s))
-        for track in self._tracks:
-            if track.number == 0 and track.hits >= self.min_hits:
-                track.number = self._next_number
-                self._next_number += 1
-        return [t for t in self._tracks if t.number], [t for t in gone if t.number]
-
-    def _pairs(self, timestamp_s: float, boxes: list[Box]) -> list[tuple[float, Track, Box]]:
-        """Possible matches, the best first."""
-        pairs = []
-        for track in self._tracks:
-            expected = track.expected(timestamp_s)
-            for box in boxes:
-                score = expected.iou(box)
-                if score < self.min_iou:
-                    score = self._nearness(expected, box) * self.min_iou
-                if score > 0:
-                    pairs.append((score, track, box))
-        return sorted(pairs, key=lambda pair: -pair[0])
-
-    @staticmethod
-    def _nearness(expected: Box, box: Box) -> float:
-        """1 at the same center, 0 from one box side on, or where the sizes differ twofold."""
-        ratio = expected.side / box.side
-        (ax, ay), (bx, by) = expected.center, box.center
-        distance = float(np.hypot(ax - bx, ay - by)) / max(expected.side, box.side)
-        return max(0.0, 1 - distance) if 0.5 < ratio < 2 else 0.0
-
-    @staticmethod
-    def _see(track: Track, box: Box, timestamp_s: float) -> None:
-        elapsed = timestamp_s - track.seen_s
-        # Detectors jitter by a few per cent; half of each step is kept, all of a long one.
-        far = track.box.iou(box) < 0.6 or elapsed > 0.5
-        before = track.box.center
-        track.box = box if far else track.box.blended(box, 0.5)
-        if elapsed > 0:
-            vx, vy = ((b - a) / elapsed for a, b in zip(before, track.box.center, strict=True))
-            track.velocity = (
-                0.5 * track.velocity[0] + 0.5 * vx,
-                0.5 * track.velocity[1] + 0.5 * vy,
-            )
-        track.seen_s = timestamp_s
-        track.hits += 1
-        track.visible = True

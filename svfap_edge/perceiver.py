@@ -6,21 +6,29 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
+from .budget import Budget, Load
 from .clip import check_advance, check_frame
 from .errors import InferenceError
-from .faces import Box, Detector, Track, Tracker, crop_face, open_detector
+from .faces import Box, Detector, crop_face, open_detector
 from .runtimes import Engine, Prediction, Stream
 from .runtimes.engine import MIN_COVERAGE
 from .runtimes.stream import State
+from .tracking import MAX_PEOPLE, Track, Tracker
 
 HOLD_S = 0.5
 """A face not detected for this long makes its stream stale. Nothing is cropped in between: a clip
-holds only frames in which the face was detected."""
+holds only frames in which the face was detected, or was since the last search at most `PREDICT_S`
+ago."""
+
+PREDICT_S = 0.2
+"""Where only every n-th frame is searched, boxes move on between the searches at the speed they
+had. A box only predicted for longer than this gives no crops. In this time a head that turns back
+(20 sides/s^2, see `motion.AGILITY`) leaves its predicted box by less than half a side."""
 
 FORGET_S = 2.0
 """A face not detected for this long has left; its identity is never given again."""
@@ -80,6 +88,36 @@ class Perception:
     changes: tuple[StateChange, ...]
 
 
+@dataclass(frozen=True)
+class PerceiverStatistics:
+    """What a perceiver did, and how hard it finds it.
+
+    Attributes:
+        frames: Taken.
+        searched: Of these, those that the detector looked at.
+        people: Identities given.
+        predictions: Told.
+        missed: Clips that were due and replaced by newer ones before the model was free.
+        ignored: Detected faces left alone because `max_people` were followed already.
+        level: Index of `budget.LEVELS`; 0 without a budget, or as long as it is kept.
+        detect_every, hop_s: In force now.
+        slowed_s: Time, by the frames' clock, spent at another level than 0.
+        holds: Whether the budget should be kept at this level.
+    """
+
+    frames: int = 0
+    searched: int = 0
+    people: int = 0
+    predictions: int = 0
+    missed: int = 0
+    ignored: int = 0
+    level: int = 0
+    detect_every: int = 1
+    hop_s: float = 0.0
+    slowed_s: float = 0.0
+    holds: bool = True
+
+
 class Perceiver:
     """One camera: follows the faces in its frames and keeps a stream for each.
 
@@ -91,6 +129,7 @@ class Perceiver:
 
     Attributes:
         seconds: Time spent so far, by stage: "detect", "crop", "model".
+        warnings: What a user should know; each said once.
     """
 
     def __init__(
@@ -103,6 +142,11 @@ class Perceiver:
         min_coverage: float = MIN_COVERAGE,
         hold_s: float = HOLD_S,
         forget_s: float = FORGET_S,
+        detect_every: int = 1,
+        predict_s: float = PREDICT_S,
+        smoothing_s: float = 0.0,
+        budget_s: float | None = None,
+        max_people: int = MAX_PEOPLE,
         prefix: str = "person",
     ) -> None:
         """
@@ -114,22 +158,44 @@ class Perceiver:
             min_coverage: See `Engine.open_stream`.
             hold_s: See `HOLD_S`.
             forget_s: See `FORGET_S`.
+            detect_every: Look for faces in every n-th frame, and in every one while a new face is
+                not confirmed. In between, boxes move on at their speed: that costs nothing, needs
+                no picture, and cannot drift onto the background as template or flow can.
+            predict_s: See `PREDICT_S`.
+            smoothing_s: Time constant of `Prediction.smoothed`; 0 for none.
+            budget_s: Seconds that `process` may take for a frame on average. To keep it, faces are
+                looked for and people predicted less often; `statistics` and `warnings` say so.
+            max_people: Followed at a time; the largest faces come first.
             prefix: People are named `<prefix>-<number>`.
 
         Raises:
             SourceError: the face model is missing or wrong.
+            ValueError: a bad value.
         """
+        if detect_every < 1 or max_people < 1:
+            raise ValueError("detect_every and max_people must be 1 or more.")
+        if budget_s is not None and not budget_s > 0:
+            raise ValueError(f"budget_s must be a positive number of seconds; got {budget_s}.")
         self.detector = (
             open_detector(detector, face_model) if isinstance(detector, str) else detector
         )
         self.seconds = {"detect": 0.0, "crop": 0.0, "model": 0.0}
+        self.warnings: list[str] = []
         self._engine = engine
         self._hop_s, self._min_coverage, self._hold_s = hop_s, min_coverage, hold_s
+        self._detect_every, self._predict_s = detect_every, predict_s
+        self._smoothing_s = smoothing_s
+        self._budget = None if budget_s is None else Budget(budget_s, detect_every, predict_s)
         self._prefix = prefix
         self._margin = engine.manifest.margin
         hits = 1 if self.detector.name == "none" else 3
-        self._tracker = Tracker(forget_s=forget_s, min_hits=hits)
+        self._tracker = Tracker(forget_s=forget_s, min_hits=hits, max_people=max_people)
+        self._tracks: list[Track] = []
         self._gone: list[Track] = []
+        self._unsearched = 0
+        self._shape: tuple[int, ...] = ()
+        self._spent = (0.0, 0.0)  # what the newest frame took to search, and to crop
+        self._counts = PerceiverStatistics()
         self._streams: dict[int, Stream] = {}
         self._latest: dict[int, Prediction] = {}
         self._told: dict[str, State] = {}
@@ -148,35 +214,82 @@ class Perceiver:
             InferenceError: the engine failed. The clips that were ready are dropped, and nobody
                 has a prediction until the next one; go on with the next frame, or stop.
         """
+        self.look(image, timestamp_s)
+        started = time.perf_counter()
+        try:
+            predictions = self._engine.step(self.waiting(), most=self.clips_at_once)
+        except InferenceError:
+            self.forget_predictions()
+            raise
+        return self.tell(predictions, time.perf_counter() - started)
+
+    def look(self, image: np.ndarray, timestamp_s: float) -> None:
+        """The first half of `process`: everything before the model.
+
+        For those who run clips of several perceivers together, as `Cameras` does: `look`, then
+        `Engine.step` of what is `waiting`, then `tell`. A frame may also be followed by another
+        one; a clip that nobody took is replaced by the next one.
+
+        Raises:
+            FrameError, TimestampError: as `process`.
+        """
+        self.check(image, timestamp_s)
+        gap = self._last_s is None or timestamp_s - self._last_s > self._predict_s
+        due = self._unsearched + 1 >= self.statistics.detect_every
+        search = due or gap or self._tracker.unsure or image.shape != self._shape
+        self._count_frame(timestamp_s, search)
+        self._last_s, self._shape = timestamp_s, image.shape
+        self._unsearched = 0 if search else self._unsearched + 1
+        before = dict(self.seconds)
+        with self._timed("detect"):
+            if search:
+                boxes = self.detector.detect(image)
+                self._tracks, gone = self._tracker.update(boxes, timestamp_s)
+            else:
+                self._tracks, gone = self._tracker.predict(timestamp_s, self._predict_s)
+        self._gone += gone
+        with self._timed("crop"):
+            for track in self._tracks:
+                self._crop(track, image, timestamp_s)
+        detect_s, crop_s = (self.seconds[k] - before[k] for k in ("detect", "crop"))
+        self._spent = (detect_s if search else 0.0, crop_s)
+
+    def check(self, image: np.ndarray, timestamp_s: float) -> None:
+        """Raises FrameError or TimestampError if `look` would; changes nothing."""
         check_frame(image)
         check_advance(timestamp_s, self._last_s, "make a new Perceiver")
-        self._last_s = timestamp_s
-        with self._timed("detect"):
-            tracks, gone = self._tracker.update(self.detector.detect(image), timestamp_s)
-            self._gone += gone
-        with self._timed("crop"):
-            for track in tracks:
-                stream = self._streams.get(track.number)
-                if stream is None:
-                    stream = self._streams[track.number] = self._engine.open_stream(
-                        f"{self._prefix}-{track.number}",
-                        hop_s=self._hop_s,
-                        min_coverage=self._min_coverage,
-                    )
-                if track.visible:
-                    face = crop_face(image, track.box, self._margin, self._engine.spec.clip.size)
-                    stream.add(face, timestamp_s)
-                elif timestamp_s - track.seen_s > self._hold_s:
-                    stream.mark_stale()
-        with self._timed("model"):
-            try:
-                predictions = self._engine.step(self._streams.values())
-            except InferenceError:
-                self._latest.clear()  # older ones would pass for this frame's
-                raise
+
+    def waiting(self) -> list[Stream]:
+        """Streams with a clip that is ready; whose last prediction is the oldest first."""
+        ready = [(number, stream) for number, stream in self._streams.items() if stream.ready]
+
+        def newest(item: tuple[int, Stream]) -> float:
+            prediction = self._latest.get(item[0])
+            return -np.inf if prediction is None else prediction.end_s
+
+        return [stream for _, stream in sorted(ready, key=newest)]
+
+    @property
+    def clips_at_once(self) -> int | None:
+        """Clips that the budget leaves time for in one frame; None for any number."""
+        return None if self._budget is None else self._budget.clips_at_once()
+
+    def tell(self, predictions: list[Prediction], model_s: float = 0.0) -> Perception:
+        """The second half of `process`: what the newest frame brought.
+
+        Args:
+            predictions: Of streams of this perceiver only.
+            model_s: What they took.
+        """
+        timestamp_s = 0.0 if self._last_s is None else self._last_s
+        self.seconds["model"] += model_s
+        self._counts = replace(
+            self._counts, predictions=self._counts.predictions + len(predictions)
+        )
         numbers = {stream.name: number for number, stream in self._streams.items()}
         for prediction in predictions:
-            self._latest[numbers[prediction.stream]] = prediction
+            if prediction.stream in numbers:  # not of someone who left meanwhile
+                self._latest[numbers[prediction.stream]] = prediction
         people = tuple(
             Person(
                 name=stream.name,
@@ -185,14 +298,19 @@ class Perceiver:
                 state=stream.state,
                 prediction=self._latest.get(track.number) if stream.state == "valid" else None,
             )
-            for track in tracks
-            for stream in (self._streams[track.number],)
+            for track in self._tracks
+            if (stream := self._streams.get(track.number)) is not None
         )
         changes = self._changes(timestamp_s)
         gone, self._gone = self._gone, []
         for track in gone:
             changes += self._end(track.number, timestamp_s)
+        self._keep_budget(len(predictions), model_s, timestamp_s)
         return Perception(timestamp_s, people, tuple(predictions), tuple(changes))
+
+    def forget_predictions(self) -> None:
+        """After a failure of the engine: older predictions must not pass for the newest frame's."""
+        self._latest.clear()
 
     def missing(self, timestamp_s: float) -> list[StateChange]:
         """Say that the camera gives no frames: every stream becomes stale, and people not seen for
@@ -215,10 +333,72 @@ class Perceiver:
         for stream in self._streams.values():
             stream.reset()
 
+    @property
+    def statistics(self) -> PerceiverStatistics:
+        """So far."""
+        factor, every, level, holds = 1, self._detect_every, 0, True
+        if self._budget is not None:
+            factor, every = self._budget.hop_factor, self._budget.detect_every
+            level, holds = self._budget.level, self._budget.holds
+        return replace(
+            self._counts,
+            missed=self._counts.missed + sum(s.missed for s in self._streams.values()),
+            ignored=self._tracker.ignored,
+            level=level,
+            detect_every=every,
+            hop_s=self._hop_s * factor,
+            holds=holds,
+        )
+
     def finish(self) -> list[StateChange]:
         """End all streams, as at the end of a video. The perceiver can go on with new people."""
         time_s = 0.0 if self._last_s is None else self._last_s
         return [change for number in list(self._streams) for change in self._end(number, time_s)]
+
+    def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
+        stream = self._streams.get(track.number)
+        if stream is None:
+            stream = self._streams[track.number] = self._engine.open_stream(
+                f"{self._prefix}-{track.number}",
+                hop_s=self.statistics.hop_s,
+                min_coverage=self._min_coverage,
+                smoothing_s=self._smoothing_s,
+            )
+            self._counts = replace(self._counts, people=self._counts.people + 1)
+        if track.visible:
+            stream.add(crop_face(image, track.box, self._margin), timestamp_s)
+        elif timestamp_s - track.seen_s > self._hold_s:
+            stream.mark_stale()
+
+    def _count_frame(self, timestamp_s: float, searched: bool) -> None:
+        elapsed = 0.0 if self._last_s is None else timestamp_s - self._last_s
+        slowed = self._budget is not None and self._budget.level > 0
+        self._counts = replace(
+            self._counts,
+            frames=self._counts.frames + 1,
+            searched=self._counts.searched + searched,
+            slowed_s=self._counts.slowed_s + (elapsed if slowed else 0.0),
+        )
+
+    def _keep_budget(self, clips: int, model_s: float, timestamp_s: float) -> None:
+        if self._budget is None:
+            return
+        wanted = sum(stream.state == "valid" for stream in self._streams.values()) / self._hop_s
+        detect_s, crop_s = self._spent
+        searched = detect_s if self._unsearched == 0 else None
+        changed = self._budget.take(Load(searched, crop_s, model_s, clips, wanted), timestamp_s)
+        if not changed:
+            return
+        now = self.statistics
+        for stream in self._streams.values():
+            stream.set_hop(now.hop_s)
+        budget_ms = self._budget.budget_s * 1e3
+        if now.level and not self.warnings:
+            self.warnings.append(
+                f"Frames take longer than the budget of {budget_ms:.0f} ms: faces are looked for "
+                "and people predicted less often while that lasts (first at "
+                f"{timestamp_s:.1f} s: every {now.detect_every} frames, every {now.hop_s:g} s)."
+            )
 
     def _changes(self, timestamp_s: float) -> list[StateChange]:
         changes = []
@@ -230,6 +410,7 @@ class Perceiver:
 
     def _end(self, number: int, timestamp_s: float) -> list[StateChange]:
         stream = self._streams.pop(number)
+        self._counts = replace(self._counts, missed=self._counts.missed + stream.missed)
         self._latest.pop(number, None)
         self._told.pop(stream.name, None)
         stream.close()

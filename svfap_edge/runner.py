@@ -153,7 +153,7 @@ def run(
         failures.judge()
         changes = perceiver.finish()
         summary.people = len(names)
-        summary.warnings = [*source.warnings, *failures.warnings]
+        summary.warnings = [*source.warnings, *perceiver.warnings, *failures.warnings]
         summary.wall_s = time.perf_counter() - started
         summary.seconds = {
             "wait" if source.live else "decode": decode,

@@ -1,4 +1,4 @@
-"""Detectors, the tracker and the crop."""
+"""Detectors and the crop."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from svfap_edge.faces import (
     Box,
     Detector,
     HaarDetector,
-    Tracker,
     WholeFrame,
     YuNetDetector,
     crop_face,
@@ -121,78 +120,3 @@ def test_crop_beyond_the_frame_repeats_its_border(box: Box) -> None:
 def test_whole_frame_detector_covers_the_frame() -> None:
     (box,) = WholeFrame().detect(np.zeros((100, 200, 3), np.uint8))
     assert (box.x, box.y, box.width, box.height) == (0, 0, 200, 100)
-
-
-def at(x: float, y: float = 100, side: float = 50) -> Box:
-    return Box(x - side / 2, y - side / 2, side, side)
-
-
-def numbers(tracker: Tracker, boxes: list[Box], time_s: float) -> dict[int, float]:
-    people, _ = tracker.update(boxes, time_s)
-    return {t.number: t.box.center[0] for t in people if t.visible}
-
-
-def test_identity_needs_three_detections() -> None:
-    tracker = Tracker()
-    assert numbers(tracker, [at(100)], 0.0) == {}
-    assert numbers(tracker, [at(101)], 0.1) == {}
-    assert list(numbers(tracker, [at(102)], 0.2)) == [1]
-
-
-def test_single_false_detections_are_nobody() -> None:
-    tracker = Tracker()
-    for i in range(30):
-        assert numbers(tracker, [at(500)] if i % 3 == 0 else [], i * 0.1) == {}
-    assert list(numbers(tracker, [at(100)], 4.0)) == []
-
-
-def test_identity_survives_a_short_loss_and_is_never_reused() -> None:
-    tracker = Tracker(forget_s=1.0)
-    for i in range(5):
-        numbers(tracker, [at(100)], i * 0.1)
-    people, gone = tracker.update([], 0.9)
-    assert [(t.number, t.visible) for t in people] == [(1, False)]
-    assert list(numbers(tracker, [at(110)], 1.2)) == [1]
-    _, gone = tracker.update([], 2.5)
-    assert [t.number for t in gone] == [1]
-    for i in range(5):
-        last = numbers(tracker, [at(100)], 3 + i * 0.1)
-    assert list(last) == [2]
-
-
-def test_fast_motion_keeps_the_identity() -> None:
-    tracker = Tracker()
-    for i in range(20):
-        found = numbers(tracker, [at(50 + 35 * i)], i / 10)  # 0.7 box sides a frame
-    assert list(found) == [1]
-
-
-def test_two_people_side_by_side_do_not_swap() -> None:
-    tracker = Tracker()
-    random = np.random.default_rng(0)
-    for i in range(100):
-        boxes = [at(100 + 5 * random.normal()), at(170 + 5 * random.normal())]
-        random.shuffle(boxes)  # type: ignore[arg-type]
-        found = numbers(tracker, boxes, i / 30)
-    assert found[1] < 135 < found[2] or found[2] < 135 < found[1]
-    assert set(found) == {1, 2}
-
-
-def test_one_leaves_the_other_keeps_the_number() -> None:
-    tracker = Tracker(forget_s=0.5)
-    for i in range(10):
-        numbers(tracker, [at(100), at(300)], i / 10)
-    before = numbers(tracker, [at(100), at(300)], 1.0)
-    right = max(before, key=lambda n: before[n])
-    for i in range(20):
-        found = numbers(tracker, [at(300)], 1.1 + i / 10)
-    assert list(found) == [right]
-
-
-def test_a_jump_of_half_the_frame_is_someone_else() -> None:
-    tracker = Tracker()
-    for i in range(10):
-        numbers(tracker, [at(100)], i / 10)
-    for i in range(10):
-        found = numbers(tracker, [at(500)], 1 + i / 10)
-    assert list(found) == [2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,10 +10,10 @@ import numpy as np
 import pytest
 
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import FrameError, TimestampError
+from svfap_edge.errors import FrameError, InferenceError, TimestampError
 from svfap_edge.faces import Box
 from svfap_edge.perceiver import Perceiver, Perception
-from svfap_edge.runtimes import Engine
+from svfap_edge.runtimes import Engine, Outputs
 from svfap_edge.sources import open_source
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
@@ -163,6 +164,160 @@ def test_two_cameras_share_an_engine(engine: Engine) -> None:
             result = perceiver.process(scene((100, value)), i / 20)
             seen |= {(p.stream, round(float(p.logits[0]) * 255)) for p in result.predictions}
     assert seen == {("left-1", 200), ("right-1", 90)}
+
+
+class Counting(Painted):
+    def __init__(self, seconds: float = 0.0) -> None:
+        self.calls = 0
+        self.seconds = seconds
+
+    def detect(self, frame: np.ndarray) -> list[Box]:
+        self.calls += 1
+        time.sleep(self.seconds)
+        return super().detect(frame)
+
+
+def test_searching_every_fourth_frame(engine: Engine) -> None:
+    detector = Counting()
+    perceiver = Perceiver(engine, detector=detector, hop_s=0.2, detect_every=4)
+    results = run(perceiver, [scene((50 + 2 * i, 200)) for i in range(80)])
+    assert detector.calls <= 3 + 80 / 4 + 1  # three to confirm the face
+    assert perceiver.statistics.searched == detector.calls
+    predictions = [p for r in results for p in r.predictions]
+    assert len(predictions) >= 18
+    assert all(p.logits[0] * 255 > 190 for p in predictions[3:])  # the boxes stay on the face
+    assert [p.name for p in results[-1].people] == ["person-1"]
+
+
+def test_boxes_predicted_for_too_long_give_no_crops(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Counting(), hop_s=0.1, detect_every=10, predict_s=0.1)
+    results = run(perceiver, [scene((100, 200))] * 60)
+    visible = [r.people[0].visible for r in results if r.people]
+    # Searched at 0, predicted for two frames of 0.05 s, not visible for seven.
+    assert visible[-10:].count(True) == 3
+    late = [p for r in results[40:] for p in r.predictions]
+    assert all(p.coverage < 0.8 for p in late)
+
+
+def test_the_smoothed_scores_follow_a_step_in_their_time_constant(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.1, smoothing_s=1.0)
+    run(perceiver, [scene((100, 10))] * 80)
+    results = run(perceiver, [scene((100, 250))] * 80, 4.0)
+    found = [p for r in results for p in r.predictions]
+    raw = [p.scores["bright"] for p in found]
+    low, high = raw[0], raw[-1]
+    settled = [p for p in found if p.end_s > 4.8]  # the clip holds only the new brightness
+    assert settled[0].scores["bright"] == pytest.approx(high, abs=1e-6)
+    assert all(p.smoothed is not None for p in found)
+    # From then on the distance to the new value falls by e in each second.
+    left = [high - p.smoothed["bright"] for p in settled]  # type: ignore[index]
+    times = [p.end_s - settled[0].end_s for p in settled]
+    for time_s, distance in zip(times, left, strict=True):
+        assert distance == pytest.approx(left[0] * np.exp(-time_s), rel=1e-6)
+    assert low < high
+    assert "smoothed" in found[0].to_json()
+    assert found[0].label == "dark" or found[0].smoothed_label is not None
+
+
+def test_without_smoothing_there_is_only_the_raw(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.1)
+    found = [p for r in run(perceiver, [scene((100, 200))] * 20) for p in r.predictions]
+    assert found[-1].smoothed is None
+    assert found[-1].smoothed_label == found[-1].label
+    assert "smoothed" not in found[-1].to_json()
+
+
+def test_a_budget_is_kept_told_and_recovered(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner, cost = engine.backend.run, [0.02]
+
+    def slow(clips: np.ndarray) -> Outputs:
+        time.sleep(cost[0] * len(clips))
+        return inner(clips)
+
+    monkeypatch.setattr(engine.backend, "run", slow)
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.05, budget_s=0.015)
+    run(perceiver, [scene((100, 200))] * 80)
+    loaded = perceiver.statistics
+    assert loaded.level > 0
+    assert loaded.hop_s > 0.05 or loaded.detect_every > 1
+    assert len(perceiver.warnings) == 1
+    assert "longer than the budget of 15 ms" in perceiver.warnings[0]
+    late = run(perceiver, [scene((100, 200))] * 40, 4.0)
+    assert sum(len(r.predictions) for r in late) <= 22  # two seconds: 40 hops were asked for
+    cost[0] = 0.0
+    run(perceiver, [scene((100, 200))] * 200, 6.0)
+    after = perceiver.statistics
+    assert (after.level, after.hop_s, after.detect_every) == (0, 0.05, 1)
+    assert after.slowed_s >= 2
+    assert len(perceiver.warnings) == 1
+
+
+def test_the_clips_of_a_crowd_are_spread_over_frames(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes, inner = [], engine.backend.run
+
+    def slow(clips: np.ndarray) -> Outputs:
+        sizes.append(len(clips))
+        time.sleep(0.01 * len(clips))
+        return inner(clips)
+
+    monkeypatch.setattr(engine.backend, "run", slow)
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=1.0, budget_s=0.03)
+    faces = [(60.0 * k, 40 * (k + 1)) for k in range(6)]
+    results = run(perceiver, [scene(*faces)] * 80)
+    assert max(sizes[1:]) <= 3
+    late = [p.stream for r in results[40:] for p in r.predictions]
+    assert len(set(late)) == 6
+    assert perceiver.statistics.missed == 0
+
+
+def test_more_faces_than_are_followed(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), max_people=3)
+    results = run(perceiver, [scene(*((60.0 * k, 200) for k in range(6)))] * 10)
+    assert len(results[-1].people) == len(engine.streams) == 3
+    assert perceiver.statistics.ignored == 30
+
+
+def test_people_who_left_while_the_engine_failed_are_ended(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.05, forget_s=0.3)
+    run(perceiver, [scene((100, 200), (300, 100))] * 20)
+
+    def fail(_: np.ndarray) -> Outputs:
+        raise RuntimeError("gone")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine.backend, "run", fail)
+        for i in range(20):
+            with pytest.raises(InferenceError):
+                perceiver.process(scene((100, 200)), 1 + i / 20)
+    (result,) = run(perceiver, [scene((100, 200))], 2)
+    assert [c.stream for c in result.changes if c.state == "ended"] == ["person-2"]
+    assert [stream.name for stream in engine.streams] == ["person-1"]
+
+
+def test_a_stream_reuses_its_memory(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.2)
+    run(perceiver, [scene((100, 200))] * 60)
+    (stream,) = engine.streams
+    memory = stream._buffer._memory
+    address = memory.ctypes.data
+    used = {index for _, index in stream._buffer._frames}
+    run(perceiver, [scene((100, 200))] * 60, 3)
+    assert stream._buffer._memory.ctypes.data == address
+    assert max(index for _, index in stream._buffer._frames) <= max(used) + 1
+    stream.close()
+    assert stream._buffer._memory.size == 0
+
+
+@pytest.mark.parametrize("bad", [{"detect_every": 0}, {"max_people": 0}, {"budget_s": 0.0}])
+def test_bad_options(engine: Engine, bad: dict[str, float]) -> None:
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        Perceiver(engine, detector=Painted(), **bad)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("detector", ["haar", "yunet"])
