@@ -68,7 +68,8 @@ def reporting(as_json: bool) -> Iterator[None]:
 @contextmanager
 def stopping_cleanly(source: Source | None = None) -> Iterator[None]:
     """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed. A live source is
-    asked to end by the first signal of either kind; only a second one interrupts."""
+    asked to end by the first signal of either kind; only a second one interrupts. A background
+    job, which ignores Ctrl-C, goes on ignoring it."""
     asked = False
 
     def stop(number: int, frame: Any) -> None:
@@ -78,7 +79,10 @@ def stopping_cleanly(source: Source | None = None) -> Iterator[None]:
         asked = True
         source.stop()
 
-    previous = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+    heeded = [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        heeded.append(signal.SIGINT)
+    previous = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield
     finally:

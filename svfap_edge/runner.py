@@ -134,6 +134,8 @@ def run(
                 perception = perceiver.process(frame.image, frame.timestamp_s)
             except InferenceError as error:
                 failures.add(error, frame.timestamp_s)
+                if source.live and failures.count == 1:
+                    warn(f"The engine failed; the run goes on. {error}")
                 continue
             failures.forgive(len(perception.predictions))
             summary.predictions += len(perception.predictions)
@@ -147,10 +149,10 @@ def run(
                 sink.write(frame, perception)
             write += time.perf_counter() - mark
             progress(summary.frames, source.frames)
+        failures.judge()
         source.close()
         if source.counts is not None:
             summary.counts = asdict(source.counts)
-        failures.judge()
         changes = perceiver.finish()
         summary.people = len(names)
         summary.warnings = [*source.warnings, *perceiver.warnings, *failures.warnings]
@@ -171,20 +173,20 @@ class _Failures:
 
     def __init__(self) -> None:
         self._first: InferenceError | None = None
-        self._count = self._row = self._predictions = 0
+        self.count = self._row = self._predictions = 0
         self._since_s = 0.0  # the first failure of the row
 
     @property
     def warnings(self) -> list[str]:
         if self._first is None:
             return []
-        times = "once" if self._count == 1 else f"{self._count} times"
+        times = "once" if self.count == 1 else f"{self.count} times"
         return [f"The engine failed {times}; those predictions are missing: {self._first}"]
 
     def add(self, error: InferenceError, time_s: float) -> None:
         """Raises the error if it is one too many."""
         self._first = self._first or error
-        self._count += 1
+        self.count += 1
         self._row += 1
         if self._row == 1:
             self._since_s = time_s

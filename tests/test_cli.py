@@ -259,6 +259,8 @@ def test_inspect_a_checkpoint(tmp_path: Path) -> None:
 def test_a_signal_ends_the_run_with_valid_files(
     tmp_path: Path, tiny: Bundle, number: signal.Signals
 ) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("a background job ignores Ctrl-C, and so do its children")
     folder = tmp_path / "frames"
     folder.mkdir()
     for i in range(40):

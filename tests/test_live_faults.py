@@ -43,7 +43,7 @@ QUICK = LiveSettings(
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
     """A test that hangs ends the session with every thread's traceback."""
-    faulthandler.dump_traceback_later(90, exit=True, file=sys.__stderr__)
+    faulthandler.dump_traceback_later(200, exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()
 
@@ -491,14 +491,16 @@ def test_a_signal_ends_a_live_run_well(
     server: MjpegServer, folder: Path, tmp_path: Path, number: signal.Signals, stalled: bool
 ) -> None:
     """Also while FFmpeg waits for a server that says nothing."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("a background job ignores Ctrl-C, and so do its children")
     process = start_run(server.url, folder, tmp_path)
     try:
-        until(lambda: len(lines_of(tmp_path)) > 5 or process.poll() is not None, 40)
+        until(lambda: len(lines_of(tmp_path)) > 5 or process.poll() is not None, 80)
         if stalled:
             server.stalled.set()
-            until(lambda: any(line["type"] == "gap" for line in lines_of(tmp_path)), 20)
+            until(lambda: any(line["type"] == "gap" for line in lines_of(tmp_path)), 40)
         process.send_signal(number)
-        out, errors = process.communicate(timeout=20)
+        out, errors = process.communicate(timeout=60)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -511,7 +513,7 @@ def test_a_signal_ends_a_live_run_well(
 def test_seconds_and_json_of_a_live_run(server: MjpegServer, tiny: Bundle, tmp_path: Path) -> None:
     process = start_run(server.url, tiny.path, tmp_path, "--seconds", "1.5", "--json")
     try:
-        out, errors = process.communicate(timeout=40)
+        out, errors = process.communicate(timeout=100)
     finally:
         process.kill()
     assert process.returncode == 0, errors
@@ -532,7 +534,7 @@ def test_a_process_ends_well_with_a_camera_left_open(server: MjpegServer) -> Non
     )
     for _ in range(3):
         result = subprocess.run(
-            [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=30
+            [sys.executable, "-c", code, server.url], capture_output=True, text=True, timeout=60
         )
         assert (result.returncode, result.stdout) == (0, "5\n"), result.stderr
 
