@@ -3,7 +3,8 @@
 Both start from fp32.onnx, whose nodes carry the names of the state dict, so a layer is called the
 same in every report: `blocks.3.mlp.fc1`. The recipe: matrix products of weights and convolutions in
 INT8 with weights per channel; attention (both products and softmax), bottleneck pooling, LayerNorm,
-GELU and head in float; SmoothQuant off, since it fits every channel to what calibration saw and can
+GELU, the convolutions along time and head in float; NNCF's bias correction off, which did harm
+(docs/quantization.md); SmoothQuant off, since it fits every channel to what calibration saw and can
 wreck the model on other clips (docs/quantization.md).
 
 - int8.onnx: symmetric signed activations (Q/DQ, int8 with zero point 0), which ONNX Runtime runs
@@ -37,10 +38,14 @@ from svfap_edge.export.files import write_openvino
 Clips = np.ndarray | Sequence[np.ndarray]
 """(n, T, H, W, 3) uint8, as one array (it may be memory-mapped) or clip by clip."""
 
-FLOAT_ALWAYS = re.compile(r"\.(scores|read|pool)$|^head(\.matmul)?$")
-"""Nodes never quantized: products of two activations, and the head."""
+FLOAT_ALWAYS = re.compile(r"\.(scores|read|pool)$|^(head|temporal_downsamples\.\d+)(\.matmul)?$")
+"""Nodes never quantized: products of two activations, the head, and the convolutions along time,
+which read the residual stream as it is, outliers and all."""
 
-SCHEME = "NNCF post-training, min-max, PERFORMANCE preset, per-channel weights, SmoothQuant off"
+SCHEME = (
+    "NNCF post-training, min-max, PERFORMANCE preset, per-channel weights, SmoothQuant and bias "
+    "correction off"
+)
 
 
 def quantizable_layers(model: onnx.ModelProto) -> list[str]:
@@ -99,7 +104,9 @@ def _quantize(model: Any, clips: Clips, ignored: list[str]) -> Any:
             model_type=nncf.ModelType.TRANSFORMER,
             preset=nncf.QuantizationPreset.PERFORMANCE,
             ignored_scope=nncf.IgnoredScope(names=ignored, validate=False),
-            advanced_parameters=AdvancedQuantizationParameters(smooth_quant_alphas=off),
+            advanced_parameters=AdvancedQuantizationParameters(
+                smooth_quant_alphas=off, disable_bias_correction=True
+            ),
         )
 
 

@@ -69,7 +69,7 @@ def test_fresh_environment_runs_the_main_job_without_torch(wheel: Path, tmp_path
     assert "50 frames" in output
     assert "3 predictions for 1 person" in output
     inspected = run(command, "inspect", _default_bundle(python, tmp_path), cwd=tmp_path)
-    assert "fp32.onnx" in inspected
+    assert "int8.onnx" in inspected
 
 
 def _default_bundle(python: Path, cwd: Path) -> str:
