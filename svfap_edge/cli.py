@@ -34,9 +34,9 @@ from .errors import SvfapError
 if TYPE_CHECKING:
     from .analysis import Analysis
     from .bundle import Bundle
+    from .frames import Source
     from .runner import RunSummary
     from .sinks import Sink
-    from .sources import Source
     from .tasks import Task
 
 app = typer.Typer(

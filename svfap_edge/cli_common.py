@@ -16,7 +16,7 @@ from .errors import SvfapError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .sources import Source
+    from .frames import Source
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
 

@@ -24,16 +24,16 @@ import numpy as np
 from .capture import Capture, OpenCvCapture, Target, check_available, find_target
 from .clip import check_advance, check_frame
 from .errors import SourceError, SvfapError, TimestampError
+from .frames import BaseSource, Frame, Gap, SourceCounts
 from .reader import LiveSettings, Reader
 from .slot import Slot
-from .sources import Frame, Gap, SourceCounts, _Source
 
 __all__ = ["Camera", "Capture", "LiveSettings", "LiveSource", "PulledFrames", "PushSource"]
 
 _POLL_S = 0.1
 
 
-class LiveSource(_Source):
+class LiveSource(BaseSource):
     """What all live sources share. Iterate in one thread."""
 
     def __init__(

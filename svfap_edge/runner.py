@@ -9,10 +9,10 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from .errors import InferenceError
+from .frames import Gap, Source
 from .perceiver import Perceiver
 from .runtimes import Engine
 from .sinks import Sink
-from .sources import Gap, Source
 
 MAX_FAILURES, FAILING_S = 3, 5.0
 """The run ends when the engine fails so many times in a row and for so many seconds."""

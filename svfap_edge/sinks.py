@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import SourceError
+from .frames import Frame, Gap
 from .perceiver import Perception, StateChange
-from .sources import Frame, Gap
 
 PALETTE = (
     "#8d99ae", "#f2a900", "#7a5cc9", "#d1495b", "#2e86c1", "#4a8f3c",

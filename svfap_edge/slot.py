@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from .errors import SvfapError
-from .sources import Frame, Gap, SourceCounts
+from .frames import Frame, Gap, SourceCounts
 
 BLACK_LEVEL = 16
 """A picture is black if none of its 32x32 parts is brighter than this on average (of 255). Sensors

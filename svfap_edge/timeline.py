@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 
 from .errors import DependencyMissing, SourceError
+from .frames import Frame, Gap
 from .perceiver import Perception, StateChange
 from .runtimes import Prediction
 from .sinks import PALETTE, check_writable
-from .sources import Frame, Gap
 from .tasks import Task
 
 if TYPE_CHECKING:

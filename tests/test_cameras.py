@@ -16,9 +16,10 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.cameras import Cameras
 from svfap_edge.cameras_benchmark import _there_and_back, find_capacity, play, read_frames
 from svfap_edge.errors import InferenceError, TimestampError
+from svfap_edge.frames import Frame
 from svfap_edge.perceiver import Perceiver
 from svfap_edge.runtimes import Engine, Outputs
-from svfap_edge.sources import Frame, open_source
+from svfap_edge.sources import open_source
 from tests.test_perceiver import Painted, scene
 
 

@@ -25,12 +25,13 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import InferenceError, SourceError
 from svfap_edge.faces import Box
+from svfap_edge.frames import Frame
 from svfap_edge.overlay import OverlayVideo
 from svfap_edge.perceiver import Perceiver, Perception, StateChange
 from svfap_edge.runtimes import Engine, ModelSpec, Outputs, load_backend
 from svfap_edge.runtimes.backend import Backend
 from svfap_edge.sinks import JsonLines
-from svfap_edge.sources import Frame, Generated
+from svfap_edge.sources import Generated
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and limits")

@@ -61,7 +61,8 @@ def test_command_line_help_loads_no_library() -> None:
 
 
 CONTRACT = (
-    "errors", "tasks", "clip", "facts", "bundle", "cache", "datalist", "sources", "metrics",
+    "errors", "tasks", "clip", "facts", "bundle", "cache",
+    "datalist", "frames", "sources", "metrics",
 )  # fmt: skip
 """Modules of the application package that everything may stand on; they stand on each other."""
 

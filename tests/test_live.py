@@ -23,11 +23,12 @@ from svfap_edge.errors import (
     SourceError,
     TimestampError,
 )
+from svfap_edge.frames import Frame, Gap, SourceCounts
 from svfap_edge.live import Camera, LiveSettings, PulledFrames, PushSource
 from svfap_edge.perceiver import Perceiver
 from svfap_edge.runtimes import Engine
 from svfap_edge.sinks import JsonLines
-from svfap_edge.sources import Frame, Gap, SourceCounts, open_source
+from svfap_edge.sources import open_source
 from tests.cameras import FakeCamera, MjpegServer, noise, until
 from tests.conftest import ROOT
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx

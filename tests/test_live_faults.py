@@ -23,6 +23,7 @@ from svfap_edge import runner
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import InferenceError, SourceError
+from svfap_edge.frames import Frame, Gap, SourceCounts
 from svfap_edge.live import Camera, LiveSettings, PushSource
 from svfap_edge.overlay import MAX_REPEAT_S, OverlayVideo
 from svfap_edge.perceiver import Perceiver, Perception
@@ -30,7 +31,7 @@ from svfap_edge.reader import MAX_ABANDONED
 from svfap_edge.runtimes import Engine, Prediction
 from svfap_edge.runtimes.engine import MIN_COVERAGE
 from svfap_edge.sinks import JsonLines
-from svfap_edge.sources import Frame, Gap, SourceCounts, open_source
+from svfap_edge.sources import open_source
 from tests.cameras import FakeCamera, MjpegServer, jpeg, noise, until
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 

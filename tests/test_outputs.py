@@ -12,11 +12,12 @@ import pytest
 from svfap_edge import runner
 from svfap_edge.errors import DependencyMissing, SourceError
 from svfap_edge.faces import Box
+from svfap_edge.frames import Frame
 from svfap_edge.overlay import OverlayVideo, draw_overlay
 from svfap_edge.perceiver import Perceiver, Perception, Person, StateChange
 from svfap_edge.runtimes import Engine, Prediction
 from svfap_edge.sinks import PALETTE, JsonLines, color_of
-from svfap_edge.sources import Frame, Generated
+from svfap_edge.sources import Generated
 from svfap_edge.tasks import TASKS, Task
 from svfap_edge.timeline import Timeline
 

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from svfap_edge.errors import SourceError
-from svfap_edge.sources import Frame, open_source
+from svfap_edge.frames import Frame
+from svfap_edge.sources import open_source
 
 
 def write_video(path: Path, times_ms: list[int], size: tuple[int, int] = (64, 48)) -> Path:

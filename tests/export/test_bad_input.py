@@ -64,7 +64,7 @@ def steps(quiet):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     yield step
 
-cli._steps = steps
+cli.steps = steps
 cli.app({call!r})
 """
 """The command line, on a disk that takes no more than 20 kB a file from one step on."""
