@@ -88,7 +88,7 @@ def test_manifest_tells_how(bundle: Bundle) -> None:
     assert facts["float_layers"] == []
     assert len(facts["files"]) == 40
     assert set(facts["labels"]) == {"glad", "sad"}
-    assert "SmoothQuant off" in facts["scheme"]
+    assert "SmoothQuant and bias correction off" in facts["scheme"]
     json.dumps(facts)
 
 
