@@ -59,7 +59,7 @@ def test_this_machine_can_run_the_main_job(healthy: Any) -> None:
     assert content["ok"] is True and content["exit"] == 0 and content["obstacles"] == []
     assert checks["model in the package"]["state"] == "ok"
     assert checks["opencv"]["state"] == checks["FFmpeg"]["state"] == "ok"
-    for engine in available_engines():
+    for engine in available_engines("onnx"):
         assert checks[engine]["state"] in ("ok", "note")
     assert any(checks[engine]["state"] == "ok" for engine in ENGINES)
     assert "ran " in checks["onnxruntime"]["fact"]
@@ -92,7 +92,7 @@ def test_every_finding_has_a_state_a_fact_and_what_to_do(healthy: Any) -> None:
     ids=["import error", "crash"],
 )
 def test_a_broken_engine_is_a_line(tmp_path: Path, code: str, reason: str) -> None:
-    if len(available_engines()) < 2:
+    if len(available_engines("onnx")) < 2:
         pytest.skip("needs two engines, one to break")
     result, checks = examine(path=stub(tmp_path, "onnxruntime", code))
     assert checks["onnxruntime"]["state"] == "broken"
@@ -134,14 +134,14 @@ def test_a_damaged_installation_is_not_an_engine_failure(tmp_path: Path) -> None
     shutil.copytree(ROOT / "svfap_edge", package)
     for folder in ("runtimes", "export", "training"):
         shutil.copytree(ROOT / folder, package / folder)
-    (model,) = (package / "models" / "lite-faces").glob("fp32.onnx")
+    (model,) = (package / "models" / "lite-faces").glob("int8.onnx")
     model.write_bytes(model.read_bytes()[:-1])
     result, checks = examine(path=tmp_path, cwd=tmp_path)
     assert result.returncode == 3
     assert checks["model in the package"]["state"] == "broken"
     assert "copy" in checks["model in the package"]["fact"]
     assert "reinstall" in checks["model in the package"]["advice"]
-    assert all(checks[engine]["state"] == "note" for engine in available_engines())
+    assert all(checks[engine]["state"] == "note" for engine in available_engines("onnx"))
     assert json.loads(result.stdout)["obstacles"] == ["the model in the package is damaged"]
 
 

@@ -41,7 +41,7 @@ def test_a_leak_is_found(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
     inner = Stream.add
 
     def leaking(self: Stream, face: np.ndarray, timestamp_s: float) -> bool:
-        kept.append(np.full(4000, 1, np.uint8))
+        kept.append(np.full(16000, 1, np.uint8))
         return inner(self, face, timestamp_s)
 
     monkeypatch.setattr(Stream, "add", leaking)
