@@ -30,13 +30,13 @@ TINY = (
 
 
 @pytest.fixture(scope="session")
-def faces(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder with `train.txt` (8 clips of 2 people) and `val.txt` (4 clips of another)."""
     folder = tmp_path_factory.mktemp("drawn")
     write_faces(folder, people=3, labels=LABELS, size=48, form="frames", frames=20)
     return folder
 
 
-def settings(faces: Path, output: Path, *more: str) -> list[str]:
-    lists = (f"data.train={faces / 'train.txt'}", f"data.val={faces / 'val.txt'}")
+def settings(drawn: Path, output: Path, *more: str) -> list[str]:
+    lists = (f"data.train={drawn / 'train.txt'}", f"data.val={drawn / 'val.txt'}")
     return [*TINY, *lists, f"run.output={output}", *more]

@@ -42,19 +42,19 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "svfap_edge", "finetune", *arguments]
 
 
-def test_eight_clips_are_learned_by_heart(faces: Path, tmp_path: Path) -> None:
-    train = faces / "train.txt"
+def test_eight_clips_are_learned_by_heart(drawn: Path, tmp_path: Path) -> None:
+    train = drawn / "train.txt"
     both = tmp_path / "same-files.txt"  # a copy under other names, to see the training accuracy
     lines = [line.rpartition(" ") for line in train.read_text().splitlines()]
     assert len(lines) == 8
     copies = []
     for number, (path, _, label) in enumerate(lines):
         link = tmp_path / f"clip{number}"
-        link.symlink_to(faces / path)
+        link.symlink_to(drawn / path)
         copies.append(f"{link} {label}\n")
     both.write_text("".join(copies))
     overrides = settings(
-        faces, tmp_path / "run", *PLAIN, f"data.val={both}", "optim.epochs=60",
+        drawn, tmp_path / "run", *PLAIN, f"data.val={both}", "optim.epochs=60",
         "optim.batch=8", "optim.rate=0.1", "optim.layer_decay=1", "run.validate_every=60",
     )  # fmt: skip
     best = session.finetune(config(*overrides))
@@ -66,12 +66,12 @@ def test_eight_clips_are_learned_by_heart(faces: Path, tmp_path: Path) -> None:
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
 
 
-def test_killed_and_resumed_ends_as_if_never_killed(faces: Path, tmp_path: Path) -> None:
+def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path) -> None:
     more = ("optim.epochs=3", "optim.batch=2", "run.save_every=0", "data.repeats=2",
             "optim.average=0.9", "optim.accumulate=2")  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    session.finetune(config(*settings(faces, whole, *more)))
-    overrides = settings(faces, cut, *more)
+    session.finetune(config(*settings(drawn, whole, *more)))
+    overrides = settings(drawn, cut, *more)
     process = subprocess.Popen(command(*overrides), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while time.monotonic() < deadline and process.poll() is None:
@@ -91,15 +91,13 @@ def test_killed_and_resumed_ends_as_if_never_killed(faces: Path, tmp_path: Path)
     assert not list(cut.glob("*.part"))
 
 
-@pytest.mark.parametrize("protocol", ["published", "streaming"])
-def test_two_processes_evaluate_as_one(faces: Path, tmp_path: Path, protocol: str) -> None:
-    del protocol  # one run of two processes answers for both
+def test_two_processes_evaluate_as_one(drawn: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    more = ("optim.epochs=1", "data.train=" + str(faces / "train.txt"))
-    session.finetune(config(*settings(faces, one, *more, "optim.batch=4", *PLAIN)))
+    more = ("optim.epochs=1", "data.train=" + str(drawn / "train.txt"))
+    session.finetune(config(*settings(drawn, one, *more, "optim.batch=4", *PLAIN)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m"]
     arguments = settings(
-        faces, two, *more, "optim.batch=2", "run.devices=2", "run.strategy=ddp", *PLAIN
+        drawn, two, *more, "optim.batch=2", "run.devices=2", "run.strategy=ddp", *PLAIN
     )
     subprocess.run(
         [*launch, "svfap_edge", "finetune", *arguments], check=True, capture_output=True,
@@ -112,17 +110,17 @@ def test_two_processes_evaluate_as_one(faces: Path, tmp_path: Path, protocol: st
     assert history(one)[0]["loss"] == pytest.approx(history(two)[0]["loss"], abs=1e-5)
 
 
-def test_values_and_traits(faces: Path, tmp_path: Path) -> None:
+def test_values_and_traits(drawn: Path, tmp_path: Path) -> None:
     for name in ("train", "val"):
-        lines = [line.split() for line in (faces / f"{name}.txt").read_text().splitlines()]
+        lines = [line.split() for line in (drawn / f"{name}.txt").read_text().splitlines()]
         rows = [
-            f"{faces / path} {int(label) / 4 - 0.3} {0.1 * i}"
+            f"{drawn / path} {int(label) / 4 - 0.3} {0.1 * i}"
             for i, (path, label) in enumerate(lines)
         ]
         (tmp_path / f"{name}.txt").write_text("\n".join(rows))
     best = session.finetune(
         config(
-            *settings(faces, tmp_path / "run", "data.task=avcaffe", "data.labels=none"),
+            *settings(drawn, tmp_path / "run", "data.task=avcaffe", "data.labels=none"),
             f"data.train={tmp_path / 'train.txt'}",
             f"data.val={tmp_path / 'val.txt'}",
             "optim.epochs=2",
@@ -132,13 +130,13 @@ def test_values_and_traits(faces: Path, tmp_path: Path) -> None:
     assert {"ccc", "pcc", "1-mae", "loss"} <= set(row)
 
 
-def test_a_corrupt_clip_is_counted_and_named(faces: Path, tmp_path: Path) -> None:
+def test_a_corrupt_clip_is_counted_and_named(drawn: Path, tmp_path: Path) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video" * 100)
     listed = tmp_path / "train.txt"
-    lines = (faces / "train.txt").read_text().splitlines()
-    listed.write_text("".join(f"{faces / line}\n" for line in lines) + f"{bad} 0\n")
-    good = settings(faces, tmp_path / "run", f"data.train={listed}", "optim.epochs=1")
+    lines = (drawn / "train.txt").read_text().splitlines()
+    listed.write_text("".join(f"{drawn / line}\n" for line in lines) + f"{bad} 0\n")
+    good = settings(drawn, tmp_path / "run", f"data.train={listed}", "optim.epochs=1")
     session.finetune(config(*good))
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert list(report["unreadable"]) == [str(bad)]
@@ -146,7 +144,7 @@ def test_a_corrupt_clip_is_counted_and_named(faces: Path, tmp_path: Path) -> Non
     for i in range(30):
         bad.with_name(f"{i}.mp4").write_bytes(b"no video")
     with pytest.raises(SourceError, match="cannot be read, more than the limit"):
-        session.finetune(config(*settings(faces, tmp_path / "b", f"data.train={listed}")))
+        session.finetune(config(*settings(drawn, tmp_path / "b", f"data.train={listed}")))
 
 
 @pytest.mark.parametrize(
@@ -161,33 +159,33 @@ def test_a_corrupt_clip_is_counted_and_named(faces: Path, tmp_path: Path) -> Non
     ],
 )
 def test_wrong_settings_end_before_training(
-    faces: Path, tmp_path: Path, override: str, words: str | None
+    drawn: Path, tmp_path: Path, override: str, words: str | None
 ) -> None:
     more = ("data.labels=none",) if "task" in override else ()
     with pytest.raises(SvfapError, match=words):
-        session.finetune(config(*settings(faces, tmp_path / "run", override, *more)))
+        session.finetune(config(*settings(drawn, tmp_path / "run", override, *more)))
     assert not (tmp_path / "run").exists()
 
 
-def test_empty_list_label_out_of_range_and_shared_files(faces: Path, tmp_path: Path) -> None:
+def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: Path) -> None:
     listed = tmp_path / "list.txt"
-    for text, words in (("", "empty|no lines|holds no"), (f"{faces} 9\n", "outside task")):
+    for text, words in (("", "empty|no lines|holds no"), (f"{drawn} 9\n", "outside task")):
         listed.write_text(text)
         with pytest.raises(SourceError, match=words):
-            session.finetune(config(*settings(faces, tmp_path / "r", f"data.train={listed}")))
-    same = f"data.val={faces / 'train.txt'}"
+            session.finetune(config(*settings(drawn, tmp_path / "r", f"data.train={listed}")))
+    same = f"data.val={drawn / 'train.txt'}"
     with pytest.raises(ConfigError, match=r"8 files are in data\.train"):
-        session.finetune(config(*settings(faces, tmp_path / "r", same)))
+        session.finetune(config(*settings(drawn, tmp_path / "r", same)))
 
 
-def test_a_second_run_does_not_overwrite_the_first(faces: Path, tmp_path: Path) -> None:
-    done = config(*settings(faces, tmp_path / "run", "optim.epochs=1"))
+def test_a_second_run_does_not_overwrite_the_first(drawn: Path, tmp_path: Path) -> None:
+    done = config(*settings(drawn, tmp_path / "run", "optim.epochs=1"))
     session.finetune(done)
     with pytest.raises(ConfigError, match="holds a run already"):
         session.finetune(done)
     with pytest.raises(ConfigError, match="Nothing to resume"):
-        session.finetune(config(*settings(faces, tmp_path / "none")), resume=True)
-    other = config(*settings(faces, tmp_path / "run", "optim.epochs=1", "model.width=64"))
+        session.finetune(config(*settings(drawn, tmp_path / "none")), resume=True)
+    other = config(*settings(drawn, tmp_path / "run", "optim.epochs=1", "model.width=64"))
     with pytest.raises(ConfigError, match="does not fit these settings"):
         session.finetune(other, resume=True)
 
@@ -218,14 +216,14 @@ except TrainingError as error:
     assert [p.name for p in tmp_path.iterdir()] == ["resume.pth"]
 
 
-def test_a_loss_that_is_no_number_stops(faces: Path, tmp_path: Path) -> None:
-    wild = settings(faces, tmp_path / "run", "optim.rate=1e30", "optim.epochs=9")
+def test_a_loss_that_is_no_number_stops(drawn: Path, tmp_path: Path) -> None:
+    wild = settings(drawn, tmp_path / "run", "optim.rate=1e30", "optim.epochs=9")
     with pytest.raises(TrainingError, match=r"The loss is (nan|inf)"):
         session.finetune(config(*wild))
 
 
-def test_command_line_reports_and_refuses(faces: Path, tmp_path: Path) -> None:
-    overrides = settings(faces, tmp_path / "run", "optim.epochs=1")
+def test_command_line_reports_and_refuses(drawn: Path, tmp_path: Path) -> None:
+    overrides = settings(drawn, tmp_path / "run", "optim.epochs=1")
     done = subprocess.run(command(*overrides, "--json"), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout.splitlines()[-1])
@@ -237,20 +235,20 @@ def test_command_line_reports_and_refuses(faces: Path, tmp_path: Path) -> None:
     assert "batch = 7" in shown.stdout
 
 
-def test_history_rows_are_plain_numbers(faces: Path, tmp_path: Path) -> None:
-    session.finetune(config(*settings(faces, tmp_path / "run", "optim.epochs=2")))
+def test_history_rows_are_plain_numbers(drawn: Path, tmp_path: Path) -> None:
+    session.finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=2")))
     rows = history(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert np.isfinite([float(str(row["loss"])) for row in rows]).all()
 
 
-def test_quantization_aware_training_saves_a_plain_model(faces: Path, tmp_path: Path) -> None:
+def test_quantization_aware_training_saves_a_plain_model(drawn: Path, tmp_path: Path) -> None:
     pytest.importorskip("nncf")
     if not shutil.which("g++") or not shutil.which("ninja"):
         pytest.skip("NNCF compiles its quantizers, and there is no g++ or ninja here")
-    plain = session.finetune(config(*settings(faces, tmp_path / "plain", "optim.epochs=2")))
+    plain = session.finetune(config(*settings(drawn, tmp_path / "plain", "optim.epochs=2")))
     overrides = settings(
-        faces, tmp_path / "aware", f"model.start={plain}", "optim.epochs=2", "optim.rate=1e-4",
+        drawn, tmp_path / "aware", f"model.start={plain}", "optim.epochs=2", "optim.rate=1e-4",
         *(f"model.{name}=none" for name in ("size", "patch", "width", "heads", "depths", "stem")),
     )  # fmt: skip
     best = session.finetune(config(*overrides), quantize=True)
@@ -260,9 +258,9 @@ def test_quantization_aware_training_saves_a_plain_model(faces: Path, tmp_path: 
 
 
 def test_without_a_compiler_quantization_is_refused(
-    faces: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("nncf")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DependencyMissing, match="needs ninja and g"):
-        session.finetune(config(*settings(faces, tmp_path / "run")), quantize=True)
+        session.finetune(config(*settings(drawn, tmp_path / "run")), quantize=True)

@@ -20,8 +20,8 @@ FINETUNING_ONLY = ("data.task", "data.labels")
 DECODER = ("masking.decoder_width=32", "masking.decoder_depth=1", "masking.decoder_heads=2")
 
 
-def config(faces: Path, output: Path, *more: str) -> PretrainConfig:
-    kept = [s for s in settings(faces, output) if not s.startswith(FINETUNING_ONLY)]
+def config(drawn: Path, output: Path, *more: str) -> PretrainConfig:
+    kept = [s for s in settings(drawn, output) if not s.startswith(FINETUNING_ONLY)]
     return load_config(PretrainConfig, None, [*kept, *DECODER, *more])
 
 
@@ -30,13 +30,13 @@ def losses(folder: Path, name: str = "val_loss") -> list[float]:
 
 
 @pytest.fixture(scope="module")
-def pretrained(faces: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def pretrained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("pretrained")
     still = ("augment.crop_area=1", "augment.crop_ratio=1", "augment.flip=0")
     larger = ("model.size=48", "model.width=64", "masking.decoder_width=64", "masking.ratio=0.6")
     long = ("optim.epochs=40", "optim.rate=0.1", "optim.batch=8", "optim.weight_decay=0")
     seldom = ("data.repeats=4", "masking.picture_every=20", "run.validate_every=20")
-    session.pretrain(config(faces, folder, *still, *larger, *long, *seldom))
+    session.pretrain(config(drawn, folder, *still, *larger, *long, *seldom))
     return folder
 
 
@@ -51,11 +51,11 @@ def test_the_loss_falls_and_pictures_show_it(pretrained: Path) -> None:
     assert json.loads((pretrained / "report.json").read_text())["epochs"] == 40
 
 
-def test_the_checkpoint_starts_a_fine_tuning(pretrained: Path, faces: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_starts_a_fine_tuning(pretrained: Path, drawn: Path, tmp_path: Path) -> None:
     loaded = load_checkpoint(pretrained / loop.BEST, outputs=4)
     assert loaded.kind == "pre-trained"
     overrides = settings(
-        faces, tmp_path / "run", f"model.start={pretrained / loop.BEST}", "optim.epochs=1",
+        drawn, tmp_path / "run", f"model.start={pretrained / loop.BEST}", "optim.epochs=1",
         "model.size=none", "model.patch=none", "model.stem=none", "model.width=none",
         "model.heads=none", "model.depths=none",
     )  # fmt: skip
@@ -67,14 +67,14 @@ def test_the_checkpoint_starts_a_fine_tuning(pretrained: Path, faces: Path, tmp_
     assert torch.corrcoef(torch.stack((before.flatten(), after.flatten())))[0, 1] > 0.99
 
 
-def test_resuming_a_finished_epoch_goes_on(faces: Path, tmp_path: Path) -> None:
+def test_resuming_a_finished_epoch_goes_on(drawn: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    session.pretrain(config(faces, whole, "optim.epochs=3"))
+    session.pretrain(config(drawn, whole, "optim.epochs=3"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop, "_finish_epoch", _stop_after(loop._finish_epoch, 2))
         with pytest.raises(KeyboardInterrupt):
-            session.pretrain(config(faces, cut, "optim.epochs=3"))
-    session.pretrain(config(faces, cut, "optim.epochs=3"), resume=True)
+            session.pretrain(config(drawn, cut, "optim.epochs=3"))
+    session.pretrain(config(drawn, cut, "optim.epochs=3"), resume=True)
     assert losses(cut) == losses(whole) and losses(cut, "loss") == losses(whole, "loss")
 
 
@@ -96,6 +96,6 @@ def _stop_after(finish, epochs: int):  # type: ignore[no-untyped-def]
         ("data.balance=0.5", "reads no labels"),
     ],
 )
-def test_wrong_settings(faces: Path, tmp_path: Path, override: str, words: str) -> None:
+def test_wrong_settings(drawn: Path, tmp_path: Path, override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        session.pretrain(config(faces, tmp_path / "run", override))
+        session.pretrain(config(drawn, tmp_path / "run", override))
