@@ -29,13 +29,9 @@ from svfap_edge.timing import cold_start, time_artifacts, time_calls
 def torch_latencies(checkpoint: Path, mode: str, clips: int) -> list[float]:
     """Milliseconds a clip in this process; mode "plain" or "bf16"."""
     import torch
-    from torch import Tensor
 
+    from svfap_edge.training.benchmark import written_out
     from svfap_edge.training.checkpoint import load_checkpoint
-
-    def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-        return scores.softmax(dim=-1) @ v
 
     if mode == "plain":
         torch.nn.functional.scaled_dot_product_attention = written_out  # type: ignore[assignment]

@@ -20,6 +20,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from svfap_edge.training import model as model_definition
 from svfap_edge.training.model import (
     LAYER_NORM_EPS,
     TPSBT,
@@ -39,8 +40,8 @@ IR_VERSION = 9  # the one of opset 20; engines of that time refuse newer files
 
 BYTE_CENTER = np.array(128.0)
 
-IMAGENET_MEAN = np.array([0.485, 0.456, 0.406])
-IMAGENET_STD = np.array([0.229, 0.224, 0.225])
+IMAGENET_MEAN = np.array(model_definition.IMAGENET_MEAN)
+IMAGENET_STD = np.array(model_definition.IMAGENET_STD)
 """As the published loaders normalize (its `default_cfg` says 0.5, which they do not use)."""
 
 

@@ -94,15 +94,26 @@ class LabelledClips:
     sampling: Sampling
 
     @classmethod
-    def open(cls, data: Path, task: Task, sampling: Sampling) -> LabelledClips:
+    def open(
+        cls, data: Path, task: Task | None, sampling: Sampling, ignore: Sequence[str] = ()
+    ) -> LabelledClips:
         """Items of a list file, or of a folder whose subfolders name the labels.
 
+        Args:
+            task: None reads no labels; every target is 0.
+            ignore: Labels whose items are left out.
+
         Raises:
-            SourceError: the list is missing, empty or malformed, or a label is outside the task.
+            SourceError: the list is missing, empty or malformed, holds nothing beside the labels
+                to be ignored, or a label is outside the task.
         """
-        items = find_items(data)
-        classes = task.kind == "classes"
-        return cls(items, (class_targets if classes else value_targets)(items, task), sampling)
+        items = [item for item in find_items(data) if not set(item.target) & set(ignore)]
+        if not items:
+            raise SourceError(f"'{data}' holds nothing beside the labels that are ignored.")
+        if task is None:
+            return cls(items, np.zeros(len(items), int), sampling)
+        targets = class_targets if task.kind == "classes" else value_targets
+        return cls(items, targets(items, task), sampling)
 
     def __len__(self) -> int:
         return len(self.items)

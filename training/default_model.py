@@ -44,7 +44,7 @@ from svfap_edge.training.model import (
     TemporalDownsample,
     preset,
 )
-from svfap_edge.training.optim import cross_entropy, rate_at
+from svfap_edge.training.optim import cross_entropy, move_average, rate_at
 from svfap_edge.training.report import draw
 from svfap_edge.training.sampling import generator
 
@@ -243,7 +243,7 @@ def fit(
         optimizer.step()
         step += 1
         losses.append(loss.item())
-        _follow(average, model, min(0.998, (step + 1) / (step + 10)))
+        move_average(average, model, 0.998, step)
         if elapsed >= report_at:
             report_at = elapsed + 2.5
             _tell(
@@ -261,15 +261,6 @@ def _augmented(images: np.ndarray, size: int, rng: np.random.Generator, phase: P
         still = np.broadcast_to(image[..., None], (phase.frames, *image.shape, 3))
         clips[row] = augment(still, size, rng, phase.augment)[..., 0]
     return clips
-
-
-@torch.no_grad()
-def _follow(average: nn.Module, model: nn.Module, momentum: float) -> None:
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.dtype.is_floating_point:
-            mean.lerp_(value, 1 - momentum)
-        else:
-            mean.copy_(value)
 
 
 def _tell(

@@ -13,8 +13,7 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from svfap_edge.datalist import class_targets, find_items, value_targets
-from svfap_edge.errors import ConfigError, SourceError, UnreadableClip
+from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.tasks import Task, find_task
 from svfap_edge.training.augment import AugmentSettings, augment
 from svfap_edge.training.checkpoint import load_checkpoint
@@ -95,13 +94,7 @@ def open_clips(
     """
     if not path:
         raise ConfigError("No list is named: set data.train and data.val.")
-    items = [item for item in find_items(Path(path)) if not set(item.target) & set(data.ignore)]
-    if not items:
-        raise SourceError(f"'{path}' holds nothing beside the labels that are ignored.")
-    if task is None:
-        return LabelledClips(items, np.zeros(len(items), int), sampling)
-    targets = class_targets if task.kind == "classes" else value_targets
-    return LabelledClips(items, targets(items, task), sampling)
+    return LabelledClips.open(Path(path), task, sampling, data.ignore)
 
 
 def open_model(settings: ModelSettings, outputs: int, activation: str) -> TPSBT:

@@ -25,7 +25,13 @@ from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.evaluation import one_thread, sum_of_all
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
 from svfap_edge.training.model import TPSBTConfig, is_plain
-from svfap_edge.training.optim import build_optimizer, parameter_groups, rate_at, set_rate
+from svfap_edge.training.optim import (
+    build_optimizer,
+    move_average,
+    parameter_groups,
+    rate_at,
+    set_rate,
+)
 from svfap_edge.training.progress import Progress
 from svfap_edge.training.settings import OptimSettings, RunSettings
 
@@ -213,7 +219,7 @@ def _epoch(
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             if average is not None:
-                _move_average(average, job.model, optim.average, place.epoch * updates + update)
+                move_average(average, job.model, optim.average, place.epoch * updates + update)
         place.step += 1
         progress.step(place.step, place.loss_sum / max(1, place.loss_count))
         if last_part and _due(fabric, saved_at, run.save_every):
@@ -256,16 +262,6 @@ def _seed(seed: int, epoch: int, step: int, rank: int) -> np.random.Generator:
     sequence = np.random.SeedSequence((seed, epoch, step, rank))
     torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
     return np.random.default_rng(sequence)
-
-
-@torch.no_grad()
-def _move_average(average: nn.Module, model: nn.Module, momentum: float, update: int) -> None:
-    momentum = min(momentum, (update + 1) / (update + 10))  # the first weights count for little
-    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if mean.dtype.is_floating_point:
-            mean.lerp_(value.to(mean.dtype), 1 - momentum)
-        else:
-            mean.copy_(value)
 
 
 def _finish_epoch(

@@ -86,6 +86,17 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
         group["lr"] = rate * group["factor"]
 
 
+@torch.no_grad()
+def move_average(average: nn.Module, model: nn.Module, momentum: float, update: int) -> None:
+    """Move averaged weights towards those of a model after its update number `update`."""
+    momentum = min(momentum, (update + 1) / (update + 10))  # the first weights count for little
+    for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if mean.dtype.is_floating_point:
+            mean.lerp_(value.to(mean.dtype), 1 - momentum)
+        else:
+            mean.copy_(value)
+
+
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
     """Cross-entropy of logits (B, L) with soft targets (B, L), meaned over the batch."""
     return -(targets * F.log_softmax(outputs, dim=1)).sum(dim=1).mean()
