@@ -38,6 +38,7 @@ class Engine:
         self.manifest = manifest
         self._streams: list[Stream] = []
         self._lock = threading.Lock()
+        self._local = threading.local()  # of each thread, memory for the clips of a step
         self._hop_origin_s: float | None = None
         self._closed = False
 
@@ -136,17 +137,17 @@ class Engine:
             InferenceError: the engine failed or returned NaN. The clips of this batch are
                 dropped, none is presented as a prediction, and the streams go on.
         """
+        chosen = self.streams if streams is None else streams
+        ready = [stream for stream in chosen if stream.ready][:most]
+        clips = self._memory_for(len(ready))
         taken: list[tuple[Stream, SampledClip, float]] = []
-        for stream in self.streams if streams is None else streams:
-            if most is not None and len(taken) >= most:
-                break
-            waiting = stream.take_clip()
-            if waiting is not None:
-                taken.append((stream, *waiting))
+        for stream in ready:
+            clip = stream.take_clip(clips[len(taken)])
+            if clip is not None:  # another thread may have taken it
+                taken.append((stream, *clip))
         if not taken:
             return []
-        frames = [clip.frames for _, clip, _ in taken]
-        outputs = self.infer(frames[0][None] if len(frames) == 1 else np.stack(frames))
+        outputs = self.infer(clips[: len(taken)])
         now = time.perf_counter()
         predictions = []
         for row, (stream, clip, added_at) in enumerate(taken):
@@ -167,6 +168,14 @@ class Engine:
                 )
             )
         return predictions
+
+    def _memory_for(self, count: int) -> np.ndarray:
+        """Memory of this thread for (count, T, H, W, 3) clips; new memory would cost more than
+        filling it."""
+        memory: np.ndarray | None = getattr(self._local, "clips", None)
+        if memory is None or len(memory) < count:
+            memory = self._local.clips = np.empty((count, *self.spec.clip.shape), np.uint8)
+        return memory
 
     def infer(self, clips: np.ndarray) -> Outputs:
         """Run whole clips, without a stream: (N, T, H, W, 3) uint8 RGB to `Outputs`.
@@ -215,6 +224,7 @@ class Engine:
             stream.close()
         if not self._closed:
             self._closed = True
+            self._local = threading.local()
             self.backend.close()
 
     def _check_open(self) -> None:

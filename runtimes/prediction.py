@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -74,9 +75,12 @@ def softmax(logits: np.ndarray) -> np.ndarray:
 
 def interpret(logits: np.ndarray, task: Task) -> tuple[str | None, float | None, dict[str, float]]:
     """(L,) outputs to (label, score, scores by name)."""
-    values = softmax(logits) if task.kind == "classes" else logits.astype(np.float64)
-    scores = dict(zip(task.labels, map(float, values), strict=True))
+    values: list[float] = logits.tolist()
     if task.kind != "classes":
-        return None, None, scores
-    best = int(values.argmax())
-    return task.labels[best], float(values[best]), scores
+        return None, None, dict(zip(task.labels, values, strict=True))
+    highest = max(values)
+    powers = [math.exp(value - highest) for value in values]  # few: numpy would take longer
+    total = math.fsum(powers)
+    scores = {label: power / total for label, power in zip(task.labels, powers, strict=True)}
+    best = task.labels[values.index(highest)]
+    return best, scores[best], scores

@@ -80,6 +80,7 @@ class Stream:
         """
         started = time.perf_counter()
         check_frame(face)
+        timestamp_s = float(timestamp_s)
         with self._lock:
             if self.state == "ended":
                 raise ValueError(f"Stream '{self.name}' has ended; open a new one.")
@@ -160,13 +161,14 @@ class Stream:
             self._buffer.release()
         self._engine.forget(self)
 
-    def take_clip(self) -> tuple[SampledClip, float] | None:
-        """The clip that waits, and the clock time at which its newest frame came; once."""
+    def take_clip(self, out: np.ndarray) -> tuple[SampledClip, float] | None:
+        """The clip that waits, written to `out`, and the clock time at which its newest frame
+        came; once."""
         with self._lock:
             if self._due_s is None:
                 return None
             end_s, self._due_s = self._due_s, None
-            return self._buffer.sample(end_s), self._added_at
+            return self._buffer.sample(end_s, out), self._added_at
 
     def _decide(self, timestamp_s: float, started: float) -> None:
         """Whether the clip that ends now is due, and the state that follows."""
