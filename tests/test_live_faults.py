@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from svfap_edge.sinks import JsonLines
 from svfap_edge.sources import open_source
 from tests.cameras import FakeCamera, MjpegServer, jpeg, noise, until
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
+from tests.rtsp import RtspServer
 
 CLIP = ClipSpec(4, 0.2, 8)
 QUICK = LiveSettings(
@@ -132,7 +134,7 @@ def run_through_a_fault(
     later = [p for p in predictions if p.end_s >= back_s]
     assert len(later) >= 3
     for prediction in later:
-        slots = CLIP.slot_times(prediction.end_s)
+        slots = np.array(CLIP.slot_times(prediction.end_s))
         possible = (slots >= back_s - CLIP.spacing_s / 2 - 1e-6).mean()
         assert MIN_COVERAGE <= prediction.coverage <= possible + 1e-6
     assert recorder.of("state")[:3] == ["warming", "valid", "stale"]
@@ -390,6 +392,32 @@ def test_a_server_that_stalls(engine: Engine, server: MjpegServer) -> None:
     )
     assert recorder.of("gap")[0].reason in ("silent", "lost")
     assert summary.counts["gaps"] >= 1
+
+
+def test_an_rtsp_camera_killed_and_restarted(engine: Engine) -> None:
+    camera = RtspServer(noise)
+    try:
+        source = open_source(camera.url, live=replace(QUICK, connect_timeout_s=8))
+        recorder, summary = run_through_a_fault(engine, source, camera.kill, camera.start)
+        assert camera.asked.count("PLAY") == 2
+        assert summary.counts["reconnected"] == 1
+        assert all(f.image.shape == (48, 64, 3) for f in recorder.of("frame"))
+        assert abs(float(np.mean([f.image.mean() for f in recorder.of("frame")])) - 100) < 5
+    finally:
+        camera.kill()
+
+
+def test_an_rtsp_camera_that_stalls(engine: Engine) -> None:
+    camera = RtspServer(noise)
+    try:
+        source = open_source(camera.url, live=replace(QUICK, connect_timeout_s=8))
+        recorder, summary = run_through_a_fault(
+            engine, source, camera.stalled.set, camera.stalled.clear
+        )
+        assert recorder.of("gap")[0].reason in ("silent", "lost")
+        assert summary.counts["gaps"] >= 1
+    finally:
+        camera.kill()
 
 
 def test_corrupt_packets(engine: Engine, server: MjpegServer) -> None:
