@@ -403,7 +403,7 @@ class TPSBT(Encoder):
     """The fine-tuning model: encoder, mean pooling, norm, head.
 
     >>> model = TPSBT(preset("lite", outputs=7))
-    >>> model(torch.zeros(1, 3, 16, 112, 112)).shape
+    >>> model(torch.zeros(1, 3, 16, 96, 96)).shape
     torch.Size([1, 7])
     """
 
