@@ -71,7 +71,7 @@ def test_resuming_a_finished_epoch_goes_on(drawn: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     session.pretrain(config(drawn, whole, "optim.epochs=3"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_finish_epoch", _stop_after(loop._finish_epoch, 2))
+        patch.setattr(loop.Training, "finish_epoch", _stop_after(loop.Training.finish_epoch, 2))
         with pytest.raises(KeyboardInterrupt):
             session.pretrain(config(drawn, cut, "optim.epochs=3"))
     session.pretrain(config(drawn, cut, "optim.epochs=3"), resume=True)
@@ -79,9 +79,9 @@ def test_resuming_a_finished_epoch_goes_on(drawn: Path, tmp_path: Path) -> None:
 
 
 def _stop_after(finish, epochs: int):  # type: ignore[no-untyped-def]
-    def stop(*arguments):  # type: ignore[no-untyped-def]
-        finish(*arguments)
-        if arguments[7].epoch == epochs:
+    def stop(training):  # type: ignore[no-untyped-def]
+        finish(training)
+        if training.place.epoch == epochs:
             raise KeyboardInterrupt
 
     return stop
