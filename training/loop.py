@@ -10,21 +10,22 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.evaluation import one_thread, sum_of_all
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
-from svfap_edge.training.model import TPSBTConfig, is_plain
+from svfap_edge.training.job import Job, Key, collate
+from svfap_edge.training.model import is_plain
 from svfap_edge.training.optim import (
     build_optimizer,
     move_average,
@@ -39,52 +40,6 @@ RESUME = "resume.pth"
 BEST = "best.pth"
 FINAL = "final.pth"
 HISTORY = "history.jsonl"
-
-Key = tuple[int, int, int]
-"""(epoch, index of the clip, which augmented copy of it)."""
-
-
-class Job(Protocol):
-    """What is trained.
-
-    Attributes:
-        model: The module whose parameters are trained.
-        config: Of the encoder; `prefix` is of its names inside `model`.
-        dataset: Maps a `Key` to one clip, in a loader process.
-        monitor: Row of `validate` that chooses the best weights; `sign` +1 if more is better.
-        content: What a finished checkpoint holds beside the weights.
-    """
-
-    config: TPSBTConfig
-    prefix: str
-    sign: int
-    content: dict[str, Any]
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def dataset(self) -> Dataset[Any]: ...
-
-    @property
-    def monitor(self) -> str: ...
-
-    @property
-    def workers(self) -> int: ...
-
-    def order(self, epoch: int, rank: int, world: int) -> Sequence[Key]:
-        """Keys of an epoch for one process; as many for each."""
-        ...
-
-    def collate(self, items: list[Any]) -> Any: ...
-
-    def loss(self, model: nn.Module, batch: Any, rng: np.random.Generator) -> Tensor:
-        """Mean loss of a batch; of an empty one, zero with a gradient for every weight."""
-        ...
-
-    def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Figures of an epoch, the same in every process."""
-        ...
 
 
 @dataclass
@@ -296,8 +251,8 @@ class Training:
         loader = DataLoader(
             self.job.dataset,
             batch_sampler=batches,  # type: ignore[arg-type]
-            num_workers=self.job.workers,
-            collate_fn=self.job.collate,
+            num_workers=self.job.settings.data.workers,
+            collate_fn=collate,
             worker_init_fn=one_thread,
             pin_memory=self.fabric.device.type == "cuda",
         )

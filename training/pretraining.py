@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,9 @@ from torch import Tensor, nn
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.training.augment import centre
-from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable
-from svfap_edge.training.config import to_table
+from svfap_edge.training.clips import Sampling
 from svfap_edge.training.evaluation import normalize, sum_of_all
-from svfap_edge.training.finetuning import (
-    Batch,
-    TrainingClips,
-    collate,
-    keys_of_epoch,
-    no_loss,
-    open_clips,
-)
-from svfap_edge.training.loop import Key
+from svfap_edge.training.job import Job, open_clips
 from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
@@ -36,7 +26,7 @@ from svfap_edge.training.masked import (
     to_pixels,
     tube_mask,
 )
-from svfap_edge.training.model import TPSBTConfig, preset
+from svfap_edge.training.model import preset
 from svfap_edge.training.pictures import reconstruction_picture
 from svfap_edge.training.settings import PretrainConfig
 
@@ -50,20 +40,15 @@ VALIDATED = 512
 """Clips of the validation list at most whose loss is reported."""
 
 
-@dataclass
-class Pretraining:
-    """The job of `svfap-edge pretrain`; see `svfap_edge.training.loop.Job`."""
+@dataclass(kw_only=True)
+class Pretraining(Job):
+    """The job of `svfap-edge pretrain`."""
 
     settings: PretrainConfig
     model: MaskedAutoencoder
-    config: TPSBTConfig
-    train: LabelledClips
-    val: LabelledClips
-    unreadable: Unreadable
-    prefix: str = "encoder."
-    monitor: str = "val_loss"
-    sign: int = -1
-    content: dict[str, Any] = field(default_factory=dict)
+    prefix = "encoder."
+    sign = -1
+    monitor = "val_loss"
 
     @classmethod
     def prepare(cls, settings: PretrainConfig) -> Pretraining:
@@ -81,38 +66,15 @@ class Pretraining:
         val = open_clips(data, data.val or data.train, None, sampling)
         if data.balance != 1:
             raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
-        content = {
-            "config": model.config.to_dict(),
-            "decoder": asdict(model.decoder_config),
-            "settings": to_table(settings),
-        }
-        return cls(
-            settings, model, model.config, train, val,
-            Unreadable(len(train), data.unreadable), content=content,
-        )  # fmt: skip
+        return cls(settings=settings, model=model, config=model.config, train=train, val=val)
 
     @property
-    def workers(self) -> int:
-        return self.settings.data.workers
+    def content(self) -> dict[str, Any]:
+        return {**super().content, "decoder": asdict(self.model.decoder_config)}
 
-    @property
-    def dataset(self) -> TrainingClips:
-        augment = self.settings.augment
-        return TrainingClips(self.train, augment, self.config.size, self.settings.run.seed)
-
-    def order(self, epoch: int, rank: int, world: int) -> Sequence[Key]:
-        seed = self.settings.run.seed
-        return keys_of_epoch(self.train.targets, self.settings.data, seed, epoch, rank, world)
-
-    def collate(self, items: list[Any]) -> Batch:
-        return collate(items)
-
-    def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-        for error in batch.errors:
-            self.unreadable.add(error)
-        if len(batch.items) == 0:
-            return no_loss(model)
-        clips = normalize(batch.clips)
+    def clip_loss(
+        self, model: nn.Module, clips: Tensor, items: Tensor, rng: np.random.Generator
+    ) -> Tensor:
         mask = self._masks(len(clips)).to(clips.device)
         return masked_loss(model(clips, mask), pixel_targets(clips, mask, self.config))
 

@@ -11,8 +11,9 @@ from lightning.fabric import Fabric
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import write_toml
 from svfap_edge.training.files import write_text_atomically
-from svfap_edge.training.finetuning import Finetuning, open_clips
-from svfap_edge.training.loop import BEST, HISTORY, Job, Place, build_fabric, fit, prepare_folder
+from svfap_edge.training.finetuning import Finetuning
+from svfap_edge.training.job import Job, open_clips
+from svfap_edge.training.loop import BEST, HISTORY, Place, build_fabric, fit, prepare_folder
 from svfap_edge.training.pretraining import Pretraining
 from svfap_edge.training.report import write_report
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
