@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,10 +46,15 @@ def open_model(settings: ModelSettings, outputs: int, activation: str) -> TPSBT:
 
 @dataclass(kw_only=True)
 class Finetuning(Job):
-    """The job of `svfap-edge finetune`."""
+    """The job of `svfap-edge finetune`.
+
+    Attributes:
+        validated: Figures of `val` by epoch, for the epochs evaluated in this process.
+    """
 
     settings: FinetuneConfig
     task: Task
+    validated: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, settings: FinetuneConfig) -> Finetuning:
@@ -95,7 +100,8 @@ class Finetuning(Job):
         return loss_of(self.settings.loss.kind, self.task.kind)(outputs, targets)
 
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
-        return self.evaluate(fabric, model, self.val)
+        self.validated[epoch] = self.evaluate(fabric, model, self.val)
+        return self.validated[epoch]
 
     def evaluate(self, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> dict[str, Any]:
         """Metrics by the published protocol."""
