@@ -31,9 +31,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap_edge import metrics
 from svfap_edge.tasks import Task
 from svfap_edge.training.augment import AugmentSettings, augment
+from svfap_edge.training.evaluation import class_figures
 from svfap_edge.training.geometry import fit as fit_square
 from svfap_edge.training.mixing import MixSettings, mix, soft_targets
 from svfap_edge.training.model import (
@@ -182,17 +182,6 @@ def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Ten
     return torch.cat(outputs)
 
 
-def figures(logits: Tensor, labels: Tensor) -> dict[str, object]:
-    guessed = logits.argmax(1).numpy()
-    matrix = metrics.confusion_matrix(labels.numpy(), guessed, len(LABELS))
-    return {
-        "uar": round(metrics.uar(matrix), 4),
-        "war": round(metrics.war(matrix), 4),
-        "recall": [round(float(r), 3) for r in metrics.recalls(matrix)],
-        "confusion": matrix.tolist(),
-    }
-
-
 @dataclass(frozen=True)
 class Phase:
     """How long and how one phase is trained."""
@@ -268,7 +257,8 @@ def _tell(
 ) -> None:
     loss = round(float(np.mean(losses)), 4) if losses else None
     row = {"phase": phase.name, "minutes": round(elapsed, 1), "step": step, "loss": loss}
-    print(json.dumps(row | figures(logits, val.labels)), flush=True)
+    figures = class_figures(val.labels.numpy(), logits.argmax(1).numpy(), LABELS)
+    print(json.dumps(row | figures), flush=True)
 
 
 def draw_log(log: Path, picture: Path) -> None:
