@@ -54,6 +54,7 @@ class Finetuning(Job):
 
     settings: FinetuneConfig
     task: Task
+    test: LabelledClips | None
     validated: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -73,13 +74,15 @@ class Finetuning(Job):
         sampling = Sampling.of_task(task, model.config.frames, data.views)
         train = open_clips(data, data.train, task, sampling)
         val = open_clips(data, data.val, task, sampling)
+        test = open_clips(data, data.test, task, sampling) if data.test else None
         _check_apart(train, val)
         if settings.data.balance != 1 and task.kind != "classes":
             raise ConfigError("data.balance is for classes; leave it at 1 for values and traits.")
         loss_of(settings.loss.kind, task.kind)
         return cls(
-            settings=settings, task=task, model=model, config=model.config, train=train, val=val
-        )
+            settings=settings, task=task, model=model, config=model.config,
+            train=train, val=val, test=test,
+        )  # fmt: skip
 
     @property
     def monitor(self) -> str:

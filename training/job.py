@@ -76,11 +76,14 @@ def open_clips(
 
     Raises:
         ConfigError: no list is named.
-        SourceError: it cannot be read, holds nothing, or a label is outside the task.
+        SourceError: it cannot be read, holds nothing, a label is outside the task, or more files
+            than may be unreadable are missing.
     """
     if not path:
         raise ConfigError("No list is named: set data.train and data.val.")
-    return LabelledClips.open(Path(path), task, sampling, data.ignore)
+    clips = LabelledClips.open(Path(path), task, sampling, data.ignore)
+    clips.require_files(data.unreadable)
+    return clips
 
 
 @dataclass(kw_only=True)

@@ -63,7 +63,7 @@ class Pretraining(Job):
         stride = data.stride or STRIDE
         sampling = Sampling(model.config.frames, stride / 25, stride, 1)
         train = open_clips(data, data.train, None, sampling)
-        val = open_clips(data, data.val or data.train, None, sampling)
+        val = open_clips(data, data.val, None, sampling) if data.val else train
         if data.balance != 1:
             raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
         return cls(settings=settings, model=model, config=model.config, train=train, val=val)

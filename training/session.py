@@ -13,7 +13,7 @@ from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import write_toml
 from svfap_edge.training.files import write_text_atomically
 from svfap_edge.training.finetuning import Finetuning
-from svfap_edge.training.job import Job, open_clips
+from svfap_edge.training.job import Job
 from svfap_edge.training.loop import BEST, HISTORY, Place, build_fabric, fit, prepare_folder
 from svfap_edge.training.model import TPSBT
 from svfap_edge.training.pretraining import Pretraining
@@ -49,9 +49,8 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
     # What was quantized in training is plain in the checkpoint: another model, other figures.
     published = None if quantize else job.validated.get(loaded.info["epoch"])
     final = {"val": _both_protocols(job, fabric, model, job.val, published)}
-    if settings.data.test:
-        test = open_clips(settings.data, settings.data.test, job.task, job.val.sampling)
-        final["test"] = _both_protocols(job, fabric, model, test)
+    if job.test is not None:
+        final["test"] = _both_protocols(job, fabric, model, job.test)
     if fabric.is_global_zero:
         unreadable = dict(job.unreadable.reasons)
         write_report(Path(settings.run.output), place.history, final, job.task, unreadable)

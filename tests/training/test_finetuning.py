@@ -208,6 +208,18 @@ def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: P
         session.finetune(config(*settings(drawn, tmp_path / "r", same)))
 
 
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_list_of_missing_files_ends_before_training(
+    drawn: Path, tmp_path: Path, part: str
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"clips/{i}.mp4 {i % 4}\n" for i in range(200)))
+    wrong = config(*settings(drawn, tmp_path / "run", f"data.{part}={listed}"))
+    with pytest.raises(SourceError, match=r"200 of 200 items .* limit of 10.*'.*clips/0\.mp4'"):
+        session.finetune(wrong)
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_second_run_does_not_overwrite_the_first(drawn: Path, tmp_path: Path) -> None:
     done = config(*settings(drawn, tmp_path / "run", "optim.epochs=1"))
     session.finetune(done)
