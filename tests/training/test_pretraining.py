@@ -87,6 +87,16 @@ def _stop_after(finish, epochs: int):  # type: ignore[no-untyped-def]
     return stop
 
 
+def test_the_other_fusion_trains_and_is_written_down(drawn: Path, tmp_path: Path) -> None:
+    aligned = config(drawn, tmp_path / "run", "masking.fusion=aligned", "optim.epochs=1")
+    best = session.pretrain(aligned)
+    assert torch.load(best, weights_only=True)["decoder"]["fusion"] == "aligned"
+    plain = session.pretrain(config(drawn, tmp_path / "plain", "optim.epochs=1"))
+    assert losses(best.parent) != losses(plain.parent)
+    with pytest.raises(ConfigError, match=r"masking.fusion.*one of published, aligned"):
+        config(drawn, tmp_path / "x", "masking.fusion=other")
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [
