@@ -12,9 +12,9 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from svfap_edge.errors import ConfigError
+from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.training.augment import centre
-from svfap_edge.training.clips import Sampling
+from svfap_edge.training.clips import Sampling, Unreadable
 from svfap_edge.training.evaluation import normalize, sum_of_all
 from svfap_edge.training.job import Job, open_clips
 from svfap_edge.training.masked import (
@@ -85,14 +85,21 @@ class Pretraining(Job):
 
     @torch.no_grad()
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Mean loss of validation clips under masks that stay the same from epoch to epoch."""
+        """Mean loss of validation clips under masks that stay the same from epoch to epoch.
+
+        Raises:
+            SourceError: more items than the limit cannot be read.
+        """
         model.eval()
+        unreadable = Unreadable(len(self.val), self.settings.data.unreadable)
         count = min(len(self.val), VALIDATED)
         indices = np.linspace(0, len(self.val) - 1, count).round().astype(int)
         size = self.settings.optim.batch
         losses = torch.zeros(2, dtype=torch.float64, device=fabric.device)
         for start in range(fabric.global_rank * size, count, fabric.world_size * size):
-            clips = self._clips(indices[start : start + size]).to(fabric.device)
+            clips = self._clips(indices[start : start + size], unreadable).to(fabric.device)
+            if len(clips) == 0:
+                continue
             mask = self._masks(len(clips), seed=start).to(fabric.device)
             with fabric.autocast():
                 prediction = model(clips, mask)
@@ -104,13 +111,14 @@ class Pretraining(Job):
             losses = sum_of_all(fabric, losses)
         every = self.settings.masking.picture_every
         if epoch % every == 0 or epoch == self.settings.optim.epochs:
-            self._picture(fabric, model, epoch, indices)
+            chosen = indices[np.linspace(0, count - 1, SHOWN).round().astype(int)]
+            clips = self._clips(chosen, unreadable).to(fabric.device)
+            if len(clips) > 0:
+                self._picture(fabric, model, epoch, clips)
         return {"val_loss": float(losses[0] / losses[1])}
 
-    def _picture(self, fabric: Fabric, model: nn.Module, epoch: int, indices: np.ndarray) -> None:
+    def _picture(self, fabric: Fabric, model: nn.Module, epoch: int, clips: Tensor) -> None:
         """Write `reconstruction-EPOCH.png`. All processes compute, the first one writes."""
-        chosen = indices[np.linspace(0, len(indices) - 1, SHOWN).round().astype(int)]
-        clips = self._clips(chosen).to(fabric.device)
         mask = self._masks(len(clips), seed=0).to(fabric.device)
         with fabric.autocast():
             prediction = model(clips, mask)
@@ -124,10 +132,15 @@ class Pretraining(Job):
         path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
         cv2.imwrite(str(path), picture[..., ::-1])
 
-    def _clips(self, indices: np.ndarray) -> Tensor:
-        """Validation clips (B, 3, T, S, S), normalized."""
-        clips = [centre(self.val.read(int(i)), self.config.size) for i in indices]
-        return normalize(torch.from_numpy(np.stack(clips)))
+    def _clips(self, indices: np.ndarray, unreadable: Unreadable) -> Tensor:
+        """Validation clips (B, 3, T, S, S), normalized; those that cannot be read are left out."""
+        found = []
+        for index in indices:
+            try:
+                found.append(centre(self.val.read(int(index)), self.config.size))
+            except UnreadableClip as error:
+                unreadable.add(error)
+        return normalize(torch.from_numpy(np.stack(found))) if found else torch.empty(0)
 
 
 def _open_autoencoder(settings: PretrainConfig) -> MaskedAutoencoder:
