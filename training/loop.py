@@ -203,8 +203,7 @@ class Training:
     @property
     def evaluated(self) -> nn.Module:
         """The weights that are evaluated and kept."""
-        model: nn.Module = self.model if self.average is None else self.average
-        return model
+        return self.model if self.average is None else self.average
 
     def _backward(self, batch: Any, last_part: bool) -> None:
         """Add the gradient of a batch; processes exchange it with the last part of an update."""
@@ -256,9 +255,7 @@ class Training:
             worker_init_fn=one_thread,
             pin_memory=self.fabric.device.type == "cuda",
         )
-        wrapped: Iterable[Any]
-        wrapped = self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-        return wrapped
+        return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def _save_weights(self, name: str, figures: dict[str, Any]) -> None:
         """Write a checkpoint to be used: plain weights, what the job adds, figures."""
