@@ -13,7 +13,7 @@ from .cli_common import Json, console, reporting, split
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from .training.prepare import Prepared
+    from .training.lists import Prepared
 
 NAMES = "dfew, ferv39k, mafw, crema-d, ravdess, enterface05, or images"
 

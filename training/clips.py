@@ -5,6 +5,7 @@ Faces are expected to be cropped already, as in the published data sets.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -115,6 +116,18 @@ class LabelledClips:
         targets = class_targets if task.kind == "classes" else value_targets
         return cls(items, targets(items, task), sampling)
 
+    def require_files(self, share: float) -> None:
+        """Look for all files, by name and size only: thousands in seconds, before a long run.
+
+        What lies deeper is found while training (`Unreadable`).
+
+        Raises:
+            SourceError: more than the limit are missing or empty. `share` as in `Unreadable`.
+        """
+        reasons = {str(item.path): _why_absent(item.path) for item in self.items}
+        absent = {path: reason for path, reason in reasons.items() if reason}
+        Unreadable(len(self), share, reasons=absent).check()
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -172,39 +185,15 @@ def _read_image(path: Path) -> np.ndarray:
         raise UnreadableClip(str(path), "damaged or not an image") from error
 
 
-def check_entries(items: Sequence[Item], task: Task) -> list[str]:
-    """What is wrong with a list, one line per item; empty where nothing is.
-
-    Looks at files' names, sizes and first bytes only, so that a list of thousands is checked in
-    seconds before a long run. What lies deeper is found while training (`Unreadable`).
-    """
-    problems = []
-    targets = class_targets if task.kind == "classes" else value_targets
-    for item in items:
-        reason = _why_unreadable(item.path)
-        if reason:
-            problems.append(f"'{item.path}': {reason}")
-        try:
-            targets([item], task)
-        except SourceError as error:
-            problems.append(str(error))
-    return problems
-
-
-def _why_unreadable(path: Path) -> str:
-    if path.is_dir():
-        try:
-            folder_times(path)
-        except SourceError as error:
-            return str(error)
-        return ""
-    if not path.is_file():
-        return "no such file or folder"
-    if path.stat().st_size == 0:
-        return "an empty file"
-    if path.suffix.lower() in IMAGE_SUFFIXES and not cv2.haveImageReader(str(path)):
-        return "not an image"
-    return ""
+def _why_absent(path: Path) -> str:
+    """Why there is nothing to read, as far as names and sizes tell; empty if there may be."""
+    try:
+        if path.is_dir():
+            with os.scandir(path) as entries:
+                return "" if next(entries, None) else "an empty folder"
+        return "" if path.stat().st_size else "an empty file"
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
 
 
 @dataclass
@@ -235,6 +224,10 @@ class Unreadable:
             SourceError: more than the limit; the first few are named.
         """
         self.reasons.setdefault(error.path, error.reason)
+        self.check()
+
+    def check(self) -> None:
+        """Raises SourceError as `add`."""
         if len(self.reasons) > self.limit:
             raise SourceError(
                 f"{len(self.reasons)} of {self.total} items cannot be read, more than the limit "

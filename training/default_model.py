@@ -34,9 +34,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap_edge import metrics
 from svfap_edge.tasks import Task
 from svfap_edge.training.augment import AugmentSettings, augment
+from svfap_edge.training.evaluation import class_figures
 from svfap_edge.training.geometry import fit as fit_square
 from svfap_edge.training.mixing import MixSettings, mix, soft_targets
 from svfap_edge.training.model import (
@@ -173,17 +173,6 @@ def start_later_stages_as_identity(model: TPSBT) -> None:
                 last.bias.zero_()
 
 
-def figures(logits: Tensor, labels: Tensor) -> dict[str, object]:
-    guessed = logits.argmax(1).numpy()
-    matrix = metrics.confusion_matrix(labels.numpy(), guessed, len(LABELS))
-    return {
-        "uar": round(metrics.uar(matrix), 4),
-        "war": round(metrics.war(matrix), 4),
-        "recall": [round(float(r), 3) for r in metrics.recalls(matrix)],
-        "confusion": matrix.tolist(),
-    }
-
-
 @dataclass(frozen=True)
 class Phase:
     """How long and how one phase is trained."""
@@ -280,7 +269,8 @@ def _tell(
 ) -> None:
     loss = round(float(np.mean(losses)), 4) if losses else None
     row = {"phase": phase.name, "minutes": round(elapsed, 1), "step": step, "loss": loss}
-    print(json.dumps(row | figures(logits, val.labels)), flush=True)
+    figures = class_figures(val.labels.numpy(), logits.argmax(1).numpy(), LABELS)
+    print(json.dumps(row | figures), flush=True)
 
 
 def draw_log(log: Path, picture: Path) -> None:

@@ -7,7 +7,7 @@ probabilities of a recording's clips are averaged.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -155,21 +155,7 @@ def figures(outputs: Outputs, clips: LabelledClips, task: Task) -> dict[str, Any
     values, targets = outputs.values[good], clips.targets[good]
     row: dict[str, Any] = {"unreadable": int((~good).sum())}
     if task.kind == "classes":
-        matrix = metrics.confusion_matrix(targets, values.argmax(1), len(task.labels))
-        present = matrix.sum(1) > 0
-        recall = metrics.recalls(matrix)
-        return row | {
-            "uar": metrics.uar(matrix),
-            "war": metrics.war(matrix),
-            "macro_f1": metrics.macro_f1(matrix),
-            "weighted_f1": metrics.weighted_f1(matrix),
-            "recall": {
-                label: round(float(r), 4)
-                for label, r, there in zip(task.labels, recall, present, strict=True)
-                if there
-            },
-            "confusion": matrix.tolist(),
-        }
+        return row | class_figures(targets, values.argmax(1), task.labels)
     columns = range(len(task.labels))
     span = task.high - task.low
     for name, metric in (("pcc", metrics.pcc), ("ccc", metrics.ccc)):
@@ -178,3 +164,19 @@ def figures(outputs: Outputs, clips: LabelledClips, task: Task) -> dict[str, Any
         np.mean([metrics.one_minus_mae(targets[:, i], values[:, i], span) for i in columns])
     )
     return row
+
+
+def class_figures(
+    targets: np.ndarray, guesses: np.ndarray, labels: Sequence[str]
+) -> dict[str, Any]:
+    """Metrics of class indices (n,); recall of the labels that occur."""
+    matrix = metrics.confusion_matrix(targets, guesses, len(labels))
+    recalls = zip(labels, metrics.recalls(matrix), matrix.sum(1) > 0, strict=True)
+    return {
+        "uar": metrics.uar(matrix),
+        "war": metrics.war(matrix),
+        "macro_f1": metrics.macro_f1(matrix),
+        "weighted_f1": metrics.weighted_f1(matrix),
+        "recall": {label: round(float(recall), 4) for label, recall, occurs in recalls if occurs},
+        "confusion": matrix.tolist(),
+    }

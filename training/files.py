@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from svfap_edge.errors import TrainingError
+from svfap_edge.errors import SvfapError, TrainingError
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -44,14 +45,21 @@ def save_atomically(
     fabric.barrier()
 
 
-def write_text_atomically(path: Path, text: str) -> None:
+def write_text_atomically(path: Path, text: str, failure: type[SvfapError] = TrainingError) -> None:
+    """Write a text file; its folder is made if absent.
+
+    Raises:
+        failure: it cannot be written. What was at `path` before is untouched.
+    """
     part = path.with_name(path.name + SUFFIX)
     try:
-        part.write_text(text, encoding="utf-8")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part.write_bytes(text.encode())
         os.replace(part, path)
     except OSError as error:
-        part.unlink(missing_ok=True)
-        raise TrainingError(f"'{path}' could not be written: {error}.") from error
+        with contextlib.suppress(OSError):
+            part.unlink()
+        raise failure(f"'{path}' cannot be written: {error}.") from error
 
 
 def remove_stale(folder: Path) -> None:

@@ -10,21 +10,22 @@ from __future__ import annotations
 import copy
 import json
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from lightning.fabric import Fabric
-from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch import nn
+from torch.utils.data import DataLoader
 
 from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.evaluation import one_thread, sum_of_all
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
-from svfap_edge.training.model import TPSBTConfig, is_plain
+from svfap_edge.training.job import Job, Key, collate
+from svfap_edge.training.model import is_plain
 from svfap_edge.training.optim import (
     build_optimizer,
     move_average,
@@ -40,52 +41,6 @@ BEST = "best.pth"
 FINAL = "final.pth"
 HISTORY = "history.jsonl"
 
-Key = tuple[int, int, int]
-"""(epoch, index of the clip, which augmented copy of it)."""
-
-
-class Job(Protocol):
-    """What is trained.
-
-    Attributes:
-        model: The module whose parameters are trained.
-        config: Of the encoder; `prefix` is of its names inside `model`.
-        dataset: Maps a `Key` to one clip, in a loader process.
-        monitor: Row of `validate` that chooses the best weights; `sign` +1 if more is better.
-        content: What a finished checkpoint holds beside the weights.
-    """
-
-    config: TPSBTConfig
-    prefix: str
-    sign: int
-    content: dict[str, Any]
-
-    @property
-    def model(self) -> nn.Module: ...
-
-    @property
-    def dataset(self) -> Dataset[Any]: ...
-
-    @property
-    def monitor(self) -> str: ...
-
-    @property
-    def workers(self) -> int: ...
-
-    def order(self, epoch: int, rank: int, world: int) -> Sequence[Key]:
-        """Keys of an epoch for one process; as many for each."""
-        ...
-
-    def collate(self, items: list[Any]) -> Any: ...
-
-    def loss(self, model: nn.Module, batch: Any, rng: np.random.Generator) -> Tensor:
-        """Mean loss of a batch; of an empty one, zero with a gradient for every weight."""
-        ...
-
-    def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Figures of an epoch, the same in every process."""
-        ...
-
 
 @dataclass
 class Place:
@@ -98,8 +53,10 @@ class Place:
     best: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
-    def to_dict(self) -> dict[str, Any]:
-        return dict(vars(self))
+    @property
+    def mean_loss(self) -> float:
+        """Of this process, in this epoch."""
+        return self.loss_sum / max(1, self.loss_count)
 
 
 def build_fabric(run: RunSettings) -> Fabric:
@@ -140,24 +97,11 @@ def fit(
             last resume checkpoint is intact.
         ConfigError: the resume checkpoint is of other settings.
     """
-    folder = Path(run.output)
-    groups = parameter_groups(job.model, job.config, optim, job.prefix)
-    average = _average(job.model, optim, run)
-    model = fabric.setup_module(job.model)
-    optimizer = fabric.setup_optimizers(build_optimizer(model, groups, optim))
-    place = Place()
+    training = Training(job, optim, run, fabric)
     if resume:
-        _load(fabric, folder / RESUME, model, optimizer, average, place)
-    progress = Progress(fabric.is_global_zero, folder if run.tensorboard else None)
-    try:
-        while place.epoch < optim.epochs:
-            _epoch(job, optim, run, fabric, model, optimizer, average, place, progress)
-            _finish_epoch(job, optim, run, fabric, model, optimizer, average, place, progress)
-        content = _content(job, place, average or model)
-        save_atomically(fabric, folder / FINAL, content, is_plain)
-    finally:
-        progress.close()
-    return place
+        training.load()
+    training.to_the_end()
+    return training.place
 
 
 def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
@@ -180,144 +124,166 @@ def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
     fabric.barrier()
 
 
-def _average(model: nn.Module, optim: OptimSettings, run: RunSettings) -> nn.Module | None:
-    if not optim.average:
-        return None
-    if run.strategy == "fsdp":
-        raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
-    return copy.deepcopy(model).eval().requires_grad_(False)
+class Training:
+    """A job on its devices, and all that training it changes."""
 
+    progress: Progress
 
-def _epoch(
-    job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric, model: Any, optimizer: Any,
-    average: nn.Module | None, place: Place, progress: Progress,
-) -> None:  # fmt: skip
-    keys = job.order(place.epoch, fabric.global_rank, fabric.world_size)
-    batches = [list(keys[i : i + optim.batch]) for i in range(0, len(keys), optim.batch)]
-    updates = -(-len(batches) // optim.accumulate)
-    total, warm = updates * optim.epochs, round(updates * optim.warmup_epochs)
-    clips = optim.batch * optim.accumulate * fabric.world_size
-    peak = optim.rate * clips / optim.rate_batch
-    if average is not None:
-        average.to(fabric.device)
-    progress.start(place.epoch, optim.epochs, place.step, len(batches), clips // optim.accumulate)
-    model.train()
-    saved_at = time.monotonic()
-    for batch in _loader(job, batches[place.step :], run, fabric):
-        update, part = divmod(place.step, optim.accumulate)
-        last_part = part == optim.accumulate - 1 or place.step == len(batches) - 1
-        rng = _seed(run.seed, place.epoch, place.step, fabric.global_rank)
-        with fabric.no_backward_sync(model, enabled=not last_part):
-            loss = job.loss(model, batch, rng)
-            fabric.backward(loss / optim.accumulate)
-        _note_loss(place, loss)
-        if last_part:
-            rate = rate_at(place.epoch * updates + update, total, warm, peak, optim.least_rate)
-            set_rate(optimizer, rate)
-            if optim.clip_norm:
-                fabric.clip_gradients(model, optimizer, max_norm=optim.clip_norm)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            if average is not None:
-                move_average(average, job.model, optim.average, place.epoch * updates + update)
-        place.step += 1
-        progress.step(place.step, place.loss_sum / max(1, place.loss_count))
-        if last_part and _due(fabric, saved_at, run.save_every):
-            _save(fabric, run, model, optimizer, average, place)
-            saved_at = time.monotonic()
+    def __init__(self, job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric) -> None:
+        self.job, self.optim, self.run, self.fabric = job, optim, run, fabric
+        self.folder = Path(run.output)
+        self.place = Place()
+        groups = parameter_groups(job.model, job.config, optim, job.prefix)
+        self.average = self._start_average()
+        self.model: Any = fabric.setup_module(job.model)
+        self.optimizer: Any = fabric.setup_optimizers(build_optimizer(self.model, groups, optim))
 
+    def _start_average(self) -> nn.Module | None:
+        if not self.optim.average:
+            return None
+        if self.run.strategy == "fsdp":
+            raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
+        average = copy.deepcopy(self.job.model).eval().requires_grad_(False)
+        return average.to(self.fabric.device)
 
-def _note_loss(place: Place, loss: Tensor) -> None:
-    value = float(loss.detach())
-    if not np.isfinite(value):
-        raise TrainingError(
-            f"The loss is {value} in epoch {place.epoch}, step {place.step}. Lower optim.rate, "
-            "set optim.clip_norm, or train in run.precision=32-true; then resume."
+    def to_the_end(self) -> None:
+        logs = self.folder if self.run.tensorboard else None
+        self.progress = Progress(self.fabric.is_global_zero, logs)
+        try:
+            while self.place.epoch < self.optim.epochs:
+                self.train_epoch()
+                self.finish_epoch()
+            self._save_weights(FINAL, self.place.history[-1] if self.place.history else {})
+        finally:
+            self.progress.close()
+
+    def train_epoch(self) -> None:
+        """Train on what is left of the epoch."""
+        place, optim, fabric = self.place, self.optim, self.fabric
+        keys = self.job.order(place.epoch, fabric.global_rank, fabric.world_size)
+        batches = [list(keys[i : i + optim.batch]) for i in range(0, len(keys), optim.batch)]
+        updates = -(-len(batches) // optim.accumulate)
+        clips = optim.batch * fabric.world_size
+        self.progress.start(place.epoch, optim.epochs, place.step, len(batches), clips)
+        self.model.train()
+        saved_at = time.monotonic()
+        for batch in self._loader(batches[place.step :]):
+            update, part = divmod(place.step, optim.accumulate)
+            last_part = part == optim.accumulate - 1 or place.step == len(batches) - 1
+            self._backward(batch, last_part)
+            if last_part:
+                self._update(place.epoch * updates + update, updates)
+            place.step += 1
+            self.progress.step(place.step, place.mean_loss)
+            if last_part and self._due(saved_at):
+                self.save()
+                saved_at = time.monotonic()
+
+    def finish_epoch(self) -> None:
+        """Evaluate, if it is time to, and write what the epoch leaves."""
+        place, fabric = self.place, self.fabric
+        mean = torch.tensor(place.mean_loss, device=fabric.device)
+        loss = float(sum_of_all(fabric, mean)) / fabric.world_size
+        row: dict[str, Any] = {"epoch": place.epoch + 1, "loss": loss}
+        place.epoch, place.step, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
+        if place.epoch % self.run.validate_every == 0 or place.epoch == self.optim.epochs:
+            self.evaluated.eval()
+            row.update(self.job.validate(fabric, self.evaluated, place.epoch))
+            score = self.job.sign * row[self.job.monitor]
+            if place.best is None or score > place.best:
+                place.best = score
+                self._save_weights(BEST, row)
+        place.history.append(row)
+        self.save()
+        if fabric.is_global_zero:
+            lines = "".join(json.dumps(r) + "\n" for r in place.history)
+            write_text_atomically(self.folder / HISTORY, lines)
+        self.progress.row(row)
+
+    @property
+    def evaluated(self) -> nn.Module:
+        """The weights that are evaluated and kept."""
+        return self.model if self.average is None else self.average
+
+    def _backward(self, batch: Any, last_part: bool) -> None:
+        """Add the gradient of a batch; processes exchange it with the last part of an update."""
+        rng = self._seed()
+        with self.fabric.no_backward_sync(self.model, enabled=not last_part):
+            loss = self.job.loss(self.model, batch, rng)
+            self.fabric.backward(loss / self.optim.accumulate)
+        value = float(loss.detach())
+        if not np.isfinite(value):
+            raise TrainingError(
+                f"The loss is {value} in epoch {self.place.epoch}, step {self.place.step}. Lower "
+                "optim.rate, set optim.clip_norm, or train in run.precision=32-true; then resume."
+            )
+        self.place.loss_sum += value
+        self.place.loss_count += 1
+
+    def _seed(self) -> np.random.Generator:
+        """Seeds torch for one step (stochastic depth, masks); returns numpy's generator for it."""
+        place = (self.place.epoch, self.place.step, self.fabric.global_rank)
+        sequence = np.random.SeedSequence((self.run.seed, *place))
+        torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
+        return np.random.default_rng(sequence)
+
+    def _update(self, update: int, of_epoch: int) -> None:
+        """Change the weights: update number `update` of training, which has `of_epoch` an epoch."""
+        optim = self.optim
+        clips = optim.batch * optim.accumulate * self.fabric.world_size
+        peak = optim.rate * clips / optim.rate_batch
+        total, warm = of_epoch * optim.epochs, round(of_epoch * optim.warmup_epochs)
+        set_rate(self.optimizer, rate_at(update, total, warm, peak, optim.least_rate))
+        if optim.clip_norm:
+            self.fabric.clip_gradients(self.model, self.optimizer, max_norm=optim.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        if self.average is not None:
+            move_average(self.average, self.job.model, optim.average, update)
+
+    def _due(self, saved_at: float) -> bool:
+        """Whether to save now; the first process decides for all."""
+        due = time.monotonic() - saved_at >= self.run.save_every
+        return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
+
+    def _loader(self, batches: list[list[Key]]) -> Iterable[Any]:
+        loader = DataLoader(
+            self.job.dataset,
+            batch_sampler=batches,  # type: ignore[arg-type]
+            num_workers=self.job.settings.data.workers,
+            collate_fn=collate,
+            worker_init_fn=one_thread,
+            pin_memory=self.fabric.device.type == "cuda",
         )
-    place.loss_sum += value
-    place.loss_count += 1
+        return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
+    def _save_weights(self, name: str, figures: dict[str, Any]) -> None:
+        """Write a checkpoint to be used: plain weights, what the job adds, figures."""
+        content = {**self.job.content, "model": self.evaluated, "epoch": self.place.epoch}
+        content["figures"] = figures
+        save_atomically(self.fabric, self.folder / name, content, is_plain)
 
-def _due(fabric: Fabric, saved_at: float, every_s: float) -> bool:
-    """Whether to save now; the first process decides for all."""
-    due = time.monotonic() - saved_at >= every_s
-    return bool(fabric.broadcast(due)) if fabric.world_size > 1 else due
+    def _state(self) -> dict[str, Any]:
+        state = {"model": self.model, "optimizer": self.optimizer}
+        return state if self.average is None else {**state, "average": self.average}
 
+    def save(self) -> None:
+        """Write the resume checkpoint."""
+        state = {**self._state(), "place": vars(self.place)}
+        save_atomically(self.fabric, self.folder / RESUME, state)
 
-def _loader(job: Job, batches: list[list[Key]], run: RunSettings, fabric: Fabric) -> Iterable[Any]:
-    loader = DataLoader(
-        job.dataset,
-        batch_sampler=batches,  # type: ignore[arg-type]
-        num_workers=job.workers,
-        collate_fn=job.collate,
-        worker_init_fn=one_thread,
-        pin_memory=fabric.device.type == "cuda",
-    )
-    wrapped: Iterable[Any] = fabric.setup_dataloaders(loader, use_distributed_sampler=False)
-    return wrapped
+    def load(self) -> None:
+        """Go to where the resume checkpoint stands.
 
-
-def _seed(seed: int, epoch: int, step: int, rank: int) -> np.random.Generator:
-    """Seeds torch for one step (stochastic depth, masks) and returns numpy's generator for it."""
-    sequence = np.random.SeedSequence((seed, epoch, step, rank))
-    torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
-    return np.random.default_rng(sequence)
-
-
-def _finish_epoch(
-    job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric, model: Any, optimizer: Any,
-    average: nn.Module | None, place: Place, progress: Progress,
-) -> None:  # fmt: skip
-    mean = torch.tensor(place.loss_sum / max(1, place.loss_count), device=fabric.device)
-    loss = float(sum_of_all(fabric, mean)) / fabric.world_size
-    row: dict[str, Any] = {"epoch": place.epoch + 1, "loss": loss}
-    place.epoch, place.step, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
-    if place.epoch % run.validate_every == 0 or place.epoch == optim.epochs:
-        evaluated = average or model
-        evaluated.eval()
-        row.update(job.validate(fabric, evaluated, place.epoch))
-        score = job.sign * row[job.monitor]
-        if place.best is None or score > place.best:
-            place.best = score
-            content = _content(job, place, evaluated, row)
-            save_atomically(fabric, Path(run.output) / BEST, content, is_plain)
-    place.history.append(row)
-    _save(fabric, run, model, optimizer, average, place)
-    if fabric.is_global_zero:
-        lines = "".join(json.dumps(r) + "\n" for r in place.history)
-        write_text_atomically(Path(run.output) / HISTORY, lines)
-    progress.row(row)
-
-
-def _content(
-    job: Job, place: Place, model: nn.Module, row: dict[str, Any] | None = None
-) -> dict[str, Any]:
-    figures = row or (place.history[-1] if place.history else {})
-    return {**job.content, "model": model, "epoch": place.epoch, "figures": figures}
-
-
-def _save(
-    fabric: Fabric, run: RunSettings, model: Any, optimizer: Any, average: nn.Module | None,
-    place: Place,
-) -> None:  # fmt: skip
-    state: dict[str, Any] = {"model": model, "optimizer": optimizer, "place": place.to_dict()}
-    if average is not None:
-        state["average"] = average
-    save_atomically(fabric, Path(run.output) / RESUME, state)
-
-
-def _load(
-    fabric: Fabric, path: Path, model: Any, optimizer: Any, average: nn.Module | None, place: Place
-) -> None:
-    state: dict[str, Any] = {"model": model, "optimizer": optimizer}
-    if average is not None:
-        state["average"] = average
-    try:
-        rest = fabric.load(path, state)
-        for name, value in rest["place"].items():
-            setattr(place, name, value)
-    except (RuntimeError, KeyError, ValueError) as error:
-        raise ConfigError(
-            f"'{path}' does not fit these settings; resume with those it was saved with. "
-            f"{str(error).strip()[:300]}"
-        ) from error
+        Raises:
+            ConfigError: it is of other settings.
+        """
+        path = self.folder / RESUME
+        try:
+            rest = self.fabric.load(path, self._state())
+            self.place = Place(**rest["place"])
+        except (RuntimeError, KeyError, ValueError, TypeError) as error:
+            raise ConfigError(
+                f"'{path}' does not fit these settings; resume with those it was saved with. "
+                f"{str(error).strip()[:300]}"
+            ) from error

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,20 +12,11 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
-from svfap_edge.errors import ConfigError
+from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.training.augment import centre
-from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable
-from svfap_edge.training.config import to_table
+from svfap_edge.training.clips import Sampling, Unreadable
 from svfap_edge.training.evaluation import normalize, sum_of_all
-from svfap_edge.training.finetuning import (
-    Batch,
-    TrainingClips,
-    collate,
-    keys_of_epoch,
-    no_loss,
-    open_clips,
-)
-from svfap_edge.training.loop import Key
+from svfap_edge.training.job import Job, open_clips
 from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
@@ -36,7 +26,7 @@ from svfap_edge.training.masked import (
     to_pixels,
     tube_mask,
 )
-from svfap_edge.training.model import TPSBTConfig, preset
+from svfap_edge.training.model import preset
 from svfap_edge.training.pictures import reconstruction_picture
 from svfap_edge.training.settings import PretrainConfig
 
@@ -50,20 +40,15 @@ VALIDATED = 512
 """Clips of the validation list at most whose loss is reported."""
 
 
-@dataclass
-class Pretraining:
-    """The job of `svfap-edge pretrain`; see `svfap_edge.training.loop.Job`."""
+@dataclass(kw_only=True)
+class Pretraining(Job):
+    """The job of `svfap-edge pretrain`."""
 
     settings: PretrainConfig
     model: MaskedAutoencoder
-    config: TPSBTConfig
-    train: LabelledClips
-    val: LabelledClips
-    unreadable: Unreadable
-    prefix: str = "encoder."
-    monitor: str = "val_loss"
-    sign: int = -1
-    content: dict[str, Any] = field(default_factory=dict)
+    prefix = "encoder."
+    sign = -1
+    monitor = "val_loss"
 
     @classmethod
     def prepare(cls, settings: PretrainConfig) -> Pretraining:
@@ -78,41 +63,18 @@ class Pretraining:
         stride = data.stride or STRIDE
         sampling = Sampling(model.config.frames, stride / 25, stride, 1)
         train = open_clips(data, data.train, None, sampling)
-        val = open_clips(data, data.val or data.train, None, sampling)
+        val = open_clips(data, data.val, None, sampling) if data.val else train
         if data.balance != 1:
             raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
-        content = {
-            "config": model.config.to_dict(),
-            "decoder": asdict(model.decoder_config),
-            "settings": to_table(settings),
-        }
-        return cls(
-            settings, model, model.config, train, val,
-            Unreadable(len(train), data.unreadable), content=content,
-        )  # fmt: skip
+        return cls(settings=settings, model=model, config=model.config, train=train, val=val)
 
     @property
-    def workers(self) -> int:
-        return self.settings.data.workers
+    def content(self) -> dict[str, Any]:
+        return {**super().content, "decoder": asdict(self.model.decoder_config)}
 
-    @property
-    def dataset(self) -> TrainingClips:
-        augment = self.settings.augment
-        return TrainingClips(self.train, augment, self.config.size, self.settings.run.seed)
-
-    def order(self, epoch: int, rank: int, world: int) -> Sequence[Key]:
-        seed = self.settings.run.seed
-        return keys_of_epoch(self.train.targets, self.settings.data, seed, epoch, rank, world)
-
-    def collate(self, items: list[Any]) -> Batch:
-        return collate(items)
-
-    def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-        for error in batch.errors:
-            self.unreadable.add(error)
-        if len(batch.items) == 0:
-            return no_loss(model)
-        clips = normalize(batch.clips)
+    def clip_loss(
+        self, model: nn.Module, clips: Tensor, items: Tensor, rng: np.random.Generator
+    ) -> Tensor:
         mask = self._masks(len(clips)).to(clips.device)
         return masked_loss(model(clips, mask), pixel_targets(clips, mask, self.config))
 
@@ -123,14 +85,21 @@ class Pretraining:
 
     @torch.no_grad()
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Mean loss of validation clips under masks that stay the same from epoch to epoch."""
+        """Mean loss of validation clips under masks that stay the same from epoch to epoch.
+
+        Raises:
+            SourceError: more items than the limit cannot be read.
+        """
         model.eval()
+        unreadable = Unreadable(len(self.val), self.settings.data.unreadable)
         count = min(len(self.val), VALIDATED)
         indices = np.linspace(0, len(self.val) - 1, count).round().astype(int)
         size = self.settings.optim.batch
         losses = torch.zeros(2, dtype=torch.float64, device=fabric.device)
         for start in range(fabric.global_rank * size, count, fabric.world_size * size):
-            clips = self._clips(indices[start : start + size]).to(fabric.device)
+            clips = self._clips(indices[start : start + size], unreadable).to(fabric.device)
+            if len(clips) == 0:
+                continue
             mask = self._masks(len(clips), seed=start).to(fabric.device)
             with fabric.autocast():
                 prediction = model(clips, mask)
@@ -142,13 +111,14 @@ class Pretraining:
             losses = sum_of_all(fabric, losses)
         every = self.settings.masking.picture_every
         if epoch % every == 0 or epoch == self.settings.optim.epochs:
-            self._picture(fabric, model, epoch, indices)
+            chosen = indices[np.linspace(0, count - 1, SHOWN).round().astype(int)]
+            clips = self._clips(chosen, unreadable).to(fabric.device)
+            if len(clips) > 0:
+                self._picture(fabric, model, epoch, clips)
         return {"val_loss": float(losses[0] / losses[1])}
 
-    def _picture(self, fabric: Fabric, model: nn.Module, epoch: int, indices: np.ndarray) -> None:
+    def _picture(self, fabric: Fabric, model: nn.Module, epoch: int, clips: Tensor) -> None:
         """Write `reconstruction-EPOCH.png`. All processes compute, the first one writes."""
-        chosen = indices[np.linspace(0, len(indices) - 1, SHOWN).round().astype(int)]
-        clips = self._clips(chosen).to(fabric.device)
         mask = self._masks(len(clips), seed=0).to(fabric.device)
         with fabric.autocast():
             prediction = model(clips, mask)
@@ -162,10 +132,15 @@ class Pretraining:
         path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
         cv2.imwrite(str(path), picture[..., ::-1])
 
-    def _clips(self, indices: np.ndarray) -> Tensor:
-        """Validation clips (B, 3, T, S, S), normalized."""
-        clips = [centre(self.val.read(int(i)), self.config.size) for i in indices]
-        return normalize(torch.from_numpy(np.stack(clips)))
+    def _clips(self, indices: np.ndarray, unreadable: Unreadable) -> Tensor:
+        """Validation clips (B, 3, T, S, S), normalized; those that cannot be read are left out."""
+        found = []
+        for index in indices:
+            try:
+                found.append(centre(self.val.read(int(index)), self.config.size))
+            except UnreadableClip as error:
+                unreadable.add(error)
+        return normalize(torch.from_numpy(np.stack(found))) if found else torch.empty(0)
 
 
 def _open_autoencoder(settings: PretrainConfig) -> MaskedAutoencoder:

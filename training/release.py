@@ -57,6 +57,7 @@ class DataSet:
         group: What `Found.group` is. "person" is the only one that makes parts person-disjoint.
         caution: What the split does and does not keep apart; printed with every list.
         citation: Who made it.
+        required: Parts without which nothing is written.
     """
 
     name: str
@@ -66,6 +67,7 @@ class DataSet:
     group: str
     caution: str
     citation: str
+    required: tuple[Part, ...] = ("train", "test")
 
 
 def first_folder(root: Path, known: Sequence[str], title: str, unpack: str) -> Path:

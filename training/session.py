@@ -9,10 +9,13 @@ from typing import Any
 from lightning.fabric import Fabric
 
 from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import write_toml
 from svfap_edge.training.files import write_text_atomically
-from svfap_edge.training.finetuning import Finetuning, open_clips
-from svfap_edge.training.loop import BEST, HISTORY, Job, Place, build_fabric, fit, prepare_folder
+from svfap_edge.training.finetuning import Finetuning
+from svfap_edge.training.job import Job
+from svfap_edge.training.loop import BEST, HISTORY, Place, build_fabric, fit, prepare_folder
+from svfap_edge.training.model import TPSBT
 from svfap_edge.training.pretraining import Pretraining
 from svfap_edge.training.report import write_report
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
@@ -41,11 +44,13 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
         job = quantized(job)
     place = _train(job, settings, fabric, resume)
     best = Path(settings.run.output) / BEST
-    job.model = load_checkpoint(best).model.to(fabric.device)
-    final = {"val": _both_protocols(job, fabric, job.val)}
-    if settings.data.test:
-        test = open_clips(settings.data, settings.data.test, job.task, job.val.sampling)
-        final["test"] = _both_protocols(job, fabric, test)
+    loaded = load_checkpoint(best)
+    model = loaded.model.to(fabric.device)
+    # What was quantized in training is plain in the checkpoint: another model, other figures.
+    published = None if quantize else job.validated.get(loaded.info["epoch"])
+    final = {"val": _both_protocols(job, fabric, model, job.val, published)}
+    if job.test is not None:
+        final["test"] = _both_protocols(job, fabric, model, job.test)
     if fabric.is_global_zero:
         unreadable = dict(job.unreadable.reasons)
         write_report(Path(settings.run.output), place.history, final, job.task, unreadable)
@@ -82,8 +87,12 @@ def _train(
     return place
 
 
-def _both_protocols(job: Finetuning, fabric: Fabric, clips: Any) -> dict[str, Any]:
+def _both_protocols(
+    job: Finetuning, fabric: Fabric, model: TPSBT, clips: LabelledClips,
+    published: dict[str, Any] | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """Figures of a list by the streaming protocol, and by the published one unless given."""
     return {
-        "published": job.evaluate(fabric, job.model, clips),
-        "streaming": evaluate_streaming(fabric, job.model, clips, job.task, job.config),
+        "published": published or job.evaluate(fabric, model, clips),
+        "streaming": evaluate_streaming(fabric, model, clips, job.task, job.config),
     }

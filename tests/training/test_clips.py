@@ -14,7 +14,7 @@ import pytest
 from svfap_edge.datalist import Item
 from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.tasks import TASKS, Task
-from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable, check_entries
+from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable
 
 TASK = Task("moods", "classes", ("calm", "glad"))
 
@@ -252,19 +252,31 @@ def test_unreadable_items_are_counted_once_and_limited() -> None:
     assert Unreadable(total=6).limit == 3
 
 
-def test_a_list_is_checked_before_a_run(tmp_path: Path) -> None:
+def test_missing_files_are_found_before_a_run(tmp_path: Path) -> None:
     write_frames(tmp_path / "good", 2)
     (tmp_path / "empty").mkdir()
     (tmp_path / "zero.mp4").touch()
-    (tmp_path / "bad.png").write_bytes(b"no image at all")
-    names = ("good", "empty", "zero.mp4", "bad.png", "gone.mp4")
-    items = [Item(tmp_path / name, ("0",)) for name in names]
-    items.append(Item(tmp_path / "good", ("7",)))
-    problems = check_entries(items, TASK)
-    expected = ("holds no images", "an empty file", "not an image", "no such file", "labelled '7'")
-    assert len(problems) == len(expected)
-    for problem, text in zip(problems, expected, strict=True):
-        assert text in problem
+    (tmp_path / "bad.png").write_bytes(b"no image at all")  # is found when it is read
+    (tmp_path / "loop").symlink_to("loop")
+
+    def clips_named(*names: str) -> LabelledClips:
+        items = [Item(tmp_path / name) for name in names]
+        return LabelledClips(items, np.zeros(len(items), int), Sampling())
+
+    wrong = ("empty", "zero.mp4", "gone.mp4", "loop")
+    clips_named("good", "bad.png", *wrong, *wrong).require_files(0.0)  # each counts once: half
+    with pytest.raises(SourceError) as caught:
+        clips_named("good", "bad.png", *wrong).require_files(0.5)
+    text = str(caught.value)
+    assert "4 of 6 items cannot be read, more than the limit of 3" in text
+    for reason in (
+        "empty' (an empty folder)",
+        "(an empty file)",
+        "gone.mp4' (no such file",
+        "loop",
+    ):
+        assert reason in text
+    assert "good" not in text and "bad.png" not in text
 
 
 def test_impossible_sampling_is_refused() -> None:

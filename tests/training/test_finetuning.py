@@ -14,12 +14,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from lightning.fabric import Fabric
+from torch import nn
 
 from svfap_edge.errors import ConfigError, DependencyMissing, SourceError, SvfapError, TrainingError
 from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import load_config
 from svfap_edge.training.files import save_atomically
+from svfap_edge.training.finetuning import Finetuning
 from svfap_edge.training.settings import FinetuneConfig
 from tests.training.conftest import LABELS, settings
 
@@ -64,6 +68,32 @@ def test_eight_clips_are_learned_by_heart(drawn: Path, tmp_path: Path) -> None:
     loaded = load_checkpoint(best)
     assert loaded.kind == "fine-tuned" and loaded.model.config.outputs == len(LABELS)
     assert (tmp_path / "run" / "report.png").stat().st_size > 10_000
+
+
+def test_final_figures_are_those_of_the_best_weights_evaluated_once(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lists: list[object] = []
+    evaluate = Finetuning.evaluate
+
+    def counted(job: Finetuning, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> object:
+        lists.append(clips)
+        return evaluate(job, fabric, model, clips)
+
+    monkeypatch.setattr(Finetuning, "evaluate", counted)
+    test = f"data.test={drawn / 'val.txt'}"
+    chosen = config(*settings(drawn, tmp_path / "run", "optim.epochs=3", "optim.rate=0.05", test))
+    best = session.finetune(chosen)
+    assert len(lists) == 3 + 1  # each epoch, and the test list
+    final = json.loads((tmp_path / "run" / "report.json").read_text())["final"]
+    loaded = load_checkpoint(best)
+    row = history(tmp_path / "run")[loaded.info["epoch"] - 1]
+    assert {k: v for k, v in row.items() if k not in ("epoch", "loss")} == final["val"]["published"]
+    assert final["test"]["published"] == final["val"]["published"]  # evaluated anew: the same files
+    session.finetune(chosen, resume=True)  # nothing is left to train, nothing is remembered
+    assert len(lists) == 3 + 1 + 2
+    again = json.loads((tmp_path / "run" / "report.json").read_text())["final"]
+    assert again == final
 
 
 def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path) -> None:
@@ -176,6 +206,18 @@ def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: P
     same = f"data.val={drawn / 'train.txt'}"
     with pytest.raises(ConfigError, match=r"8 files are in data\.train"):
         session.finetune(config(*settings(drawn, tmp_path / "r", same)))
+
+
+@pytest.mark.parametrize("part", ["train", "val", "test"])
+def test_a_list_of_missing_files_ends_before_training(
+    drawn: Path, tmp_path: Path, part: str
+) -> None:
+    listed = tmp_path / "list.txt"
+    listed.write_text("".join(f"clips/{i}.mp4 {i % 4}\n" for i in range(200)))
+    wrong = config(*settings(drawn, tmp_path / "run", f"data.{part}={listed}"))
+    with pytest.raises(SourceError, match=r"200 of 200 items .* limit of 10.*'.*clips/0\.mp4'"):
+        session.finetune(wrong)
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_second_run_does_not_overwrite_the_first(drawn: Path, tmp_path: Path) -> None:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from svfap_edge.training.checkpoint import FRESH, load_checkpoint
 from svfap_edge.training.masked import (
+    FUSIONS,
     DecoderConfig,
     MaskedAutoencoder,
     clips_of,
@@ -45,9 +49,9 @@ def mask_for(config: TPSBTConfig, batch: int = 2, ratio: float = 0.75) -> torch.
     return tube_mask(batch, config.time_steps, config.positions, ratio, seeded())
 
 
-def autoencoder(config: TPSBTConfig) -> MaskedAutoencoder:
+def autoencoder(config: TPSBTConfig, fusion: str = "published") -> MaskedAutoencoder:
     torch.manual_seed(0)
-    return MaskedAutoencoder(config, DECODER).eval()
+    return MaskedAutoencoder(config, replace(DECODER, fusion=fusion)).eval()
 
 
 def test_matches_published_outputs(golden: Path) -> None:
@@ -64,8 +68,7 @@ def test_matches_published_outputs(golden: Path) -> None:
 
 
 def test_fusions_differ_only_where_several_positions_are_visible() -> None:
-    aligned = DecoderConfig(width=32, depth=2, heads=4, fusion="aligned")
-    model, other = autoencoder(TINY), MaskedAutoencoder(TINY, aligned).eval()
+    model, other = autoencoder(TINY), autoencoder(TINY, "aligned")
     other.load_state_dict(model.state_dict())
     clips = clips_for(TINY)
     several, one = mask_for(TINY), mask_for(TINY, ratio=0.95)
@@ -75,11 +78,36 @@ def test_fusions_differ_only_where_several_positions_are_visible() -> None:
 
 
 def test_aligned_fusion_adds_time_steps_of_the_same_position() -> None:
-    aligned = DecoderConfig(width=32, depth=2, heads=4, fusion="aligned")
-    encoder = MaskedAutoencoder(TINY, aligned).encoder
+    encoder = autoencoder(TINY, "aligned").encoder
     first, second = torch.zeros(1, 4 * 3, 1), torch.arange(6.0).view(1, 6, 1)  # 3 positions
     fused = encoder.fuse([first, second]).view(4, 3)
     assert fused.tolist() == [[0, 1, 2], [0, 1, 2], [3, 4, 5], [3, 4, 5]]
+
+
+def test_aligned_fusion_keeps_a_position_to_itself() -> None:
+    """With attention off, a patch reaches its own position only, at all of its time steps."""
+    mask = mask_for(TINY, batch=1)
+    visible, _ = token_order(mask, TINY)
+    positions = visible[0] % TINY.positions
+    chosen = int(positions[1])
+    clips = clips_for(TINY, batch=1)
+    here = torch.zeros(1, TINY.time_steps, TINY.positions, dtype=torch.bool)
+    here[:, :, chosen] = True
+    other = clips + pixel_mask(here.flatten(1), TINY)
+
+    def moved(fusion: str) -> torch.Tensor:
+        model = autoencoder(TINY, fusion)
+        for name, weight in model.encoder.named_parameters():
+            if re.search(r"(attn|cross_attn)\.proj", name):
+                nn.init.zeros_(weight)
+        with torch.no_grad():
+            before, after = (model.encoder(x, mask, visible)[0] for x in (clips, other))
+        found: torch.Tensor = (before - after).abs().amax(1) > 1e-6
+        return found
+
+    assert torch.equal(moved("aligned"), positions == chosen)
+    astray = moved("published") & (positions != chosen)
+    assert astray.any()
 
 
 def test_tube_mask_hides_the_same_positions_at_all_time_steps() -> None:
@@ -175,8 +203,11 @@ def test_flat_patches_have_finite_targets() -> None:
 
 
 @BOTH
-def test_prediction_has_the_shape_of_the_targets_and_the_loss_falls(config: TPSBTConfig) -> None:
-    model = autoencoder(config).train()
+@pytest.mark.parametrize("fusion", FUSIONS)
+def test_prediction_has_the_shape_of_the_targets_and_the_loss_falls(
+    config: TPSBTConfig, fusion: str
+) -> None:
+    model = autoencoder(config, fusion).train()
     stripes = torch.linspace(0, 30, config.size).sin()  # structure that goes on under the mask
     clips = stripes.expand(2, 3, config.frames, config.size, -1) + 0.1 * clips_for(config)
     mask = mask_for(config)

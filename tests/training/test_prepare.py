@@ -13,7 +13,8 @@ from svfap_edge.cli import app
 from svfap_edge.datalist import class_targets, read_list
 from svfap_edge.errors import SourceError
 from svfap_edge.tasks import TASKS
-from svfap_edge.training.prepare import DATASETS, Prepared, hold_out, prepare, prepare_images
+from svfap_edge.training.lists import Prepared, hold_out
+from svfap_edge.training.prepare import DATASETS, prepare, prepare_images
 from svfap_edge.training.release import Found
 from tests.test_imports import HEAVY, loaded_by
 
@@ -348,7 +349,7 @@ def test_a_failed_write_leaves_no_half_list(releases: dict[str, Path], tmp_path:
     (tmp_path / "other" / "val.txt").mkdir(parents=True)  # cannot be replaced by a file
     with pytest.raises(SourceError, match=r"val.txt' cannot be written"):
         prepare("ferv39k", releases["ferv39k"], tmp_path / "other")
-    assert not list((tmp_path / "other").glob(".*"))
+    assert not list((tmp_path / "other").glob("*.part"))
 
 
 @pytest.mark.parametrize("name", MAKERS)

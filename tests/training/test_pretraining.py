@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-from svfap_edge.errors import ConfigError
+from svfap_edge.errors import ConfigError, SourceError
 from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import load_config
@@ -71,7 +71,7 @@ def test_resuming_a_finished_epoch_goes_on(drawn: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     session.pretrain(config(drawn, whole, "optim.epochs=3"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(loop, "_finish_epoch", _stop_after(loop._finish_epoch, 2))
+        patch.setattr(loop.Training, "finish_epoch", _stop_after(loop.Training.finish_epoch, 2))
         with pytest.raises(KeyboardInterrupt):
             session.pretrain(config(drawn, cut, "optim.epochs=3"))
     session.pretrain(config(drawn, cut, "optim.epochs=3"), resume=True)
@@ -79,12 +79,41 @@ def test_resuming_a_finished_epoch_goes_on(drawn: Path, tmp_path: Path) -> None:
 
 
 def _stop_after(finish, epochs: int):  # type: ignore[no-untyped-def]
-    def stop(*arguments):  # type: ignore[no-untyped-def]
-        finish(*arguments)
-        if arguments[7].epoch == epochs:
+    def stop(training):  # type: ignore[no-untyped-def]
+        finish(training)
+        if training.place.epoch == epochs:
             raise KeyboardInterrupt
 
     return stop
+
+
+def test_a_corrupt_clip_does_not_end_it(drawn: Path, tmp_path: Path) -> None:
+    bad, listed = tmp_path / "bad.mp4", tmp_path / "train.txt"
+    bad.write_bytes(b"no video" * 100)
+    lines = (drawn / "train.txt").read_text().splitlines()
+    listed.write_text(f"{bad} 0\n" + "".join(f"{drawn / line}\n" for line in lines))
+    once = ("optim.epochs=1", f"data.train={listed}", "data.val=")  # without, train is looked at
+    folder = session.pretrain(config(drawn, tmp_path / "run", *once)).parent
+    assert list(json.loads((folder / "report.json").read_text())["unreadable"]) == [str(bad)]
+    assert 0 < losses(folder)[0] < 10
+    worse = tmp_path / "val.txt"
+    worse.write_text(f"{bad} 0\n" * 3 + f"{drawn / lines[0]}\n")
+    session.pretrain(config(drawn, tmp_path / "b", *once, f"data.val={worse}"))
+    for number in range(3):
+        bad.with_name(f"{number}.mp4").write_bytes(b"no video")
+    worse.write_text("".join(f"{tmp_path / f'{i}.mp4'} 0\n" for i in range(3)))
+    with pytest.raises(SourceError, match="2 of 3 items cannot be read"):
+        session.pretrain(config(drawn, tmp_path / "c", *once, f"data.val={worse}"))
+
+
+def test_the_other_fusion_trains_and_is_written_down(drawn: Path, tmp_path: Path) -> None:
+    aligned = config(drawn, tmp_path / "run", "masking.fusion=aligned", "optim.epochs=1")
+    best = session.pretrain(aligned)
+    assert torch.load(best, weights_only=True)["decoder"]["fusion"] == "aligned"
+    plain = session.pretrain(config(drawn, tmp_path / "plain", "optim.epochs=1"))
+    assert losses(best.parent) != losses(plain.parent)
+    with pytest.raises(ConfigError, match=r"masking.fusion.*one of published, aligned"):
+        config(drawn, tmp_path / "x", "masking.fusion=other")
 
 
 @pytest.mark.parametrize(
