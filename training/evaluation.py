@@ -83,6 +83,7 @@ def run_list(
     *,
     batch: int,
     workers: int = 0,
+    unreadable: float = 0.01,
     combine: Callable[[Tensor], Tensor] = lambda logits: logits.mean(0),
 ) -> Outputs:
     """Outputs of a model for a list, shared among all processes; the same in each.
@@ -91,20 +92,21 @@ def run_list(
         dataset: Maps an index to (index, (views, T, S, S, 3) uint8 or an `UnreadableClip`).
         count: Items n. `outputs` is L.
         batch: Clips given to the model at once.
+        unreadable: Share of the items that may be.
         combine: (views, L) outputs of an item to (L,).
 
     Raises:
         SourceError: more items than the limit cannot be read.
     """
     model.eval()
-    unreadable = Unreadable(count)
+    failed = Unreadable(count, unreadable)
     values = torch.zeros(count, outputs, device=fabric.device)
     seen = torch.zeros(count, device=fabric.device)
     mine = list(range(fabric.global_rank, count, fabric.world_size))
     loader: DataLoader[Any] = DataLoader(
         dataset, sampler=mine, batch_size=None, num_workers=workers, worker_init_fn=one_thread
     )
-    for group in _groups(loader, batch, unreadable):
+    for group in _groups(loader, batch, failed):
         clips = torch.from_numpy(np.concatenate([views for _, views in group]))
         with fabric.autocast():
             found = model(normalize(clips.to(fabric.device))).float()
@@ -117,7 +119,7 @@ def run_list(
         values = sum_of_all(fabric, values)
         seen = sum_of_all(fabric, seen)
     values[seen == 0] = torch.nan
-    return Outputs(values.cpu().numpy(), tuple(unreadable.reasons))
+    return Outputs(values.cpu().numpy(), tuple(failed.reasons))
 
 
 def sum_of_all(fabric: Fabric, values: Tensor) -> Tensor:

@@ -21,6 +21,7 @@ from svfap_edge.training.mixing import mix, soft_targets
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.optim import loss_of
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
+from svfap_edge.training.streaming import evaluate_streaming
 
 
 def open_model(settings: ModelSettings, outputs: int, activation: str) -> TPSBT:
@@ -75,7 +76,9 @@ class Finetuning(Job):
         train = open_clips(data, data.train, task, sampling)
         val = open_clips(data, data.val, task, sampling)
         test = open_clips(data, data.test, task, sampling) if data.test else None
-        _check_apart(train, val)
+        _check_apart(train, val, "data.val", "choose")
+        if test is not None:
+            _check_apart(train, test, "data.test", "judge")
         if settings.data.balance != 1 and task.kind != "classes":
             raise ConfigError("data.balance is for classes; leave it at 1 for values and traits.")
         loss_of(settings.loss.kind, task.kind)
@@ -110,17 +113,32 @@ class Finetuning(Job):
         """Metrics by the published protocol."""
         found = run_list(
             fabric, model, Views(clips, self.config.size), len(clips), len(self.task.labels),
-            batch=self.settings.optim.batch, workers=self.settings.data.workers,
+            **self._reading,
         )  # fmt: skip
         return figures(found, clips, self.task)
 
+    def evaluate_streaming(
+        self, fabric: Fabric, model: nn.Module, clips: LabelledClips
+    ) -> dict[str, Any]:
+        """Metrics by the streaming protocol."""
+        return evaluate_streaming(fabric, model, clips, self.task, self.config, **self._reading)
 
-def _check_apart(train: LabelledClips, val: LabelledClips) -> None:
+    @property
+    def _reading(self) -> dict[str, Any]:
+        data = self.settings.data
+        return {
+            "batch": self.settings.optim.batch,
+            "workers": data.workers,
+            "unreadable": data.unreadable,
+        }
+
+
+def _check_apart(train: LabelledClips, other: LabelledClips, name: str, purpose: str) -> None:
     """Raises ConfigError if a file is in both lists."""
-    both = {item.path for item in train.items} & {item.path for item in val.items}
+    both = {item.path for item in train.items} & {item.path for item in other.items}
     if both:
         shown = ", ".join(f"'{path}'" for path in sorted(both)[:3])
         raise ConfigError(
-            f"{len(both)} files are in data.train and in data.val, for example {shown}. What is "
-            "trained on cannot choose the model; split by person ('svfap-edge prepare')."
+            f"{len(both)} files are in data.train and in {name}, for example {shown}. What is "
+            f"trained on cannot {purpose} the model; split by person ('svfap-edge prepare')."
         )

@@ -19,7 +19,6 @@ from svfap_edge.training.model import TPSBT
 from svfap_edge.training.pretraining import Pretraining
 from svfap_edge.training.report import write_report
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
-from svfap_edge.training.streaming import evaluate_streaming
 
 CONFIG = "config.toml"
 
@@ -94,5 +93,5 @@ def _both_protocols(
     """Figures of a list by the streaming protocol, and by the published one unless given."""
     return {
         "published": published or job.evaluate(fabric, model, clips),
-        "streaming": evaluate_streaming(fabric, model, clips, job.task, job.config),
+        "streaming": job.evaluate_streaming(fabric, model, clips),
     }

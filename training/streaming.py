@@ -73,9 +73,9 @@ def streamed_clips(path: Path, spec: ClipSpec) -> list[np.ndarray]:
 
 def evaluate_streaming(
     fabric: Fabric, model: nn.Module, clips: LabelledClips, task: Task, config: TPSBTConfig,
-    *, batch: int = 32, workers: int = 0,
+    *, batch: int = 32, workers: int = 0, unreadable: float = 0.01,
 ) -> dict[str, Any]:  # fmt: skip
-    """Metrics of a list by the streaming protocol; see `figures`."""
+    """Metrics of a list by the streaming protocol; see `run_list` and `figures`."""
     spec = ClipSpec(config.frames, config.frames * task.spacing_s, config.size)
 
     def combine(outputs: Tensor) -> Tensor:
@@ -83,6 +83,6 @@ def evaluate_streaming(
 
     found = run_list(
         fabric, model, StreamedClips(clips, spec), len(clips), len(task.labels),
-        batch=batch, workers=workers, combine=combine,
+        batch=batch, workers=workers, unreadable=unreadable, combine=combine,
     )  # fmt: skip
     return figures(found, clips, task)
