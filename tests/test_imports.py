@@ -64,7 +64,7 @@ def test_command_line_help_loads_no_library() -> None:
 
 CONTRACT = (
     "errors", "tasks", "clip", "facts", "bundle", "cache",
-    "datalist", "metrics",
+    "datalist", "metrics", "resampling",
     "frames", "files", "sample", "capture", "slot", "reader", "live", "sources",
 )  # fmt: skip
 """Modules of the application package that everything may stand on; they stand on each other."""
