@@ -63,7 +63,7 @@ def test_command_line_help_loads_no_library() -> None:
 
 
 CONTRACT = (
-    "errors", "tasks", "clip", "facts", "bundle", "cache",
+    "errors", "tasks", "clip", "facts", "manifest", "bundle", "cache",
     "datalist", "metrics", "resampling",
     "frames", "files", "sample", "capture", "slot", "reader", "live", "sources",
 )  # fmt: skip
