@@ -11,7 +11,7 @@ import numpy as np
 from .errors import SourceError
 from .files import DEFAULT_FPS
 from .frames import Frame, Gap
-from .perceiver import Perception, Person, StateChange
+from .perception import Perception, Person, StateChange
 from .sinks import check_writable, color_of
 from .tasks import Task
 
