@@ -123,10 +123,8 @@ def test_two_identities_for_the_whole_length_each_as_if_alone(
     names = {side: name for name, side in sides_of(together).items()}
     assert sorted(names.values()) == ["person-1", "person-2"]
     assert all(len(r.people) == 2 for r in together if r.timestamp_s > 0.5)
-    states = [(c.stream, c.state) for r in together for c in r.changes]
-    assert sorted(states) == [
-        (n, s) for n in ("person-1", "person-2") for s in ("valid", "warming")
-    ]
+    for name in names.values():
+        assert [state for state, _ in states_of(together, name)] == ["warming", "valid"]
     check_as_if_alone(together, names["left"], "left", her_alone)
     check_as_if_alone(together, names["right"], "right", him_alone)
     both = [timeline(together, name) for name in names.values()]
@@ -144,9 +142,7 @@ def test_one_of_two_leaves(videos: Path, yunet: Path, her_alone: list[Perception
     check_as_if_alone(together, names["right"], "right", perceive(film(videos / HIM), yunet))
     his = timeline(together, names["right"])
     assert 2.0 < max(his) < 3.1
-    states = [
-        (c.state, c.time_s) for r in together for c in r.changes if c.stream == names["right"]
-    ]
+    states = states_of(together, names["right"])
     assert [state for state, _ in states] == ["warming", "valid", "stale", "ended"]
     assert states[-1][1] < 5.5
     ended = [c.stream for r in together for c in r.changes if c.state == "ended"]
