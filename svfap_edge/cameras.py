@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from .errors import InferenceError
-from .perceiver import Perceiver, Perception, StateChange
+from .perceiver import Perceiver
+from .perception import Perception, StateChange
 from .runtimes import Engine, Prediction, Stream
 from .runtimes.engine import MAX_BATCH
 

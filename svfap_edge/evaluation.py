@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .analysis import ArtifactResult, Evaluation
+from .answers import ArtifactResult, Evaluation
 from .bundle import Bundle, Manifest, digest
 from .datalist import Item, class_targets, file_digest, find_items, value_targets
 from .errors import BundleError, SourceError, SvfapError

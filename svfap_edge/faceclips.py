@@ -17,10 +17,11 @@ from .clip import FRAMES_PER_SPACING, ClipSpec
 from .datalist import IMAGE_SUFFIXES
 from .errors import SourceError
 from .faces import Box, Detector, crop_face
+from .files import read_image
 from .perceiver import Perceiver
 from .runtimes import Engine, ModelSpec, Outputs
 from .runtimes.engine import MIN_COVERAGE
-from .sources import open_source, read_image
+from .sources import open_source
 
 CLIPS_PER_SPAN = 2
 """Clips overlap by half: a hop is half a span."""

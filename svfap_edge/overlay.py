@@ -9,10 +9,10 @@ import cv2
 import numpy as np
 
 from .errors import SourceError
+from .files import DEFAULT_FPS
 from .frames import Frame, Gap
-from .perceiver import Perception, Person, StateChange
+from .perception import Perception, Person, StateChange
 from .sinks import check_writable, color_of
-from .sources import DEFAULT_FPS
 from .tasks import Task
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX

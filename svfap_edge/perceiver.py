@@ -6,19 +6,21 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 
 from .budget import Budget, Load
 from .clip import check_advance, check_frame
 from .errors import InferenceError
-from .faces import Box, Detector, crop_face, open_detector
+from .faces import Detector, crop_face, open_detector
+from .people import People
+from .perception import PerceiverStatistics, Perception, Person, StateChange
 from .runtimes import Engine, Prediction, Stream
 from .runtimes.engine import MIN_COVERAGE
-from .runtimes.stream import State
 from .tracking import MAX_PEOPLE, Track, Tracker
+
+__all__ = ["Perceiver", "PerceiverStatistics", "Perception", "Person", "StateChange"]
 
 HOLD_S = 0.5
 """A face not detected for this long makes its stream stale. Nothing is cropped in between: a clip
@@ -32,90 +34,6 @@ had. A box only predicted for longer than this gives no crops. In this time a he
 
 FORGET_S = 2.0
 """A face not detected for this long has left; its identity is never given again."""
-
-
-@dataclass(frozen=True)
-class StateChange:
-    """A person's stream entered a state: warming, valid, stale or ended."""
-
-    stream: str
-    state: State
-    time_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        """One line of a JSON-lines file."""
-        return {
-            "type": "state",
-            "stream": self.stream,
-            "state": self.state,
-            "time_s": round(self.time_s, 6),
-        }
-
-
-@dataclass(frozen=True)
-class Person:
-    """A person as the newest frame shows them.
-
-    Attributes:
-        name: "person-1", "person-2", ...; the stream's name, never used again.
-        box: Where the face is; where it was last seen if not `visible`.
-        visible: Whether the newest frame shows the face.
-        state: Of the person's stream.
-        prediction: The newest one while the state is valid, else None.
-    """
-
-    name: str
-    box: Box
-    visible: bool
-    state: State
-    prediction: Prediction | None
-
-
-@dataclass(frozen=True)
-class Perception:
-    """What one frame brought.
-
-    Attributes:
-        timestamp_s: Time of the frame.
-        people: Everyone present.
-        predictions: Those that became ready with this frame.
-        changes: States entered with this frame.
-    """
-
-    timestamp_s: float
-    people: tuple[Person, ...]
-    predictions: tuple[Prediction, ...]
-    changes: tuple[StateChange, ...]
-
-
-@dataclass(frozen=True)
-class PerceiverStatistics:
-    """What a perceiver did, and how hard it finds it.
-
-    Attributes:
-        frames: Taken.
-        searched: Of these, those that the detector looked at.
-        people: Identities given.
-        predictions: Told.
-        missed: Clips that were due and replaced by newer ones before the model was free.
-        ignored: Detected faces left alone because `max_people` were followed already.
-        level: Index of `budget.LEVELS`; 0 without a budget, or as long as it is kept.
-        detect_every, hop_s: In force now.
-        slowed_s: Time, by the frames' clock, spent at another level than 0.
-        holds: Whether the budget should be kept at this level.
-    """
-
-    frames: int = 0
-    searched: int = 0
-    people: int = 0
-    predictions: int = 0
-    missed: int = 0
-    ignored: int = 0
-    level: int = 0
-    detect_every: int = 1
-    hop_s: float = 0.0
-    slowed_s: float = 0.0
-    holds: bool = True
 
 
 class Perceiver:
@@ -182,11 +100,16 @@ class Perceiver:
         self.seconds = {"detect": 0.0, "crop": 0.0, "model": 0.0}
         self.warnings: list[str] = []
         self._engine = engine
-        self._hop_s, self._min_coverage, self._hold_s = hop_s, min_coverage, hold_s
+        self._hop_s, self._hold_s = hop_s, hold_s
         self._detect_every, self._predict_s = detect_every, predict_s
-        self._smoothing_s = smoothing_s
         self._budget = None if budget_s is None else Budget(budget_s, detect_every, predict_s)
-        self._prefix = prefix
+        self._people = People(
+            engine,
+            prefix=prefix,
+            hop_s=hop_s,
+            min_coverage=min_coverage,
+            smoothing_s=smoothing_s,
+        )
         self._margin = engine.manifest.margin
         hits = 1 if self.detector.name == "none" else 3
         self._tracker = Tracker(forget_s=forget_s, min_hits=hits, max_people=max_people)
@@ -196,9 +119,6 @@ class Perceiver:
         self._shape: tuple[int, ...] = ()
         self._spent = (0.0, 0.0)  # what the newest frame took to search, and to crop
         self._counts = PerceiverStatistics()
-        self._streams: dict[int, Stream] = {}
-        self._latest: dict[int, Prediction] = {}
-        self._told: dict[str, State] = {}
         self._last_s: float | None = None
 
     def process(self, image: np.ndarray, timestamp_s: float) -> Perception:
@@ -261,13 +181,7 @@ class Perceiver:
 
     def waiting(self) -> list[Stream]:
         """Streams with a clip that is ready; whose last prediction is the oldest first."""
-        ready = [(number, stream) for number, stream in self._streams.items() if stream.ready]
-
-        def newest(item: tuple[int, Stream]) -> float:
-            prediction = self._latest.get(item[0])
-            return -np.inf if prediction is None else prediction.end_s
-
-        return [stream for _, stream in sorted(ready, key=newest)]
+        return self._people.waiting()
 
     @property
     def clips_at_once(self) -> int | None:
@@ -286,31 +200,17 @@ class Perceiver:
         self._counts = replace(
             self._counts, predictions=self._counts.predictions + len(predictions)
         )
-        numbers = {stream.name: number for number, stream in self._streams.items()}
-        for prediction in predictions:
-            if prediction.stream in numbers:  # not of someone who left meanwhile
-                self._latest[numbers[prediction.stream]] = prediction
-        people = tuple(
-            Person(
-                name=stream.name,
-                box=track.box,
-                visible=track.visible,
-                state=stream.state,
-                prediction=self._latest.get(track.number) if stream.state == "valid" else None,
-            )
-            for track in self._tracks
-            if (stream := self._streams.get(track.number)) is not None
-        )
-        changes = self._changes(timestamp_s)
+        self._people.take(predictions)
+        people = self._people.shown(self._tracks)
+        changes = self._people.changes(timestamp_s)
         gone, self._gone = self._gone, []
-        for track in gone:
-            changes += self._end(track.number, timestamp_s)
+        changes += self._people.end((track.number for track in gone), timestamp_s)
         self._keep_budget(len(predictions), model_s, timestamp_s)
         return Perception(timestamp_s, people, tuple(predictions), tuple(changes))
 
     def forget_predictions(self) -> None:
         """After a failure of the engine: older predictions must not pass for the newest frame's."""
-        self._latest.clear()
+        self._people.forget_predictions()
 
     def missing(self, timestamp_s: float) -> list[StateChange]:
         """Say that the camera gives no frames: every stream becomes stale, and people not seen for
@@ -320,18 +220,14 @@ class Perceiver:
             timestamp_s: Until when none came; later than the last frame.
         """
         _, gone = self._tracker.update([], timestamp_s)
-        for stream in self._streams.values():
-            stream.mark_stale()
-        changes = self._changes(timestamp_s)
-        for track in gone:
-            changes += self._end(track.number, timestamp_s)
-        return changes
+        self._people.mark_stale()
+        changes = self._people.changes(timestamp_s)
+        return changes + self._people.end((track.number for track in gone), timestamp_s)
 
     def reset(self) -> None:
         """Forget what was seen before a gap, so that no clip spans it. People found again where
         they were within `forget_s` keep their names. Time still has to advance."""
-        for stream in self._streams.values():
-            stream.reset()
+        self._people.reset()
 
     @property
     def statistics(self) -> PerceiverStatistics:
@@ -342,7 +238,8 @@ class Perceiver:
             level, holds = self._budget.level, self._budget.holds
         return replace(
             self._counts,
-            missed=self._counts.missed + sum(s.missed for s in self._streams.values()),
+            people=self._people.given,
+            missed=self._people.missed,
             ignored=self._tracker.ignored,
             level=level,
             detect_every=every,
@@ -353,18 +250,10 @@ class Perceiver:
     def finish(self) -> list[StateChange]:
         """End all streams, as at the end of a video. The perceiver can go on with new people."""
         time_s = 0.0 if self._last_s is None else self._last_s
-        return [change for number in list(self._streams) for change in self._end(number, time_s)]
+        return self._people.end(self._people.numbers, time_s)
 
     def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
-        stream = self._streams.get(track.number)
-        if stream is None:
-            stream = self._streams[track.number] = self._engine.open_stream(
-                f"{self._prefix}-{track.number}",
-                hop_s=self.statistics.hop_s,
-                min_coverage=self._min_coverage,
-                smoothing_s=self._smoothing_s,
-            )
-            self._counts = replace(self._counts, people=self._counts.people + 1)
+        stream = self._people.stream_of(track.number)
         if track.visible:
             stream.add(crop_face(image, track.box, self._margin), timestamp_s)
         elif timestamp_s - track.seen_s > self._hold_s:
@@ -383,15 +272,14 @@ class Perceiver:
     def _keep_budget(self, clips: int, model_s: float, timestamp_s: float) -> None:
         if self._budget is None:
             return
-        wanted = sum(stream.state == "valid" for stream in self._streams.values()) / self._hop_s
+        wanted = self._people.valid / self._hop_s
         detect_s, crop_s = self._spent
         searched = detect_s if self._unsearched == 0 else None
         changed = self._budget.take(Load(searched, crop_s, model_s, clips, wanted), timestamp_s)
         if not changed:
             return
         now = self.statistics
-        for stream in self._streams.values():
-            stream.set_hop(now.hop_s)
+        self._people.set_hop(now.hop_s)
         budget_ms = self._budget.budget_s * 1e3
         if now.level and not self.warnings:
             self.warnings.append(
@@ -399,22 +287,6 @@ class Perceiver:
                 "and people predicted less often while that lasts (first at "
                 f"{timestamp_s:.1f} s: every {now.detect_every} frames, every {now.hop_s:g} s)."
             )
-
-    def _changes(self, timestamp_s: float) -> list[StateChange]:
-        changes = []
-        for stream in self._streams.values():
-            if self._told.get(stream.name) != stream.state:
-                self._told[stream.name] = stream.state
-                changes.append(StateChange(stream.name, stream.state, timestamp_s))
-        return changes
-
-    def _end(self, number: int, timestamp_s: float) -> list[StateChange]:
-        stream = self._streams.pop(number)
-        self._counts = replace(self._counts, missed=self._counts.missed + stream.missed)
-        self._latest.pop(number, None)
-        self._told.pop(stream.name, None)
-        stream.close()
-        return [StateChange(stream.name, "ended", timestamp_s)]
 
     @contextmanager
     def _timed(self, stage: str) -> Iterator[None]:

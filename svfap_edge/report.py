@@ -6,7 +6,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from .analysis import Analysis
+from .analysis_results import Analysis
 from .errors import DependencyMissing, SourceError
 from .report_html import html_page
 from .report_markdown import markdown

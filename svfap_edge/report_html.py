@@ -6,7 +6,7 @@ import base64
 from collections.abc import Iterable, Sequence
 from html import escape
 
-from .analysis import Analysis, CandidateAnalysis
+from .analysis_results import Analysis, CandidateAnalysis
 from .report_pictures import DPI, Picture
 from .report_tables import (
     Table,

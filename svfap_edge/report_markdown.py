@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from .analysis import Analysis
+from .analysis_results import Analysis
 from .report_pictures import Picture
 from .report_tables import (
     Table,

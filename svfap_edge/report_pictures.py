@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from .analysis import Analysis
+from .analysis_results import Analysis
 from .report_tables import artifacts_of, megabytes
 from .sinks import PALETTE
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .analysis import Analysis, ArtifactAnalysis, CandidateAnalysis, Flip, Metric, change_text
+from .analysis_results import Analysis, ArtifactAnalysis, CandidateAnalysis, Flip, Metric
+from .verdict import change_text
 
 NOTES = {
     "classes": (

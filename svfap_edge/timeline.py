@@ -11,7 +11,7 @@ import numpy as np
 
 from .errors import DependencyMissing, SourceError
 from .frames import Frame, Gap
-from .perceiver import Perception, StateChange
+from .perception import Perception, StateChange
 from .runtimes import Prediction
 from .sinks import PALETTE, check_writable
 from .tasks import Task

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svfap_edge.analysis import ArtifactResult, Evaluation, analyse, judge, signed
+from svfap_edge.analysis import ArtifactResult, Evaluation, analyse
 from svfap_edge.errors import InferenceError, SourceError, TaskError
-from svfap_edge.metrics import Drop
+from svfap_edge.resampling import Drop
 from svfap_edge.tasks import TASKS, Task
+from svfap_edge.verdict import judge, signed
 
 MOODS = Task("moods", "classes", ("calm", "cross", "glad"))
 

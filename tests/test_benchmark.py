@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
 
-from svfap_edge.benchmark import MIN_FOR_P99, Row, Spread, compare, runnable
+from svfap_edge.benchmark import runnable
+from svfap_edge.benchmark_results import MIN_FOR_P99, Row, Spread, compare
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli import app
 from svfap_edge.errors import BackendUnavailable, BundleError, InferenceError

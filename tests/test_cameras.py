@@ -1,4 +1,4 @@
-"""Many cameras on one engine: shared batches, fairness, threads, and two people in one picture."""
+"""Many cameras on one engine: shared batches, fairness, threads."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 
@@ -16,10 +15,8 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.cameras import Cameras
 from svfap_edge.cameras_benchmark import _there_and_back, find_capacity, play, read_frames
 from svfap_edge.errors import InferenceError, TimestampError
-from svfap_edge.frames import Frame
 from svfap_edge.perceiver import Perceiver
 from svfap_edge.runtimes import Engine, Outputs
-from svfap_edge.sources import open_source
 from tests.test_perceiver import Painted, scene
 
 
@@ -217,61 +214,3 @@ def test_frames_of_a_video_at_30_fps(videos: Path) -> None:
     frames, decode_ms = read_frames(str(videos / "WolfgangLanger_Pexels.mp4"), 1.0)
     assert 30 <= len(frames) <= 32
     assert decode_ms > 0
-
-
-class Played:
-    """A video as it stands at any later and later time."""
-
-    def __init__(self, path: Path) -> None:
-        self._frames = iter(open_source(path))
-        self._now = next(self._frames)
-        self._next: Frame | None = next(self._frames, None)
-
-    def at(self, time_s: float, size: tuple[int, int]) -> np.ndarray:
-        """Its newest frame in (width, height); black after its end."""
-        while self._next is not None and self._next.timestamp_s <= time_s:
-            self._now, self._next = self._next, next(self._frames, None)
-        if self._next is None and time_s > self._now.timestamp_s + 0.1:
-            return np.zeros((*size[::-1], 3), np.uint8)
-        return cv2.resize(self._now.image, size, interpolation=cv2.INTER_AREA)
-
-
-def side_by_side(left: Path, right: Path, fps: float, seconds: float) -> Iterator[Frame]:
-    """Two videos in one picture of 1280 x 360, each at its own time."""
-    halves = [Played(left), Played(right)]
-    for number in range(round(seconds * fps)):
-        images = [half.at(number / fps, (640, 360)) for half in halves]
-        yield Frame(np.concatenate(images, axis=1), number / fps, number)
-
-
-def test_two_people_side_by_side(videos: Path, yunet: Path) -> None:
-    """Two identities, each as long as the face is there, each with its own timeline: what she
-    expresses alone, she expresses beside the other."""
-    left, right = videos / "WolfgangLanger_Pexels.mp4", videos / "face_noface.mov"
-    with Engine.load() as engine:
-        perceiver = Perceiver(engine, detector="yunet", face_model=yunet, hop_s=0.5, detect_every=2)
-        results = []
-        for frame in side_by_side(left, right, 24, 8.0):
-            results.append(perceiver.process(frame.image, frame.timestamp_s))
-        alone = Perceiver(engine, detector="yunet", face_model=yunet, prefix="alone")
-        with open_source(right) as source:
-            single = [alone.process(f.image, f.timestamp_s) for f in source]
-    sides = {person.name: person.box.center[0] < 640 for r in results for person in r.people}
-    assert sorted(sides) == ["person-1", "person-2"]
-    assert sorted(sides.values()) == [False, True]
-    for result in results:  # nobody changes sides
-        assert all((p.box.center[0] < 640) == sides[p.name] for p in result.people)
-    woman = next(name for name, is_left in sides.items() if is_left)
-    man = next(name for name, is_left in sides.items() if not is_left)
-    lines = {
-        name: [p for r in results for p in r.predictions if p.stream == name]
-        for name in (woman, man)
-    }
-    assert lines[woman][-1].end_s > 7
-    assert len(lines[woman]) >= 12
-    assert 2.0 < lines[man][-1].end_s < 3.1  # then his half shows no face
-    reference = {p.label for r in single for p in r.predictions if p.stream == "alone-1"}
-    assert {p.label for p in lines[man]} <= reference
-    assert lines[man][-1].label == "happiness"
-    ended = [c.stream for r in results for c in r.changes if c.state == "ended"]
-    assert ended == [man]

@@ -13,8 +13,10 @@ from typing import Any
 
 import pytest
 
-from svfap_edge import doctor
+from svfap_edge import doctor, doctor_system
 from svfap_edge.cache import FACE_MODEL_NAME
+from svfap_edge.doctor_check import State
+from svfap_edge.doctor_engines import check_driver, check_engine
 from svfap_edge.errors import BundleError, InferenceError
 from svfap_edge.runtimes.backend import ENGINES, available_engines
 from tests.conftest import ROOT
@@ -71,7 +73,7 @@ def test_every_finding_has_a_state_a_fact_and_what_to_do(healthy: Any) -> None:
     for check in checks.values():
         assert set(check) == {"group", "name", "state", "fact", "advice"}
         assert check["group"] in GROUPS
-        assert check["state"] in typing.get_args(doctor.State)
+        assert check["state"] in typing.get_args(State)
         assert check["fact"] and "\n" not in check["fact"]
         if check["state"] in ("missing", "broken"):
             assert check["advice"], check
@@ -199,7 +201,7 @@ def test_a_probe_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_pat
     ],
 )
 def test_advice_on_the_processor(machine: str, flags: set[str], state: str, words: str) -> None:
-    found, advice = doctor.cpu_advice(flags, machine)
+    found, advice = doctor_system.cpu_advice(flags, machine)
     assert found == state
     assert words in advice
 
@@ -207,24 +209,24 @@ def test_advice_on_the_processor(machine: str, flags: set[str], state: str, word
 def test_two_packages_in_one_folder_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     there = {"svfap-edge": "1", "numpy": "2", "opencv-python": "4.14",
              "opencv-python-headless": "4.10"}  # fmt: skip
-    monkeypatch.setattr(doctor, "_version", lambda name: there.get(name, ""))
-    (clash,) = [check for check in doctor._software() if check.name == "cv2"]
+    monkeypatch.setattr(doctor_system, "version_of", lambda name: there.get(name, ""))
+    (clash,) = [check for check in doctor_system.check_software() if check.name == "cv2"]
     assert clash.state == "note"
     assert "opencv-python 4.14 and opencv-python-headless 4.10" in clash.fact
 
 
 def test_drivers_and_gpus() -> None:
     gpu = {"name": "Orin", "compute_capability": "8.7", "memory_mib": 7620}
-    good = doctor._driver({"cuda": "12.6", "gpus": [gpu]})
+    good = check_driver({"cuda": "12.6", "gpus": [gpu]})
     assert good.state == "ok" and "Orin (compute capability 8.7, 7620 MiB)" in good.fact
-    assert doctor._driver({"problem": "no NVIDIA driver"}).state == "missing"
-    assert doctor._driver({"problem": "the driver answers 100 (no device)"}).state == "broken"
-    assert doctor._driver(InferenceError("crashed")).state == "broken"
+    assert check_driver({"problem": "no NVIDIA driver"}).state == "missing"
+    assert check_driver({"problem": "the driver answers 100 (no device)"}).state == "broken"
+    assert check_driver(InferenceError("crashed")).state == "broken"
 
 
 def test_an_engine_for_which_the_model_has_no_artifact_is_not_called_broken() -> None:
     entry = ENGINES["openvino"]
     model = {"name": "m", "artifacts": ["fp16.tensorrt"]}
-    check = doctor._engine("openvino", entry, BundleError("none for it"), model)
+    check = check_engine("openvino", entry, BundleError("none for it"), model)
     assert check.state == "note"
     assert "benchmark" in check.advice

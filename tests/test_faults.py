@@ -30,8 +30,8 @@ from svfap_edge.overlay import OverlayVideo
 from svfap_edge.perceiver import Perceiver, Perception, StateChange
 from svfap_edge.runtimes import Engine, ModelSpec, Outputs, load_backend
 from svfap_edge.runtimes.backend import Backend
+from svfap_edge.sample import Generated
 from svfap_edge.sinks import JsonLines
-from svfap_edge.sources import Generated
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and limits")

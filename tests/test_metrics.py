@@ -10,23 +10,25 @@ import numpy as np
 import pytest
 
 from svfap_edge.metrics import (
-    Drop,
-    bootstrap,
     ccc,
     confusion_matrix,
     ece,
     f1,
-    interval,
     macro_f1,
     mcnemar_exact,
     one_minus_mae,
     pcc,
     recalls,
-    resampled_agreement,
-    resampled_uar_war,
     uar,
     war,
     weighted_f1,
+)
+from svfap_edge.resampling import (
+    Drop,
+    bootstrap,
+    interval,
+    resampled_agreement,
+    resampled_uar_war,
 )
 
 

@@ -16,8 +16,8 @@ from svfap_edge.frames import Frame
 from svfap_edge.overlay import OverlayVideo, draw_overlay
 from svfap_edge.perceiver import Perceiver, Perception, Person, StateChange
 from svfap_edge.runtimes import Engine, Prediction
+from svfap_edge.sample import Generated
 from svfap_edge.sinks import PALETTE, JsonLines, color_of
-from svfap_edge.sources import Generated
 from svfap_edge.tasks import TASKS, Task
 from svfap_edge.timeline import Timeline
 

@@ -21,7 +21,7 @@ from svfap_edge.datalist import (
     value_targets,
 )
 from svfap_edge.errors import SourceError, UnreadableClip
-from svfap_edge.sources import TIMESTAMPS, folder_times, read_image
+from svfap_edge.files import TIMESTAMPS, folder_times, read_image
 from svfap_edge.tasks import Task
 from svfap_edge.training.decode import read_video
 

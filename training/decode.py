@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from svfap_edge.errors import SourceError, UnreadableClip
-from svfap_edge.sources import DEFAULT_FPS, VideoFile
+from svfap_edge.files import DEFAULT_FPS, VideoFile
 
 Choice = Callable[[np.ndarray], np.ndarray]
 """Times (n,) of all frames in seconds from the first to indices of the chosen ones, (T,)."""

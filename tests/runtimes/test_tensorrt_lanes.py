@@ -17,10 +17,11 @@ import pytest
 
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import FrameError, InferenceError
-from svfap_edge.runtimes import tensorrt_backend
+from svfap_edge.runtimes import tensorrt_lanes
 from svfap_edge.runtimes.backend import ModelSpec
 from svfap_edge.runtimes.cuda_driver import CudaError
-from svfap_edge.runtimes.tensorrt_backend import Lanes, TensorRTBackend
+from svfap_edge.runtimes.tensorrt_backend import TensorRTBackend
+from svfap_edge.runtimes.tensorrt_lanes import Lanes
 from svfap_edge.runtimes.tensorrt_library import TensorRT
 from svfap_edge.runtimes.tensorrt_plan import Tensors
 
@@ -197,7 +198,7 @@ class Rig:
 
 @pytest.fixture(autouse=True)
 def _imitated_graphs(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(tensorrt_backend, "CudaGraph", Graph)
+    monkeypatch.setattr(tensorrt_lanes, "CudaGraph", Graph)
     yield
     STREAMS.clear()
 
@@ -227,7 +228,7 @@ def test_graphs_are_bounded() -> None:
     rig = Rig((1, 16))
     for count in range(1, 17):
         rig.check(count)
-    assert len(rig.backend.cuda_graphs["batches"]) == tensorrt_backend.MAX_GRAPHS  # type: ignore[arg-type]
+    assert len(rig.backend.cuda_graphs["batches"]) == tensorrt_lanes.MAX_GRAPHS  # type: ignore[arg-type]
 
 
 def test_a_plan_that_cannot_be_captured_runs_without() -> None:
@@ -266,7 +267,7 @@ def test_threads_share_lanes_and_get_their_own_answers() -> None:
     for thread in threads:
         thread.join(30)
     assert wrong == []
-    assert len(STREAMS) <= tensorrt_backend.MAX_LANES
+    assert len(STREAMS) <= tensorrt_lanes.MAX_LANES
     rig.backend.close()
     assert rig.machine.memory == {} and not STREAMS
     assert rig.memory.closed and rig.contexts.closed
