@@ -142,9 +142,9 @@ class Engine:
         clips = self._memory_for(len(ready))
         taken: list[tuple[Stream, SampledClip, float]] = []
         for stream in ready:
-            clip = stream.take_clip(clips[len(taken)])
-            if clip is not None:  # another thread may have taken it
-                taken.append((stream, *clip))
+            found = stream.take_clip(clips[len(taken)])
+            if found is not None:  # another thread may have taken it
+                taken.append((stream, *found))
         if not taken:
             return []
         outputs = self.infer(clips[: len(taken)])
