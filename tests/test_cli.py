@@ -226,6 +226,9 @@ def test_export_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "Cannot export" in refused(2, "export", good, *out, "--artifacts", "int8.abacus")
     assert "--depths" in refused(2, "export", good, *out, "--depths", "12,6")
     assert "No file or folder" in refused(2, "export", good, *out, "--calib", "none")
+    for option in (("--trt", "workspace_mib=64"), ("--compute-capability", "8.9")):
+        text = refused(2, "export", good, *out, "--artifacts", "fp32.onnx,fp16.onnx", *option)
+        assert f"{option[0]} is for TensorRT plans" in text and "fp16.onnx" in text
     refused(2, "export", good)
     assert not Path("b").exists()
     assert not Path("pwned").exists()
