@@ -32,12 +32,12 @@ def name_sources(texts: Sequence[str]) -> dict[str, str]:
     """
     parts = [split_name(text) for text in texts]
     given = [name for name, _ in parts if name is not None]
-    for name in given:
-        if given.count(name) > 1:
-            raise SvfapError(f"Two cameras are named '{name}'; every one needs its own name.")
+    twice = [name for name in given if given.count(name) > 1]
+    if twice:
+        raise SvfapError(f"Two cameras are named '{twice[0]}'; every one needs its own name.")
     found: dict[str, str] = {}
-    for name, source in parts:
-        found[name or _unique(_name_of(source), {*given, *found})] = source
+    for own, source in parts:
+        found[own or _unique(_name_of(source), {*given, *found})] = source
     return found
 
 

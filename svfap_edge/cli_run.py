@@ -32,9 +32,9 @@ def run(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="[NAME=]SOURCE...",
             help="A video, a folder of images, an image, 'sample' (built in), a camera's number, "
-            "a URL (rtsp://, http://), or a GStreamer pipeline. Several run on one engine.",
+            "a URL (rtsp://, http://), or a GStreamer pipeline. Several run on one engine, each "
+            "named after itself or as NAME=SOURCE.",
         ),
     ],
     bundle: Annotated[

@@ -49,9 +49,10 @@ def open_sources(
         for source in opened.values():
             source.close()
         raise
-    for name, error in failed.items():
-        warn(f"{name}: {error}")
-    return opened, {name: str(error) for name, error in failed.items()}
+    reasons = {name: str(error) for name, error in failed.items()}
+    for name, reason in reasons.items():
+        warn(f"{name}: {reason}")
+    return opened, reasons
 
 
 def are_live(sources: Mapping[str, Source]) -> bool:
