@@ -86,6 +86,13 @@ def check_options(options: ExportOptions) -> None:
     check_detector(options.detector)
     if any(name.endswith(".tensorrt") for name in options.artifacts):
         _check_tensorrt(options)
+    elif options.trt_options or options.compute_capabilities:
+        given = "--trt" if options.trt_options else "--compute-capability"
+        raise SvfapError(
+            f"{given} is for TensorRT plans, and none is among the artifacts "
+            f"({', '.join(options.artifacts)}). Add one, such as --artifacts fp16.tensorrt, or "
+            f"leave out {given}."
+        )
     _check_engines(options)
     if options.max_drop is not None and options.validate is None:
         raise SvfapError(

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Bundle
+    from .cameras import Cameras
     from .errors import SvfapError
     from .perceiver import Perceiver
     from .runtimes import Engine, Prediction, Stream
@@ -28,6 +29,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "bundle",
+    "Cameras": "cameras",
     "Engine": "runtimes",
     "Perceiver": "perceiver",
     "Prediction": "runtimes",
@@ -41,6 +43,7 @@ _HOMES = {
 __all__ = [
     "TASKS",
     "Bundle",
+    "Cameras",
     "Engine",
     "Perceiver",
     "Prediction",

@@ -153,6 +153,24 @@ class Cameras:
                 if mine or self._looked[name]
             }
 
+    def missing(self, name: str, timestamp_s: float) -> list[StateChange]:
+        """A camera gives no frames; see `Perceiver.missing`."""
+        with self._stepping, self._lock(name):
+            return self.perceivers[name].missing(timestamp_s)
+
+    def reset(self, name: str) -> None:
+        """The next frame of a camera comes after a gap; see `Perceiver.reset`."""
+        with self._stepping, self._lock(name):
+            self.perceivers[name].reset()
+
+    def end(self, name: str) -> list[StateChange]:
+        """End the streams of a camera that gives no more frames; the others go on."""
+        with self._stepping, self._lock(name):
+            perceiver = self.perceivers[name]
+            told = perceiver.tell([]) if self._looked[name] else None
+            self._looked[name] = False
+            return [*(told.changes if told else ()), *perceiver.finish()]
+
     def finish(self) -> dict[str, list[StateChange]]:
         """End all streams of all cameras."""
         changes = {}

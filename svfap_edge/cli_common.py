@@ -66,18 +66,19 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 
 @contextmanager
-def stopping_cleanly(source: Source | None = None) -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed. A live source is
+def stopping_cleanly(*sources: Source) -> Iterator[None]:
+    """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed. Live sources are
     asked to end by the first signal of either kind; only a second one interrupts. A background
     job, which ignores Ctrl-C, goes on ignoring it."""
     asked = False
 
     def stop(number: int, frame: Any) -> None:
         nonlocal asked
-        if source is None or not source.live or asked:
+        if asked or not any(source.live for source in sources):
             raise KeyboardInterrupt
         asked = True
-        source.stop()
+        for source in sources:
+            source.stop()
 
     heeded = [signal.SIGTERM]
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:

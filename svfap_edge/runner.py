@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from .errors import InferenceError
 from .frames import Gap, Source
-from .perceiver import Perceiver
+from .perceiver import Perceiver, Perception
 from .runtimes import Engine
 from .sinks import Sink
 
@@ -63,6 +63,13 @@ class RunSummary:
         """Seconds of video per second of wall time."""
         return self.duration_s / self.wall_s if self.wall_s else 0.0
 
+    def count(self, perception: Perception) -> None:
+        """Add the predictions of a frame."""
+        self.predictions += len(perception.predictions)
+        for prediction in perception.predictions:
+            if prediction.label is not None:
+                self.labels[prediction.label] = self.labels.get(prediction.label, 0) + 1
+
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)
         content["seconds"] = {name: round(value, 4) for name, value in self.seconds.items()}
@@ -101,13 +108,13 @@ def run(
     summary = RunSummary(
         source.name, spec.artifact, spec.engine, spec.precision, perceiver.detector.name
     )
-    failures = _Failures()
+    failures = Failures()
     names: set[str] = set()
     decode = write = 0.0
     told = 0
     time_s = 0.0
     started = time.perf_counter()
-    with _closing(sinks):
+    with closing(sinks):
         items = source.items()
         while seconds is None or time_s < seconds:
             mark = time.perf_counter()
@@ -138,12 +145,8 @@ def run(
                     warn(f"The engine failed; the run goes on. {error}")
                 continue
             failures.forgive(len(perception.predictions))
-            summary.predictions += len(perception.predictions)
+            summary.count(perception)
             names.update(change.stream for change in perception.changes)
-            for prediction in perception.predictions:
-                if prediction.label is not None:
-                    count = summary.labels.get(prediction.label, 0)
-                    summary.labels[prediction.label] = count + 1
             mark = time.perf_counter()
             for sink in sinks:
                 sink.write(frame, perception)
@@ -155,7 +158,7 @@ def run(
             summary.counts = asdict(source.counts)
         changes = perceiver.finish()
         summary.people = len(names)
-        summary.warnings = [*source.warnings, *perceiver.warnings, *failures.warnings]
+        summary.warnings = [*source.warnings, *warnings_of(perceiver), *failures.warnings]
         summary.wall_s = time.perf_counter() - started
         summary.seconds = {
             "wait" if source.live else "decode": decode,
@@ -168,7 +171,20 @@ def run(
     return summary
 
 
-class _Failures:
+def warnings_of(perceiver: Perceiver) -> list[str]:
+    """What a user should know of it at the end, also whether its budget was kept."""
+    if perceiver.statistics.holds:
+        return list(perceiver.warnings)
+    return [*perceiver.warnings, _NOT_KEPT]
+
+
+_NOT_KEPT = (
+    "The budget was not kept: at the end of the run frames took longer than it on average, however "
+    "seldom faces were looked for. Give it more milliseconds, or the machine less to do."
+)
+
+
+class Failures:
     """Failures of the engine: forgiven, unless there are too many in a row, or nothing else."""
 
     def __init__(self) -> None:
@@ -204,8 +220,12 @@ class _Failures:
             raise self._first
 
 
+class Closable(Protocol):
+    def close(self) -> None: ...
+
+
 @contextmanager
-def _closing(sinks: Sequence[Sink]) -> Iterator[None]:
+def closing(sinks: Sequence[Closable]) -> Iterator[None]:
     """Close every sink at the end, whatever happened; the first error is the one that is raised."""
     failure: BaseException | None = None
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Protocol
@@ -69,29 +70,28 @@ class JsonLines:
             raise SourceError(f"Cannot write '{path}': {error}") from error
 
     def write(self, frame: Frame, perception: Perception) -> None:
-        for change in perception.changes:
-            self._line(change.to_json())
-        for prediction in perception.predictions:
-            self._line(prediction.to_json())
+        self.add(_of_perception(perception))
 
     def missing(self, gap: Gap, changes: list[StateChange]) -> None:
-        if gap.first:
-            time_s = round(gap.timestamp_s, 6)
-            self._line({"type": "gap", "reason": gap.reason, "time_s": time_s})
-        for change in changes:
-            self._line(change.to_json())
+        self.add(_of_gap(gap, changes))
 
     def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
-        for change in changes:
-            self._line(change.to_json())
-        self._line({"type": "summary", **summary})
+        self.add(_of_end(changes, summary))
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
+    def add(self, contents: Iterable[dict[str, Any]]) -> None:
+        """Write a line for each.
+
+        Raises:
+            SourceError: there is no room for it.
+        """
+        for content in contents:
+            self._line(content)
+
     def _line(self, content: dict[str, Any]) -> None:
-        """Raises SourceError if there is no room for it."""
         text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
         try:
             if self._stdout is not None:
@@ -122,6 +122,59 @@ class JsonLines:
                 self._file.seek(self._size)
             raise
         self._size += len(data)
+
+
+class CameraLines:
+    """JSON lines of several cameras in one file: those of `JsonLines`, each with its `camera`. The
+    `summary` of a camera comes when it ends; the last line is that of all, without `camera`.
+    """
+
+    def __init__(self, path: str) -> None:
+        """As `JsonLines`."""
+        self._lines = JsonLines(path)
+
+    def write(self, camera: str, perception: Perception) -> None:
+        self._add(camera, _of_perception(perception))
+
+    def missing(self, camera: str, gap: Gap, changes: list[StateChange]) -> None:
+        """A camera gives no frames, and what follows from it."""
+        self._add(camera, _of_gap(gap, changes))
+
+    def end(self, camera: str, changes: list[StateChange], summary: dict[str, Any]) -> None:
+        """A camera ended: the last state changes, and its summary."""
+        self._add(camera, _of_end(changes, summary))
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run ended well: the summary of all."""
+        self._lines.finish([], summary)
+
+    def close(self) -> None:
+        self._lines.close()
+
+    def _add(self, camera: str, contents: Iterable[dict[str, Any]]) -> None:
+        named = ({"type": line["type"], "camera": camera, **line} for line in contents)
+        self._lines.add(named)
+
+
+def _of_perception(perception: Perception) -> Iterator[dict[str, Any]]:
+    for change in perception.changes:
+        yield change.to_json()
+    for prediction in perception.predictions:
+        yield prediction.to_json()
+
+
+def _of_gap(gap: Gap, changes: list[StateChange]) -> Iterator[dict[str, Any]]:
+    if gap.first:
+        time_s = round(gap.timestamp_s, 6)
+        yield {"type": "gap", "reason": gap.reason, "time_s": time_s}
+    for change in changes:
+        yield change.to_json()
+
+
+def _of_end(changes: list[StateChange], summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for change in changes:
+        yield change.to_json()
+    yield {"type": "summary", **summary}
 
 
 def _give_up_stdout() -> None:

@@ -178,6 +178,27 @@ def test_bad_frames_change_nothing_and_a_failing_engine_is_survived(
         assert any(r["a"].predictions for r in later)
 
 
+def test_one_camera_is_silent_or_ends_and_the_others_go_on(engine: Engine) -> None:
+    picture = scene((100, 200))
+    with Cameras(engine, "ab", hop_s=0.1) as cameras:
+        for i in range(30):
+            cameras.process(dict.fromkeys("ab", (picture, i / 20)))
+        assert [(c.stream, c.state) for c in cameras.missing("a", 1.6)] == [("a-1", "stale")]
+        cameras.reset("a")
+        later = [cameras.process(dict.fromkeys("ab", (picture, 2 + i / 20))) for i in range(4)]
+        assert [c.state for c in later[0]["a"].changes] == ["warming"]
+        assert not any(r["a"].predictions for r in later)  # no clip spans the gap
+        assert any(r["b"].predictions for r in later)
+        cameras.look("a", scene(), 5.0)  # she left meanwhile
+        assert [(c.stream, c.state) for c in cameras.end("a")] == [("a-1", "ended")]
+        assert cameras.step() == {}
+        assert [stream.name for stream in engine.streams] == ["b-1"]
+        assert cameras.process({"a": (picture, 6.0)})["a"].people == ()  # it may begin anew
+        for use in (cameras.end, cameras.reset):
+            with pytest.raises(ValueError, match="No camera 'x'"):
+                use("x")
+
+
 @pytest.mark.parametrize("bad", [{"names": ["a", "a"]}, {"names": []}, {"most": 0}, {"workers": 0}])
 def test_bad_options(engine: Engine, bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"name of its own|1 or more"):

@@ -117,6 +117,42 @@ def test_run_jsonl_to_standard_output_is_only_json(tiny: Bundle, video: Path) ->
     assert {"calm", "glad", "cross", "sad"} == set(lines[2]["scores"])
 
 
+def test_run_smooths_beside_the_raw_scores(tiny: Bundle, video: Path, tmp_path: Path) -> None:
+    found = []
+    for name, options in (("raw", ()), ("smooth", ("--smooth", 0.5, "--mode", "throughput"))):
+        common = ("--bundle", tiny.path, "--detector", "none", "--hop", 0.2, "--threads", 1)
+        path = tmp_path / name
+        assert call("run", video, *common, "--jsonl", path, *options).exit_code == 0
+        lines = [json.loads(line) for line in path.read_text().splitlines()]
+        found.append([line for line in lines if line["type"] == "prediction"])
+    raw, smooth = found
+    assert len(raw) == len(smooth) > 5
+    for one, other in zip(raw, smooth, strict=True):
+        assert other["scores"] == pytest.approx(one["scores"], abs=1e-3)
+        assert "smoothed" not in one and set(other["smoothed"]) == set(one["scores"])
+    assert smooth[0]["smoothed"] == smooth[0]["scores"]
+    assert smooth[-1]["smoothed"] != smooth[-1]["scores"]
+
+
+def test_run_says_when_a_budget_is_not_kept(tiny: Bundle, video: Path) -> None:
+    options = ("--bundle", tiny.path, "--detector", "none", "--hop", 0.1)
+    result = call("run", video, *options, "--budget", 0.001)
+    assert result.exit_code == 0
+    assert "warning: Frames take longer than the budget" in result.output
+    assert "warning: The budget was not kept" in result.output
+    held = json.loads(call("run", video, *options, "--budget", 10_000, "--json").stdout)
+    assert held["warnings"] == []
+
+
+def test_run_searches_and_follows_as_asked(video: Path, tiny: Bundle) -> None:
+    pytest.importorskip("skimage")
+    common = ("run", "sample", "--bundle", tiny.path, "--json")
+    every, seldom = (json.loads(call(*common, "--detect-every", n).stdout) for n in (1, 4))
+    assert seldom["people"] == every["people"] == 1
+    assert seldom["seconds"]["detect"] < every["seconds"]["detect"]
+    assert json.loads(call(*common, "--max-people", 1).stdout)["people"] == 1
+
+
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
 def test_run_with_an_engine(tiny: Bundle, video: Path, engine: str) -> None:
     result = call("run", video, "--bundle", tiny.path, "--engine", engine, "--json")
@@ -130,7 +166,13 @@ def test_run_bad_input(tmp_path: Path, video: Path, tiny: Bundle) -> None:
     (tmp_path / "x.mp4").write_bytes(b"no video")
     assert "not a video" in refused(2, "run", tmp_path / "x.mp4")
     assert "No bundle at" in refused(2, "run", video, "--bundle", tmp_path)
-    assert "--hop must be" in refused(2, "run", video, "--hop", 0)
+    for option, value in (
+        ("--hop", 0), ("--hop", "inf"), ("--smooth", -1), ("--smooth", "nan"), ("--budget", 0),
+        ("--budget", "inf"), ("--mode", "fast"), ("--seconds", 0),
+    ):  # fmt: skip
+        assert f"{option} must be" in refused(2, "run", video, option, value)
+    for option in ("--detect-every", "--max-people"):
+        assert option in refused(2, "run", video, option, 0)
     assert "No detector" in refused(2, "run", video, "--detector", "x")
     assert "No face model" in refused(2, "run", video, "--face-model", tmp_path / "x.onnx")
     assert "no artifact" in refused(2, "run", video, "--artifact", "int2.onnx")
@@ -141,7 +183,6 @@ def test_run_bad_input(tmp_path: Path, video: Path, tiny: Bundle) -> None:
     refused(2, "run")
     refused(2, "run", video, "--no-such-option")
     assert "cannot be opened" in refused(2, "run", "rtsp://127.0.0.1:9/x")
-    assert "--seconds must be" in refused(2, "run", video, "--seconds", 0)
 
 
 def test_errors_as_json(tmp_path: Path) -> None:
@@ -226,6 +267,9 @@ def test_export_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert "Cannot export" in refused(2, "export", good, *out, "--artifacts", "int8.abacus")
     assert "--depths" in refused(2, "export", good, *out, "--depths", "12,6")
     assert "No file or folder" in refused(2, "export", good, *out, "--calib", "none")
+    for option in (("--trt", "workspace_mib=64"), ("--compute-capability", "8.9")):
+        text = refused(2, "export", good, *out, "--artifacts", "fp32.onnx,fp16.onnx", *option)
+        assert f"{option[0]} is for TensorRT plans" in text and "fp16.onnx" in text
     refused(2, "export", good)
     assert not Path("b").exists()
     assert not Path("pwned").exists()

@@ -55,7 +55,7 @@ def bundle(checkpoint: Path, listed: Path) -> Bundle:
 FULL_DISK = """
 import resource, sys
 from contextlib import contextmanager
-from svfap_edge import cli
+from svfap_edge import cli, cli_export
 
 @contextmanager
 def steps(quiet):
@@ -64,7 +64,7 @@ def steps(quiet):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     yield step
 
-cli.steps = steps
+cli_export.steps = steps
 cli.app({call!r})
 """
 """The command line, on a disk that takes no more than 20 kB a file from one step on."""
