@@ -250,6 +250,8 @@ class Perceiver:
     def finish(self) -> list[StateChange]:
         """End all streams, as at the end of a video. The perceiver can go on with new people."""
         time_s = 0.0 if self._last_s is None else self._last_s
+        self._tracker.drop()
+        self._tracks, self._gone = [], []
         return self._people.end(self._people.numbers, time_s)
 
     def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
@@ -283,7 +285,7 @@ class Perceiver:
         budget_ms = self._budget.budget_s * 1e3
         if now.level and not self.warnings:
             self.warnings.append(
-                f"Frames take longer than the budget of {budget_ms:.0f} ms: faces are looked for "
+                f"Frames take longer than the budget of {budget_ms:g} ms: faces are looked for "
                 "and people predicted less often while that lasts (first at "
                 f"{timestamp_s:.1f} s: every {now.detect_every} frames, every {now.hop_s:g} s)."
             )

@@ -149,6 +149,10 @@ class Tracker:
                 track.box = track.expected(timestamp_s)
         return self._people(), gone
 
+    def drop(self) -> None:
+        """Forget everyone at once; their numbers are not given again."""
+        self._tracks = []
+
     def _people(self) -> list[Track]:
         return [track for track in self._tracks if track.number]
 

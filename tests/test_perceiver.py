@@ -300,6 +300,18 @@ def test_people_who_left_while_the_engine_failed_are_ended(
     assert [stream.name for stream in engine.streams] == ["person-1"]
 
 
+def test_after_finish_everyone_is_new(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.05, forget_s=0.3)
+    run(perceiver, [scene((100, 200), (300, 100))] * 10)
+    for i in range(10):  # person-2 leaves, and nobody is told of it
+        perceiver.look(scene((100, 200)), 0.5 + i / 20)
+    assert {c.stream for c in perceiver.finish()} == {"person-1", "person-2"}
+    assert not engine.streams
+    result = run(perceiver, [scene((100, 200))] * 10, 2)[-1]
+    assert [person.name for person in result.people] == ["person-3"]
+    assert perceiver.statistics.people == 3
+
+
 def test_a_stream_reuses_its_memory(engine: Engine) -> None:
     perceiver = Perceiver(engine, detector=Painted(), hop_s=0.2)
     run(perceiver, [scene((100, 200))] * 60)

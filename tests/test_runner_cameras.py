@@ -27,8 +27,9 @@ from svfap_edge.frames import Frame, Gap, Source, SourceCounts
 from svfap_edge.live import Camera, LiveSettings, PushSource
 from svfap_edge.perceiver import Perceiver, Perception
 from svfap_edge.runtimes import Engine
+from svfap_edge.sample import Generated
 from svfap_edge.sinks import CameraLines, JsonLines
-from svfap_edge.sources import Generated, open_source
+from svfap_edge.sources import open_source
 from tests.cameras import FakeCamera, MjpegServer, until
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 from tests.test_cli import call, refused
