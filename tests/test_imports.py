@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -51,6 +52,24 @@ def test_openvino_comes_without_its_converter_until_that_is_asked_for() -> None:
     assert "openvino.tools.ovc" in loaded_by(later)
     before = f"import openvino\n{load}\nassert 'convert_model' in vars(openvino)"
     assert "openvino.tools.ovc" in loaded_by(before)
+
+
+@pytest.mark.parametrize(
+    "load",
+    [
+        "import svfap_edge.export.int8",
+        "from svfap_edge.training import quantize\ntry: quantize.quantized(None)\n"
+        "except AttributeError: pass",
+    ],
+)
+def test_nncf_does_not_report_that_it_was_used(load: str) -> None:
+    pytest.importorskip("nncf")
+    code = f"{load}\nfrom nncf.telemetry.wrapper import telemetry\nprint(type(telemetry).__name__)"
+    clean = {k: v for k, v in os.environ.items() if k != "NNCF_CI"}
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=clean, check=False
+    )
+    assert found.stdout.strip() == "MagicMock", found.stderr
 
 
 def test_command_line_help_loads_no_library() -> None:
