@@ -85,7 +85,7 @@ class Stream:
             if self.state == "ended":
                 raise ValueError(f"Stream '{self.name}' has ended; open a new one.")
             self._buffer.check_time(timestamp_s)
-            place = self._buffer.place(timestamp_s)
+            place = self._buffer.place(timestamp_s, self._due_s)
             if place is not None:
                 resize_face(face, place)
             self._decide(timestamp_s, started)
@@ -163,12 +163,19 @@ class Stream:
 
     def take_clip(self, out: np.ndarray) -> tuple[SampledClip, float] | None:
         """The clip that waits, written to `out`, and the clock time at which its newest frame
-        came; once."""
+        came; once. None, too, if so much time has passed that too many of its frames are gone."""
         with self._lock:
             if self._due_s is None:
                 return None
             end_s, self._due_s = self._due_s, None
-            return self._buffer.sample(end_s, out), self._added_at
+            clip = self._buffer.sample(end_s, out)
+            if not self._covers(clip.coverage):
+                self.missed += 1
+                return None
+            return clip, self._added_at
+
+    def _covers(self, coverage: float) -> bool:
+        return coverage >= self.min_coverage - 1e-9
 
     def _decide(self, timestamp_s: float, started: float) -> None:
         """Whether the clip that ends now is due, and the state that follows."""
@@ -178,7 +185,7 @@ class Stream:
             self._hop = hop
         if hop <= self._hop and not starting:
             return
-        if self._buffer.coverage(timestamp_s) >= self.min_coverage - 1e-9:
+        if self._covers(self._buffer.coverage(timestamp_s)):
             self.missed += self._due_s is not None
             self._due_s, self._added_at = timestamp_s, started
             # A first prediction does not wait for its hop; the next hop is at least half one away.

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
@@ -77,6 +78,7 @@ class Cameras:
         self._order = listed
         self._next = 0  # whose turn it is to be served first
         self._locks = {name: threading.Lock() for name in listed}
+        self._looking = {name: threading.Lock() for name in listed}  # taken before the other one
         self._looked: dict[str, bool] = dict.fromkeys(listed, False)
         self._stepping = threading.Lock()
         self._pool = ThreadPoolExecutor(workers, "svfap-edge-camera") if workers > 1 else None
@@ -116,11 +118,13 @@ class Cameras:
             FrameError, TimestampError: as `Perceiver.process`.
             ValueError: an unknown camera.
         """
-        with self._lock(name):
-            perceiver = self.perceivers[name]
-            perceiver.look(image, timestamp_s)
-            self._looked[name] = True
-            return bool(perceiver.waiting())
+        lock, perceiver = self._lock(name), self.perceivers[name]
+        with self._looking[name]:
+            boxes = perceiver.search(image, timestamp_s)  # `step` does not wait for this
+            with lock:
+                perceiver.follow(image, timestamp_s, boxes)
+                self._looked[name] = True
+                return bool(perceiver.waiting())
 
     def step(self) -> dict[str, Perception]:
         """Run ready clips of all cameras in one batch.
@@ -155,17 +159,23 @@ class Cameras:
 
     def missing(self, name: str, timestamp_s: float) -> list[StateChange]:
         """A camera gives no frames; see `Perceiver.missing`."""
-        with self._stepping, self._lock(name):
+        with self._stepping, self._lock_all(name):
             return self.perceivers[name].missing(timestamp_s)
 
     def reset(self, name: str) -> None:
         """The next frame of a camera comes after a gap; see `Perceiver.reset`."""
-        with self._stepping, self._lock(name):
+        with self._stepping, self._lock_all(name):
             self.perceivers[name].reset()
+
+    def restart_clock(self, name: str) -> list[StateChange]:
+        """After a jump of a camera's clock; see `Perceiver.restart_clock`."""
+        with self._stepping, self._lock_all(name):
+            self._looked[name] = False
+            return self.perceivers[name].restart_clock()
 
     def end(self, name: str) -> list[StateChange]:
         """End the streams of a camera that gives no more frames; the others go on."""
-        with self._stepping, self._lock(name):
+        with self._stepping, self._lock_all(name):
             perceiver = self.perceivers[name]
             told = perceiver.tell([]) if self._looked[name] else None
             self._looked[name] = False
@@ -176,7 +186,7 @@ class Cameras:
         changes = {}
         with self._stepping:
             for name in self._order:
-                with self._locks[name]:
+                with self._lock_all(name):
                     changes[name] = self.perceivers[name].finish()
         return changes
 
@@ -190,6 +200,13 @@ class Cameras:
         if name not in self._locks:
             raise ValueError(f"No camera '{name}'; there are: {', '.join(self._order)}.")
         return self._locks[name]
+
+    @contextmanager
+    def _lock_all(self, name: str) -> Iterator[None]:
+        """No frame of this camera is being looked at, either."""
+        lock = self._lock(name)
+        with self._looking[name], lock:
+            yield
 
     def _take_turns(self) -> list[tuple[str, Stream]]:
         """Ready streams, one of each camera in turn until the batch is full."""

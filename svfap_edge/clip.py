@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
 
@@ -121,9 +121,14 @@ class FrameBuffer:
         if place is not None:
             place[:] = frame
 
-    def place(self, timestamp_s: float) -> np.ndarray | None:
+    def place(self, timestamp_s: float, wanted_s: float | None = None) -> np.ndarray | None:
         """Where to write the frame of this time: (size, size, 3), valid until the next call. None
-        if the frame is not kept. `check_time` must have passed."""
+        if the frame is not kept. `check_time` must have passed.
+
+        Args:
+            wanted_s: End of an earlier clip that will be sampled yet; its frames are kept, too, as
+                long as there is room.
+        """
         spacing = self.spec.spacing_s
         previous = self._frames[-1][0] if self._frames else -np.inf
         self._last_s = timestamp_s
@@ -134,7 +139,8 @@ class FrameBuffer:
             count = FRAMES_PER_SPACING * (self.spec.frames + 1) + 1
             self._memory = np.empty((count, *self._memory.shape[1:]), np.uint8)
             self._free = list(range(count))[::-1]
-        oldest = timestamp_s - self.spec.span_s - spacing
+        newest = timestamp_s if wanted_s is None else min(timestamp_s, wanted_s)
+        oldest = newest - self.spec.span_s - spacing
         while self._frames and (self._frames[0][0] < oldest or not self._free):
             self._free.append(self._frames.popleft()[1])
         index = self._free.pop()
@@ -154,13 +160,11 @@ class FrameBuffer:
 
     def coverage(self, end_s: float) -> float:
         """Share of the slots of a clip ending at `end_s` that have a frame."""
-        if not self._frames:
-            return 0.0
         return self._nearest(end_s)[1]
 
     def sample(self, end_s: float, out: np.ndarray | None = None) -> SampledClip:
-        """The clip that ends at `end_s`, in `out` where given. The buffer must hold at least one
-        frame."""
+        """The clip that ends at `end_s`, in `out` where given; later frames are not looked at. The
+        buffer must hold at least one frame."""
         places, coverage = self._nearest(end_s)
         frames = self._memory.take(places, 0, out, "clip")  # "raise" would copy twice
         return SampledClip(frames, self.spec.slot_times(end_s)[0], end_s, coverage)
@@ -170,8 +174,10 @@ class FrameBuffer:
         half a spacing. In plain Python: after a model has run, nothing of numpy's many small
         functions is left in the processor's caches, and they take five times as long."""
         times = [time_s for time_s, _ in self._frames]
+        last = bisect_right(times, end_s) - 1
+        if last < 0:
+            return [0] * self.spec.frames, 0.0
         reach = self.spec.spacing_s / 2 * (1 + 1e-6)
-        last = len(times) - 1
         places, filled = [], 0
         for slot in self.spec.slot_times(end_s):
             right = min(bisect_left(times, slot), last)

@@ -69,12 +69,16 @@ class People:
 
         return [stream for _, stream in sorted(ready, key=newest)]
 
-    def take(self, predictions: Iterable[Prediction]) -> None:
-        """Keep the newest prediction of each; those of people who left meanwhile are dropped."""
-        numbers = {stream.name: number for number, stream in self._streams.items()}
-        for prediction in predictions:
-            if prediction.stream in numbers:
-                self._latest[numbers[prediction.stream]] = prediction
+    def take(self, predictions: Iterable[Prediction]) -> list[Prediction]:
+        """Keep the newest prediction of each.
+
+        Returns:
+            Those kept: not of people who left meanwhile, or whose stream is valid no more.
+        """
+        numbers = {s.name: number for number, s in self._streams.items() if s.state == "valid"}
+        kept = [prediction for prediction in predictions if prediction.stream in numbers]
+        self._latest |= {numbers[prediction.stream]: prediction for prediction in kept}
+        return kept
 
     def shown(self, tracks: Iterable[Track]) -> tuple[Person, ...]:
         """Those of the tracks who have a stream."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
@@ -13,7 +11,7 @@ import numpy as np
 from .budget import Budget, Load
 from .clip import check_advance, check_frame
 from .errors import InferenceError
-from .faces import Detector, crop_face, open_detector
+from .faces import Box, Detector, crop_face, open_detector
 from .people import People
 from .perception import PerceiverStatistics, Perception, Person, StateChange
 from .runtimes import Engine, Prediction, Stream
@@ -117,6 +115,7 @@ class Perceiver:
         self._gone: list[Track] = []
         self._unsearched = 0
         self._shape: tuple[int, ...] = ()
+        self._searched_s = 0.0
         self._spent = (0.0, 0.0)  # what the newest frame took to search, and to crop
         self._counts = PerceiverStatistics()
         self._last_s: float | None = None
@@ -144,7 +143,7 @@ class Perceiver:
         return self.tell(predictions, time.perf_counter() - started)
 
     def look(self, image: np.ndarray, timestamp_s: float) -> None:
-        """The first half of `process`: everything before the model.
+        """The first half of `process`: everything before the model; `search`, then `follow`.
 
         For those who run clips of several perceivers together, as `Cameras` does: `look`, then
         `Engine.step` of what is `waiting`, then `tell`. A frame may also be followed by another
@@ -153,31 +152,50 @@ class Perceiver:
         Raises:
             FrameError, TimestampError: as `process`.
         """
+        self.follow(image, timestamp_s, self.search(image, timestamp_s))
+
+    def search(self, image: np.ndarray, timestamp_s: float) -> list[Box] | None:
+        """Find the faces of a frame that `follow` takes next; None if this one is not searched.
+        Changes nothing that other methods look at, so that these need not wait for it.
+
+        Raises:
+            FrameError, TimestampError: as `process`.
+        """
         self.check(image, timestamp_s)
         gap = self._last_s is None or timestamp_s - self._last_s > self._predict_s
         due = self._unsearched + 1 >= self.statistics.detect_every
-        search = due or gap or self._tracker.unsure or image.shape != self._shape
-        self._count_frame(timestamp_s, search)
+        if not (due or gap or self._tracker.unsure or image.shape != self._shape):
+            return None
+        started = time.perf_counter()
+        boxes = self.detector.detect(image)
+        self._searched_s = time.perf_counter() - started
+        return boxes
+
+    def follow(self, image: np.ndarray, timestamp_s: float, boxes: list[Box] | None) -> None:
+        """Take a frame and the faces that `search` found in it."""
+        searched = boxes is not None
+        self._count_frame(timestamp_s, searched)
         self._last_s, self._shape = timestamp_s, image.shape
-        self._unsearched = 0 if search else self._unsearched + 1
-        before = dict(self.seconds)
-        with self._timed("detect"):
-            if search:
-                boxes = self.detector.detect(image)
-                self._tracks, gone = self._tracker.update(boxes, timestamp_s)
-            else:
-                self._tracks, gone = self._tracker.predict(timestamp_s, self._predict_s)
+        self._unsearched = 0 if searched else self._unsearched + 1
+        started = time.perf_counter()
+        if boxes is not None:
+            self._tracks, gone = self._tracker.update(boxes, timestamp_s)
+        else:
+            self._tracks, gone = self._tracker.predict(timestamp_s, self._predict_s)
         self._gone += gone
-        with self._timed("crop"):
-            for track in self._tracks:
-                self._crop(track, image, timestamp_s)
-        detect_s, crop_s = (self.seconds[k] - before[k] for k in ("detect", "crop"))
-        self._spent = (detect_s if search else 0.0, crop_s)
+        followed = time.perf_counter()
+        for track in self._tracks:
+            self._crop(track, image, timestamp_s)
+        detect_s = followed - started + (self._searched_s if searched else 0.0)
+        crop_s = time.perf_counter() - followed
+        self.seconds["detect"] += detect_s
+        self.seconds["crop"] += crop_s
+        self._spent = (detect_s if searched else 0.0, crop_s)
 
     def check(self, image: np.ndarray, timestamp_s: float) -> None:
         """Raises FrameError or TimestampError if `look` would; changes nothing."""
         check_frame(image)
-        check_advance(timestamp_s, self._last_s, "make a new Perceiver")
+        check_advance(timestamp_s, self._last_s, "call restart_clock()")
 
     def waiting(self) -> list[Stream]:
         """Streams with a clip that is ready; whose last prediction is the oldest first."""
@@ -192,21 +210,20 @@ class Perceiver:
         """The second half of `process`: what the newest frame brought.
 
         Args:
-            predictions: Of streams of this perceiver only.
+            predictions: Of streams of this perceiver only. Of people who left or were lost while
+                the model ran, they are dropped.
             model_s: What they took.
         """
         timestamp_s = 0.0 if self._last_s is None else self._last_s
         self.seconds["model"] += model_s
-        self._counts = replace(
-            self._counts, predictions=self._counts.predictions + len(predictions)
-        )
-        self._people.take(predictions)
-        people = self._people.shown(self._tracks)
-        changes = self._people.changes(timestamp_s)
         gone, self._gone = self._gone, []
-        changes += self._people.end((track.number for track in gone), timestamp_s)
+        ended = self._people.end((track.number for track in gone), timestamp_s)
+        told = self._people.take(predictions)
+        self._counts = replace(self._counts, predictions=self._counts.predictions + len(told))
+        people = self._people.shown(self._tracks)
+        changes = (*self._people.changes(timestamp_s), *ended)
         self._keep_budget(len(predictions), model_s, timestamp_s)
-        return Perception(timestamp_s, people, tuple(predictions), tuple(changes))
+        return Perception(timestamp_s, people, tuple(told), changes)
 
     def forget_predictions(self) -> None:
         """After a failure of the engine: older predictions must not pass for the newest frame's."""
@@ -254,6 +271,16 @@ class Perceiver:
         self._tracks, self._gone = [], []
         return self._people.end(self._people.numbers, time_s)
 
+    def restart_clock(self) -> list[StateChange]:
+        """After a jump of the clock: end all streams; any time may come next. Whoever is seen then
+        is a new person."""
+        changes = self.finish()
+        self._last_s = None
+        if self._budget is not None:
+            self._budget = Budget(self._budget.budget_s, self._detect_every, self._predict_s)
+            self._people.set_hop(self._hop_s)
+        return changes
+
     def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
         stream = self._people.stream_of(track.number)
         if track.visible:
@@ -289,11 +316,3 @@ class Perceiver:
                 "and people predicted less often while that lasts (first at "
                 f"{timestamp_s:.1f} s: every {now.detect_every} frames, every {now.hop_s:g} s)."
             )
-
-    @contextmanager
-    def _timed(self, stage: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.seconds[stage] += time.perf_counter() - start

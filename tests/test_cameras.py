@@ -15,6 +15,7 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.cameras import Cameras
 from svfap_edge.cameras_benchmark import _there_and_back, find_capacity, play, read_frames
 from svfap_edge.errors import InferenceError, TimestampError
+from svfap_edge.faces import Box
 from svfap_edge.perceiver import Perceiver
 from svfap_edge.runtimes import Engine, Outputs
 from tests.test_perceiver import Painted, scene
@@ -62,6 +63,63 @@ def test_all_cameras_share_a_batch(engine: Engine, monkeypatch: pytest.MonkeyPat
                 names |= {p.stream for p in perception.predictions}
     assert names == {f"{camera}-{number}" for camera in "abc" for number in (1, 2)}
     assert set(slow.sizes) == {6}
+
+
+def test_a_step_does_not_wait_for_detectors(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads that look without a pause leave room for the one that steps."""
+
+    class Slowly(Painted):
+        def detect(self, frame: np.ndarray) -> list[Box]:
+            time.sleep(0.05)
+            return super().detect(frame)
+
+    monkeypatch.setattr("svfap_edge.perceiver.open_detector", lambda *_: Slowly())
+    stop = threading.Event()
+    with Cameras(engine, "abcd", hop_s=0.2) as cameras:
+
+        def look(name: str) -> None:
+            frame = 0
+            while not stop.is_set():
+                cameras.look(name, scene((100, 200)), frame / 20)
+                frame += 1
+
+        threads = [threading.Thread(target=look, args=(name,)) for name in "abcd"]
+        for thread in threads:
+            thread.start()
+        waits = []
+        deadline = time.monotonic() + 2
+        while time.monotonic() < deadline:
+            started = time.monotonic()
+            cameras.step()
+            waits.append(time.monotonic() - started)
+            time.sleep(0.005)
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert np.median(waits) < 0.03
+        assert all(p.statistics.predictions >= 2 for p in cameras.perceivers.values())
+        assert all(p.statistics.missed == 0 for p in cameras.perceivers.values())
+
+
+def test_who_left_while_the_model_ran_has_no_prediction(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inner = engine.backend.run
+    with Cameras(engine, "a", hop_s=0.2) as cameras:
+        frame = 0
+        while not cameras.look("a", scene((100, 200)), frame / 20):
+            frame += 1
+
+        def run(clips: np.ndarray) -> Outputs:
+            cameras.look("a", scene(), frame / 20 + 3)
+            return inner(clips)
+
+        monkeypatch.setattr(engine.backend, "run", run)
+        told = cameras.step()["a"]
+    assert [change.state for change in told.changes] == ["ended"]
+    assert told.predictions == ()
 
 
 def test_results_equal_each_camera_alone(engine: Engine) -> None:

@@ -312,6 +312,17 @@ def test_after_finish_everyone_is_new(engine: Engine) -> None:
     assert perceiver.statistics.people == 3
 
 
+@pytest.mark.parametrize("budget_s", [None, 1.0])
+def test_a_clock_that_jumps_back(engine: Engine, budget_s: float | None) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.05, budget_s=budget_s)
+    run(perceiver, [scene((100, 200))] * 20, 1000)
+    with pytest.raises(TimestampError, match=r"call restart_clock\(\)"):
+        perceiver.process(scene((100, 200)), 5)
+    assert [c.state for c in perceiver.restart_clock()] == ["ended"]
+    results = run(perceiver, [scene((100, 200))] * 20, 5)
+    assert {p.stream for r in results for p in r.predictions} == {"person-2"}
+
+
 def test_a_stream_reuses_its_memory(engine: Engine) -> None:
     perceiver = Perceiver(engine, detector=Painted(), hop_s=0.2)
     run(perceiver, [scene((100, 200))] * 60)

@@ -2,18 +2,15 @@
 
     python -m svfap_edge.training.default_model FACES -o lite-faces.pth
 
-FACES holds `train/` and `val/`, each with one folder of images per label. Five phases, each with a
-moving average of the weights:
+FACES holds `train/` and `val/`, each with one folder of images per label. Three phases, each from
+the weights of the one before, each with a moving average of the weights:
 
 1. `stem`: the residual stem alone, pooled, on photographs: what convolutions learn soonest.
 2. `tubelets`: stem and stage 1 on single tubelets (both frames the same photograph) at random time
-   steps of the position code. From here on part of each target is what the models before say of
-   the untouched photograph and its mirror image (Hinton et al. 2015), since many of the labels are
-   doubtful.
-3. `small`: another stem on smaller photographs, for the sake of its different errors.
-4. `distil`: the model of phase 2 goes on, taught by the mean of all three.
-5. `clips`: the whole model on photographs in smooth motion, taught by the same. The later stages
-   start as the identity on a temporal average; the stem is not trained any more.
+   steps of the position code. From here on half of each target is what the model of phase 1 says
+   of the untouched photograph (Hinton et al. 2015), since many of the labels are doubtful.
+3. `clips`: the whole model on photographs in smooth motion. The later stages start as the identity
+   on a temporal average; the stem is not trained any more.
 
 Faces are learned in grey: in the photographs this was written for, colour tells the source and
 thereby the label. The weights are folded afterwards so that RGB input is read as luminance.
@@ -45,7 +42,6 @@ from svfap_edge.training.model import (
     TPSBT,
     CrossSelfBlock,
     TemporalDownsample,
-    TPSBTConfig,
     preset,
 )
 from svfap_edge.training.optim import cross_entropy, move_average, rate_at
@@ -58,7 +54,7 @@ LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 GREY_MEAN = float((LUMA * torch.tensor(IMAGENET_MEAN)).sum())
 GREY_STD = 0.225
 BALANCE = 0.45  # classes are drawn by count ** BALANCE
-SMALL_SIDE = 64
+TEACHER_SHARE = 0.5
 
 PHOTOGRAPHS = AugmentSettings(
     crop_area=0.55, tilt=15, ops=1, magnitude=5, erase=0.4, grey=0, soft=0.3, shade=0.25, noise=0.04
@@ -173,6 +169,19 @@ def start_later_stages_as_identity(model: TPSBT) -> None:
                 last.bias.zero_()
 
 
+@torch.no_grad()
+def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Tensor:
+    """Logits (n, L) of photographs, held still for `frames`."""
+    model.eval()
+    outputs = []
+    for start in range(0, len(images), 32):
+        chunk = [cv2.resize(i, (size, size), interpolation=3) for i in images[start : start + 32]]
+        clips = torch.from_numpy(np.stack(chunk))[:, None].expand(-1, frames, -1, -1)
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs.append(model(network_input(clips)).float())
+    return torch.cat(outputs)
+
+
 @dataclass(frozen=True)
 class Phase:
     """How long and how one phase is trained."""
@@ -183,38 +192,16 @@ class Phase:
     batch: int
     rate: float
     seed: int
-    size: int
-    taught: float = 0.0  # share of the teacher in the targets
     augment: AugmentSettings = PHOTOGRAPHS
 
 
-@torch.no_grad()
-def predict(model: nn.Module, images: np.ndarray, phase: Phase) -> Tensor:
-    """Logits (n, L) of photographs held still, in the geometry of a phase."""
-    model.eval()
-    outputs = []
-    side = (phase.size, phase.size)
-    for start in range(0, len(images), 32):
-        chunk = [cv2.resize(i, side, interpolation=3) for i in images[start : start + 32]]
-        clips = torch.from_numpy(np.stack(chunk))[:, None].expand(-1, phase.frames, -1, -1)
-        with torch.autocast("cpu", torch.bfloat16):
-            outputs.append(model(network_input(clips)).float())
-    return torch.cat(outputs)
-
-
-def teach(model: nn.Module, images: np.ndarray, phase: Phase) -> Tensor:
-    """Probabilities (n, L) of photographs: the mean of each and its mirror image."""
-    views = (images, np.ascontiguousarray(images[:, :, ::-1]))
-    return torch.stack([predict(model, view, phase).softmax(1) for view in views]).mean(0)
-
-
 def fit(
-    model: nn.Module, train: Faces, val: Faces, phase: Phase, teacher: Tensor | None = None
+    model: nn.Module, train: Faces, val: Faces, size: int, phase: Phase, teacher: Tensor | None
 ) -> nn.Module:
     """Train for a set time; returns the moving average of the weights.
 
     Args:
-        teacher: Probabilities (n, L) of the training photographs, where `phase.taught`.
+        teacher: Probabilities (n, L) of the training photographs by an earlier model.
     """
     counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
     weight = counts[train.labels] ** (BALANCE - 1)
@@ -231,10 +218,10 @@ def fit(
         model.train()
         rng = generator("default-model", phase.seed, step)
         index = torch.multinomial(weight, phase.batch, replacement=True)
-        clips = torch.from_numpy(_augmented(train.images[index], rng, phase))
+        clips = torch.from_numpy(_augmented(train.images[index], size, rng, phase))
         targets = soft_targets(train.labels[index], len(LABELS))
         if teacher is not None:
-            targets = (1 - phase.taught) * targets + phase.taught * teacher[index]
+            targets = (1 - TEACHER_SHARE) * targets + TEACHER_SHARE * teacher[index]
         mixed, targets = mix(network_input(clips), targets, rng, MIXING)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(mixed).float()
@@ -248,15 +235,16 @@ def fit(
         move_average(average, model, 0.998, step)
         if elapsed >= report_at:
             report_at = elapsed + 2.5
-            _tell(phase, elapsed, step, losses, predict(average, val.images, phase), val)
+            _tell(
+                phase, elapsed, step, losses, predict(average, val.images, phase.frames, size), val
+            )
             losses = []
-    _tell(phase, phase.minutes, step, losses, predict(average, val.images, phase), val)
+    _tell(phase, phase.minutes, step, losses, predict(average, val.images, phase.frames, size), val)
     return average
 
 
-def _augmented(images: np.ndarray, rng: np.random.Generator, phase: Phase) -> np.ndarray:
+def _augmented(images: np.ndarray, size: int, rng: np.random.Generator, phase: Phase) -> np.ndarray:
     """Grey photographs (B, S, S) to clips (B, T, size, size) uint8."""
-    size = phase.size
     clips = np.empty((len(images), phase.frames, size, size), np.uint8)
     for row, image in enumerate(images):
         still = np.broadcast_to(image[..., None], (phase.frames, *image.shape, 3))
@@ -292,7 +280,7 @@ def main() -> None:
     parser.add_argument("faces", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument(
-        "--minutes", type=float, nargs=5, default=(40, 45, 13, 15, 9), help="of the phases"
+        "--minutes", type=float, nargs=3, default=(40, 45, 15), help="of the phases"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draw", type=Path, metavar="LOG", help="draw what an earlier run printed")
@@ -300,51 +288,44 @@ def main() -> None:
     if args.draw:
         draw_log(args.draw, args.output)
         return
+    torch.manual_seed(args.seed)
     cv2.setNumThreads(1)  # photographs are small: more threads only wait for each other
     train, val = load_faces(args.faces / "train"), load_faces(args.faces / "val")
     config = preset("lite", outputs=len(LABELS), drop_path=0.05)
-    stem, tubelets, small, distil, clips = (
-        Phase("stem", args.minutes[0], 1, 128, 2e-3, args.seed, config.size),
-        Phase("tubelets", args.minutes[1], 1, 128, 7e-4, args.seed + 1, config.size, 0.5),
-        Phase("small", args.minutes[2], 1, 128, 2e-3, args.seed + 3, SMALL_SIDE),
-        Phase("distil", args.minutes[3], 1, 128, 5e-4, args.seed + 4, config.size, 0.8),
-        Phase(
-            "clips", args.minutes[4], config.frames, 24, 3e-4, args.seed + 2, config.size, 0.8,
-            replace(PHOTOGRAPHS, motion=1.0),
-        ),
-    )  # fmt: skip
-
-    def trained(model: nn.Module, phase: Phase, teacher: Tensor | None = None) -> nn.Module:
-        """The model after a phase, which an earlier run may have done."""
-        path = args.output.with_suffix(f".{phase.name}")
-        if path.exists():
-            model.load_state_dict(torch.load(path, weights_only=True))
-        else:
-            model.load_state_dict(fit(model, train, val, phase, teacher).state_dict())
-            torch.save(model.state_dict(), path)
-        return model
-
-    model = _fresh(config, args.seed)
-    first = trained(StemClassifier(model), stem)
-    words = [teach(first, train.images, stem)]
-    second = trained(TubeletClassifier(model), tubelets, words[0])
-    words.append(teach(second, train.images, tubelets))
-    other = trained(StemClassifier(_fresh(config, args.seed + 1)), small)
-    words.append(teach(other, train.images, small))
-    teacher = torch.stack(words).mean(0)
-    trained(second, distil, teacher)
-    start_later_stages_as_identity(model)
-    trained(ClipClassifier(model), clips, teacher)
-    fold_luminance(model)
-    torch.save({"model": model.state_dict(), "config": config.to_dict()}, args.output)
-
-
-def _fresh(config: TPSBTConfig, seed: int) -> TPSBT:
-    torch.manual_seed(seed)
     model = TPSBT(config)
     assert model.patch_embed.stem is not None
     model.patch_embed.stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return model
+
+    def path(name: str) -> Path:
+        return args.output.with_suffix(f".{name}")
+
+    stem_phase, tubelet_phase, clip_phase = (
+        Phase("stem", args.minutes[0], 1, 128, 2e-3, args.seed),
+        Phase("tubelets", args.minutes[1], 1, 128, 7e-4, args.seed + 1),
+        Phase("clips", args.minutes[2], config.frames, 24, 3e-4, args.seed + 2),
+    )
+    first = StemClassifier(model)
+    if path("stem").exists():  # an earlier run came as far
+        first.load_state_dict(torch.load(path("stem"), weights_only=True))
+    else:
+        first.load_state_dict(fit(first, train, val, config.size, stem_phase, None).state_dict())
+        torch.save(first.state_dict(), path("stem"))
+    teacher = predict(first, train.images, 1, config.size).softmax(1)
+    second = TubeletClassifier(model)
+    if path("tubelets").exists():
+        model.load_state_dict(torch.load(path("tubelets"), weights_only=True))
+    else:
+        second.load_state_dict(
+            fit(second, train, val, config.size, tubelet_phase, teacher).state_dict()
+        )
+        torch.save(model.state_dict(), path("tubelets"))
+    start_later_stages_as_identity(model)
+    third = ClipClassifier(model)
+    still = replace(PHOTOGRAPHS, motion=1.0)
+    clip_phase = replace(clip_phase, augment=still)
+    third.load_state_dict(fit(third, train, val, config.size, clip_phase, teacher).state_dict())
+    fold_luminance(model)
+    torch.save({"model": model.state_dict(), "config": config.to_dict()}, args.output)
 
 
 if __name__ == "__main__":

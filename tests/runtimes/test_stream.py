@@ -112,6 +112,32 @@ def test_a_gap_lowers_coverage_then_makes_the_stream_stale(engine: Engine) -> No
     assert all(p.coverage >= 0.75 for p in again)
 
 
+@pytest.mark.parametrize(("fps", "late_s"), [(30, 1.3), (120, 0.2)])
+def test_a_late_step_predicts_the_clip_that_was_due(
+    engine: Engine, fps: float, late_s: float
+) -> None:
+    """Not its frames' successors, however many came meanwhile."""
+    stream = engine.open_stream("s", hop_s=100, min_coverage=1.0)
+    times = np.arange(0, 4, 1 / fps)
+    due_s = next(t for t in times if stream.add(grey(40), float(t)))
+    for time_s in times[(times > due_s) & (times < due_s + late_s)]:
+        stream.add(grey(200), float(time_s))
+    (prediction,) = engine.step([stream])
+    assert prediction.end_s == due_s
+    assert prediction.coverage == 1
+    assert prediction.logits[0] == pytest.approx(40 / 255, abs=1e-5)
+
+
+def test_a_step_too_late_for_the_memory_predicts_nothing(engine: Engine) -> None:
+    stream = engine.open_stream("s", hop_s=100, min_coverage=0.5)
+    for time_s in np.arange(0, 6, 1 / 240):
+        stream.add(grey(40), float(time_s))
+    assert len(stream._buffer) <= 8 * 9 + 1
+    assert engine.step([stream]) == []
+    assert stream.missed == 1
+    assert not stream.ready
+
+
 def test_frames_are_not_invented_across_a_gap(engine: Engine) -> None:
     stream = engine.open_stream("s", hop_s=0.1, min_coverage=0.1)
     feed(stream, np.arange(0, 1, 0.1))
