@@ -194,14 +194,14 @@ class PushSource(LiveSource):
             jumped = self._last_s is not None and (
                 timestamp_s - self._last_s > self.settings.missing_s
             )
-            self._behind, self._last_s = False, timestamp_s
+            self._behind, self._restarting, self._last_s = False, False, timestamp_s
             self._slot.note(gap=jumped)
             self._slot.put(np.array(image), timestamp_s + self._shift_s)
             return True
 
     def restart_clock(self) -> None:
         """The clock was set: the next frame may have any time. It counts as coming right after the
-        last one, and after a gap."""
+        last one, and after a gap. Before the first frame there is nothing to set."""
         with self._push_lock:
             self._restarting = True
 
@@ -215,7 +215,6 @@ class PushSource(LiveSource):
             return
         check_advance(timestamp_s, None, "")
         self._shift_s += self._last_s - timestamp_s + _RESTART_STEP_S
-        self._restarting = False
         self._slot.note(gap=True)
 
 

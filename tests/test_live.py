@@ -225,6 +225,18 @@ def test_a_clock_that_is_set_back() -> None:
     assert source.counts.refused == 11
 
 
+def test_a_clock_restarted_before_the_first_frame() -> None:
+    source = PushSource("ros")
+    frames = iter(source)
+    source.restart_clock()
+    found = []
+    for index in range(4):
+        assert source.push(noise(index), 10 + index / 2)
+        found.append(next(frames))
+    assert [f.timestamp_s for f in found] == [0, 0.5, 1, 1.5]
+    assert not any(f.gap for f in found)
+
+
 def test_a_clock_that_jumps_ahead_makes_a_gap() -> None:
     source = PushSource("ros")
     frames = iter(source)
