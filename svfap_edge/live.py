@@ -46,6 +46,7 @@ class LiveSource(BaseSource):
             self._warn, settings.missing_s, counting=counting, withholding=withholding
         )
         self._stopped = False
+        self._held_up = False  # the source waits for whoever takes: then silence is no gap
 
     @property
     def counts(self) -> SourceCounts:
@@ -75,7 +76,7 @@ class LiveSource(BaseSource):
                 if self._slot.error is not None:
                     raise self._slot.error
                 return
-            else:
+            elif not self._held_up:
                 gap = self._slot.gap()
                 if gap is not None:
                     yield gap
@@ -226,7 +227,8 @@ class PulledFrames(PushSource):
     """Frames from an iterable of (image, timestamp_s), read in a thread of its own.
 
     Only the newest waits, as from a camera; with `keep_all`, the iterable is held up instead, no
-    frame is lost, and none is withheld: right for recorded frames.
+    frame is lost, none is withheld, and gaps are those of the frames' own times: right for
+    recorded frames, which give the same results however long they take.
     """
 
     def __init__(
@@ -239,7 +241,7 @@ class PulledFrames(PushSource):
     ) -> None:
         super().__init__(name, settings, withholding=not keep_all)
         self._frames = frames
-        self._keep_all = keep_all
+        self._held_up = keep_all
         self._thread = threading.Thread(target=self._pull, name="svfap-frames", daemon=True)
         self._started = False
 
@@ -264,7 +266,7 @@ class PulledFrames(PushSource):
                     self.push(image, timestamp_s)
                 except TimestampError as error:
                     self._warn(str(error))
-                while self._keep_all and not self._slot.wait_taken(_POLL_S):
+                while self._held_up and not self._slot.wait_taken(_POLL_S):
                     pass
             self.end()
         except SvfapError as error:

@@ -291,6 +291,23 @@ def test_an_iterator_that_must_not_lose_frames() -> None:
     assert source.counts == SourceCounts(captured=50, processed=50)
 
 
+def test_gaps_of_a_recording_are_those_of_its_own_clock() -> None:
+    def slow_disk() -> Iterator[tuple[np.ndarray, float]]:
+        for index, time_s in enumerate((0, 0.04, 0.08, 5, 5.04)):
+            if index == 2:
+                time.sleep(2.5 * QUICK.missing_s)
+            yield noise(index), time_s
+
+    with PulledFrames(slow_disk(), settings=QUICK, keep_all=True) as source:
+        items = list(source.items())
+    assert [item.timestamp_s for item in items] == [0, 0.04, 0.08, 5, 5.04]
+    assert [isinstance(item, Frame) and item.gap for item in items] == [
+        False, False, False, True, False
+    ]  # fmt: skip
+    assert source.counts.gaps == 0
+    assert source.warnings == []
+
+
 def test_an_iterator_as_a_camera() -> None:
     closed = threading.Event()
 
