@@ -23,7 +23,7 @@ import numpy as np
 
 from .capture import Capture, OpenCvCapture, Target, check_available, find_target
 from .clip import check_advance, check_frame
-from .errors import SourceError, SvfapError, TimestampError
+from .errors import FrameError, SourceError, SvfapError, TimestampError
 from .frames import BaseSource, Frame, Gap, SourceCounts
 from .reader import LiveSettings, Reader
 from .slot import Slot
@@ -46,6 +46,7 @@ class LiveSource(BaseSource):
             self._warn, settings.missing_s, counting=counting, withholding=withholding
         )
         self._stopped = False
+        self._held_up = False  # the source waits for whoever takes: then silence is no gap
 
     @property
     def counts(self) -> SourceCounts:
@@ -75,7 +76,7 @@ class LiveSource(BaseSource):
                 if self._slot.error is not None:
                     raise self._slot.error
                 return
-            else:
+            elif not self._held_up:
                 gap = self._slot.gap()
                 if gap is not None:
                     yield gap
@@ -160,7 +161,6 @@ class PushSource(LiveSource):
         self._last_s: float | None = None
         self._shift_s = 0.0
         self._restarting = False
-        self._behind = False
 
     def push(self, image: np.ndarray, timestamp_s: float) -> bool:
         """Leave the newest frame.
@@ -170,38 +170,41 @@ class PushSource(LiveSource):
             timestamp_s: Capture time in seconds; must exceed the previous one.
 
         Returns:
-            Whether it was taken. False for the second and later frames that are behind the clock.
+            Whether it was taken. False after `close` or `end`, and if the time did not advance:
+            `warnings` says so once, `counts.refused` how often. The source goes on with the first
+            frame later than the last good one, or, if the clock was set back for good, after
+            `restart_clock`.
 
         Raises:
             FrameError: wrong dtype or shape. Nothing was changed.
-            TimestampError: time did not advance; said for the first such frame only. The source
-                goes on with the first frame later than the last good one, or, if the clock was set
-                back for good, after `restart_clock`.
-            SourceError: the source is closed.
+            TimestampError: the time is no finite number. Nothing was changed.
         """
         with self._push_lock:
             if self._slot.finished:
-                raise SourceError(f"Source '{self.name}' is closed; make a new one.")
+                return False
             try:
                 check_frame(image)
-                self._check_time(timestamp_s)
-            except SvfapError as error:
+                check_advance(timestamp_s, None, "")
+            except SvfapError:
                 self._slot.note(refused=1)
-                told, self._behind = self._behind, isinstance(error, TimestampError)
-                if told and self._behind:
-                    return False
                 raise
-            jumped = self._last_s is not None and (
-                timestamp_s - self._last_s > self.settings.missing_s
-            )
-            self._behind, self._last_s = False, timestamp_s
-            self._slot.note(gap=jumped)
+            last_s = self._last_s
+            if last_s is not None and self._restarting:
+                self._shift_s += last_s - timestamp_s + _RESTART_STEP_S
+                self._slot.note(gap=True)
+            elif last_s is not None and timestamp_s <= last_s:
+                self._slot.note(refused=1)
+                self._warn(_BEHIND)
+                return False
+            elif last_s is not None and timestamp_s - last_s > self.settings.missing_s:
+                self._slot.note(gap=True)
+            self._restarting, self._last_s = False, timestamp_s
             self._slot.put(np.array(image), timestamp_s + self._shift_s)
             return True
 
     def restart_clock(self) -> None:
         """The clock was set: the next frame may have any time. It counts as coming right after the
-        last one, and after a gap."""
+        last one, and after a gap. Before the first frame there is nothing to set."""
         with self._push_lock:
             self._restarting = True
 
@@ -209,25 +212,29 @@ class PushSource(LiveSource):
         """No more frames come: the iteration ends after the one that waits."""
         self._slot.end()
 
-    def _check_time(self, timestamp_s: float) -> None:
-        if not self._restarting or self._last_s is None:
-            check_advance(timestamp_s, self._last_s, "call restart_clock()")
-            return
-        check_advance(timestamp_s, None, "")
-        self._shift_s += self._last_s - timestamp_s + _RESTART_STEP_S
-        self._restarting = False
-        self._slot.note(gap=True)
-
 
 _RESTART_STEP_S = 0.001
 """After `restart_clock`, the next frame follows the last one by this."""
+
+_BEHIND = (
+    "Some frames are not later than the one before; they are left out. Pass the capture time; "
+    "after a jump of the clock, call restart_clock()."
+)
+_UNUSABLE = (
+    "Some frames are no (H, W, 3) uint8 RGB images with a finite time; they are left out. Convert "
+    "grey or RGBA images with cv2.cvtColor first."
+)
 
 
 class PulledFrames(PushSource):
     """Frames from an iterable of (image, timestamp_s), read in a thread of its own.
 
     Only the newest waits, as from a camera; with `keep_all`, the iterable is held up instead, no
-    frame is lost, and none is withheld: right for recorded frames.
+    frame is lost, none is withheld, and gaps are those of the frames' own times: right for
+    recorded frames, which give the same results however long they take.
+
+    What `push` refuses is left out, and said once for each kind; if that was all, the iteration
+    ends with the error of the first.
     """
 
     def __init__(
@@ -240,7 +247,7 @@ class PulledFrames(PushSource):
     ) -> None:
         super().__init__(name, settings, withholding=not keep_all)
         self._frames = frames
-        self._keep_all = keep_all
+        self._held_up = keep_all
         self._thread = threading.Thread(target=self._pull, name="svfap-frames", daemon=True)
         self._started = False
 
@@ -257,17 +264,19 @@ class PulledFrames(PushSource):
             self._thread.join(_POLL_S)
 
     def _pull(self) -> None:
+        refused: SvfapError | None = None
         try:
             for image, timestamp_s in self._frames:
                 if self._slot.finished:
                     break
                 try:
                     self.push(image, timestamp_s)
-                except TimestampError as error:
-                    self._warn(str(error))
-                while self._keep_all and not self._slot.wait_taken(_POLL_S):
+                except (FrameError, TimestampError) as error:
+                    refused = refused or error
+                    self._warn(_UNUSABLE)
+                while self._held_up and not self._slot.wait_taken(_POLL_S):
                     pass
-            self.end()
+            self._slot.end(refused if self._last_s is None else None)
         except SvfapError as error:
             self._slot.end(error)
         except Exception as error:

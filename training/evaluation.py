@@ -14,7 +14,8 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from lightning.fabric import Fabric
+from lightning.fabric import Fabric, is_wrapped
+from lightning.fabric.strategies.ddp import DDPStrategy
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -98,7 +99,7 @@ def run_list(
     Raises:
         SourceError: more items than the limit cannot be read.
     """
-    model.eval()
+    model = _without_waiting(fabric, model).eval()
     failed = Unreadable(count, unreadable)
     values = torch.zeros(count, outputs, device=fabric.device)
     seen = torch.zeros(count, device=fabric.device)
@@ -120,6 +121,22 @@ def run_list(
         seen = sum_of_all(fabric, seen)
     values[seen == 0] = torch.nan
     return Outputs(values.cpu().numpy(), tuple(failed.reasons))
+
+
+def _without_waiting(fabric: Fabric, model: nn.Module) -> nn.Module:
+    """The model, its buffers those of the first process, whose weights are the ones kept.
+
+    DDP does that in the first forward, and waits there for all processes, of which some may have
+    nothing to read; so without DDP. FSDP cannot do without: its processes need as many forwards.
+    """
+    if fabric.world_size == 1:
+        return model
+    if isinstance(fabric.strategy, DDPStrategy) and is_wrapped(model):
+        assert isinstance(model.module, nn.Module)
+        model = model.module
+    for buffer in model.buffers():
+        torch.distributed.broadcast(buffer, 0)
+    return model
 
 
 def sum_of_all(fabric: Fabric, values: Tensor) -> Tensor:

@@ -140,6 +140,48 @@ def test_two_processes_evaluate_as_one(drawn: Path, tmp_path: Path) -> None:
     assert history(one)[0]["loss"] == pytest.approx(history(two)[0]["loss"], abs=1e-5)
 
 
+FEW_ITEMS = """
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from svfap_edge.training.evaluation import run_list
+
+class Clips:
+    def __getitem__(self, index):
+        return index, np.full((1, 2, 4, 4, 3), 50 + index, np.uint8)
+
+fabric = Fabric(accelerator="cpu", devices=2, strategy="ddp")
+fabric.launch()
+norm = torch.nn.BatchNorm3d(3)
+norm.running_mean.fill_(fabric.global_rank)  # as after training, each process its own
+mean = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
+model = fabric.setup_module(torch.nn.Sequential(norm, mean))
+for count in (1, 2, 5):
+    norm.running_mean.fill_(fabric.global_rank)
+    found = run_list(fabric, model, Clips(), count, 3, batch=1).values
+    clips = torch.arange(50, 50 + count)[:, None] / 255
+    expected = (clips - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
+    np.testing.assert_allclose(found, expected / (1 + norm.eps) ** 0.5, rtol=1e-4)
+"""
+
+
+def test_two_processes_share_any_number_of_items(tmp_path: Path) -> None:
+    """A process without an item holds nobody up; all evaluate the first one's buffers."""
+    script = tmp_path / "few.py"
+    script.write_text(FEW_ITEMS)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(script)]
+    process = subprocess.Popen(
+        launch, stderr=subprocess.PIPE, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True
+    )
+    try:
+        _, said = process.communicate(timeout=90)
+    except subprocess.TimeoutExpired:
+        process.terminate()  # and it ends its processes
+        process.communicate()
+        pytest.fail("The processes wait for each other.")
+    assert process.returncode == 0, said
+
+
 def test_values_and_traits(drawn: Path, tmp_path: Path) -> None:
     for name in ("train", "val"):
         lines = [line.split() for line in (drawn / f"{name}.txt").read_text().splitlines()]
