@@ -50,7 +50,7 @@ class DataSettings:
         test: Evaluated once, at the end, with the best weights; None for none.
         task: Name of a task, see `svfap_edge.tasks`; one of your own needs `labels`.
         labels: Output order; None for the task's.
-        ignore: Labels whose files are left out.
+        ignore: Labels whose files are left out, each a name or an index.
         stride: Frames between sampled frames at 25 fps; None for the task's.
         views: Temporal views averaged in evaluation; 2 as published.
         repeats: Augmented copies of a clip in a batch (Hoffer et al. 2020; VideoMAE takes 2).

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from svfap_edge.datalist import Item
 from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.tasks import TASKS, Task
 from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable
+from svfap_edge.training.prepare import prepare_images
 
 TASK = Task("moods", "classes", ("calm", "glad"))
 
@@ -182,6 +184,24 @@ def test_list_with_labels(tmp_path: Path) -> None:
     (tmp_path / "train.txt").write_text("f 2\n")
     with pytest.raises(SourceError, match=r"labelled '2'.*outside task 'moods'"):
         LabelledClips.open(tmp_path / "train.txt", TASK, Sampling())
+
+
+def test_indices_of_prepared_lists_keep_their_meaning(tmp_path: Path) -> None:
+    for name in ("calm", "glad"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(4):
+            image = np.zeros((8, 8, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "images" / name / f"{number}.png"), image)
+    done = prepare_images(tmp_path / "images", tmp_path / "lists", val_share=0.5)
+    listed = done.lists["train"]
+    swapped = replace(TASK, labels=("glad", "calm"))
+    LabelledClips.open(listed, TASK, Sampling())
+    LabelledClips.open(listed, replace(TASK, labels=("Calm", "Glad", "wild")), Sampling())
+    with pytest.raises(SourceError, match=r"indices into calm, glad .*order here is glad, calm"):
+        LabelledClips.open(listed, swapped, Sampling())
+    named = listed.read_text().replace(" 0\n", " calm\n").replace(" 1\n", " glad\n")
+    listed.write_text(named)  # names need no order
+    assert LabelledClips.open(listed, swapped, Sampling()).targets.max() == 1
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", b"\0" * 5000, None])

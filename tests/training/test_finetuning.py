@@ -18,13 +18,14 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from svfap_edge.errors import ConfigError, DependencyMissing, SourceError, SvfapError, TrainingError
+from svfap_edge.tasks import Task
 from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import load_config
 from svfap_edge.training.files import save_atomically
-from svfap_edge.training.finetuning import Finetuning
-from svfap_edge.training.settings import FinetuneConfig
+from svfap_edge.training.finetuning import Finetuning, open_model
+from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 from tests.training.conftest import LABELS, settings
 
 PLAIN = (
@@ -206,6 +207,41 @@ def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: P
     same = f"data.val={drawn / 'train.txt'}"
     with pytest.raises(ConfigError, match=r"8 files are in data\.train"):
         session.finetune(config(*settings(drawn, tmp_path / "r", same)))
+
+
+def test_labels_to_ignore_are_names_or_indices_and_known(drawn: Path, tmp_path: Path) -> None:
+    """The drawn lists hold indices."""
+    for word in ("Anger", "3"):
+        job = Finetuning.prepare(
+            config(*settings(drawn, tmp_path / "run", f'data.ignore=["{word}"]'))
+        )
+        assert set(job.train.targets) == set(job.val.targets) == {0, 1, 2}
+    with pytest.raises(ConfigError, match="no list and no task has a label 'angr'"):
+        Finetuning.prepare(config(*settings(drawn, tmp_path / "run", 'data.ignore=["angr"]')))
+    listed = tmp_path / "train.txt"  # a label that is in one list only, and not in the task
+    lines = (drawn / "train.txt").read_text().splitlines()
+    listed.write_text("".join(f"{drawn / line}\n" for line in lines) + f"{drawn} fear\n")
+    more = (f"data.train={listed}", 'data.ignore=["Fear"]')
+    assert len(Finetuning.prepare(config(*settings(drawn, tmp_path / "run", *more))).train) == 8
+
+
+def test_a_head_starts_in_the_order_of_the_task(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = session.finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=1")))
+    before = load_checkpoint(best)
+    assert before.info["labels"] == LABELS
+    start = ModelSettings(start=str(best))
+    turned = open_model(start, Task("drawn", "classes", LABELS[::-1]))
+    assert torch.equal(turned.head.weight, before.model.head.weight.flip(0))
+    assert torch.equal(turned.head.bias, before.model.head.bias.flip(0))
+    assert "fresh" not in capsys.readouterr().err
+    for labels in (("a", "b", "c", "d"), LABELS[:3]):
+        other = open_model(start, Task("other", "classes", labels))
+        assert len(other.head.weight) == len(labels)
+        assert not torch.equal(other.head.weight, before.model.head.weight[: len(labels)])
+        assert torch.equal(other.blocks[0].mlp.fc1.weight, before.model.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
+        assert "head starts fresh" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
