@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -99,9 +100,10 @@ class Finetuning(Job):
         val = open_clips(data, data.val, task, sampling)
         test = open_clips(data, data.test, task, sampling) if data.test else None
         require_known(data, train, val, *([test] if test is not None else []))
-        _check_apart(train, val, "data.val", "choose")
+        _check_apart(train, val, "data.train and in data.val", "trained on cannot choose")
         if test is not None:
-            _check_apart(train, test, "data.test", "judge")
+            _check_apart(train, test, "data.train and in data.test", "trained on cannot judge")
+            _check_apart(val, test, "data.val and in data.test", "chosen by cannot judge")
         if settings.data.balance != 1 and task.kind != "classes":
             raise ConfigError("data.balance is for classes; leave it at 1 for values and traits.")
         loss_of(settings.loss.kind, task.kind)
@@ -156,12 +158,17 @@ class Finetuning(Job):
         }
 
 
-def _check_apart(train: LabelledClips, other: LabelledClips, name: str, purpose: str) -> None:
-    """Raises ConfigError if a file is in both lists."""
-    both = {item.path for item in train.items} & {item.path for item in other.items}
+def _check_apart(one: LabelledClips, other: LabelledClips, where: str, why: str) -> None:
+    """Raises ConfigError if a file is in both lists, under whatever path."""
+    both = _files(one) & _files(other)
     if both:
         shown = ", ".join(f"'{path}'" for path in sorted(both)[:3])
         raise ConfigError(
-            f"{len(both)} files are in data.train and in {name}, for example {shown}. What is "
-            f"trained on cannot {purpose} the model; split by person ('svfap-edge prepare')."
+            f"{len(both)} files are in {where}, for example {shown}. What is {why} the model; "
+            "split by person ('svfap-edge prepare')."
         )
+
+
+def _files(clips: LabelledClips) -> set[str]:
+    """Absolute paths; links are not followed, a copy under another name is another file."""
+    return {os.path.abspath(item.path) for item in clips.items}

@@ -82,7 +82,13 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
         return evaluate(job, fabric, model, clips)
 
     monkeypatch.setattr(Finetuning, "evaluate", counted)
-    test = f"data.test={drawn / 'val.txt'}"
+    listed = tmp_path / "test.txt"  # copies of the validation list's files
+    for number, line in enumerate((drawn / "val.txt").read_text().splitlines()):
+        path, _, label = line.rpartition(" ")
+        (tmp_path / f"clip{number}").symlink_to(drawn / path)
+        with listed.open("a") as file:
+            file.write(f"clip{number} {label}\n")
+    test = f"data.test={listed}"
     chosen = config(*settings(drawn, tmp_path / "run", "optim.epochs=3", "optim.rate=0.05", test))
     best = session.finetune(chosen)
     assert len(lists) == 3 + 1  # each epoch, and the test list
@@ -198,7 +204,9 @@ def test_wrong_settings_end_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: Path) -> None:
+def test_empty_list_label_out_of_range_and_shared_files(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed = tmp_path / "list.txt"
     for text, words in (("", "empty|no lines|holds no"), (f"{drawn} 9\n", "outside task")):
         listed.write_text(text)
@@ -207,6 +215,13 @@ def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: P
     same = f"data.val={drawn / 'train.txt'}"
     with pytest.raises(ConfigError, match=r"8 files are in data\.train"):
         session.finetune(config(*settings(drawn, tmp_path / "r", same)))
+    monkeypatch.chdir(drawn)
+    relative = "data.val=train.txt"
+    with pytest.raises(ConfigError, match=r"8 files are in data\.train and in data\.val"):
+        session.finetune(config(*settings(drawn, tmp_path / "r", relative)))
+    tested = "data.test=val.txt"
+    with pytest.raises(ConfigError, match=r"4 files are in data\.val and in data\.test"):
+        session.finetune(config(*settings(drawn, tmp_path / "r", tested)))
 
 
 def test_labels_to_ignore_are_names_or_indices_and_known(drawn: Path, tmp_path: Path) -> None:
