@@ -137,7 +137,7 @@ class Finetuning(Job):
     def evaluate(self, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> dict[str, Any]:
         """Metrics by the published protocol."""
         found = run_list(
-            fabric, model, Views(clips, self.config.size), len(clips), len(self.task.labels),
+            fabric, model, Views(clips, self.config.size), len(clips), self.task,
             **self._reading,
         )  # fmt: skip
         return figures(found, clips, self.task)
