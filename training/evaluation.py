@@ -91,7 +91,7 @@ def run_list(
     Args:
         dataset: Maps an index to (index, (views, T, S, S, 3) uint8 or an `UnreadableClip`).
         count: Items n.
-        batch: Clips given to the model at once.
+        batch: Clips given to the model at once, at most.
         unreadable: Share of the items that may be.
 
     Raises:
@@ -107,8 +107,9 @@ def run_list(
     )
     for group in _groups(loader, batch, failed):
         clips = torch.from_numpy(np.concatenate([views for _, views in group]))
-        with fabric.autocast():
-            found = model(normalize(clips.to(fabric.device))).float()
+        with fabric.autocast():  # a long recording is more than a batch
+            parts = [model(normalize(part.to(fabric.device))) for part in clips.split(batch)]
+        found = torch.cat(parts).float()
         if task.kind == "classes":
             found = found.softmax(1)
         start = 0

@@ -66,9 +66,9 @@ def test_a_long_recording_goes_through_in_batches(fabric: Fabric, tmp_path: Path
         cv2.imwrite(str(folder / f"{index}.png"), np.full((8, 8, 3), level, np.uint8))
     times = "".join(f"{index}.png,{index / 8}\n" for index in range(60))
     (folder / "timestamps.csv").write_text(times)
-    clips = LabelledClips([Item(folder)], np.array([1]), Sampling(frames=2))
+    clips = LabelledClips([Item(folder)], np.array([1]), Sampling(frames=8))
     model = Brightness()
-    config = TPSBTConfig(frames=2, size=8, patch=8)
+    config = TPSBTConfig(frames=8, size=8, patch=8)
     row = evaluate_streaming(fabric, model, clips, MOODS, config, batch=4)
     assert sum(model.batches) > 12 and max(model.batches) == 4
     assert row["war"] == 1.0
