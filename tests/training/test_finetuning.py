@@ -328,6 +328,19 @@ def test_command_line_reports_and_refuses(drawn: Path, tmp_path: Path) -> None:
     assert "batch = 7" in shown.stdout
 
 
+def test_the_rate_and_its_least_are_scaled_to_the_batch(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(loop, "set_rate", lambda optimizer, rate: rates.append(rate))
+    more = ("optim.epochs=8", "optim.warmup_epochs=1", "optim.rate=1e-5", "run.validate_every=8")
+    session.finetune(config(*settings(drawn, tmp_path / "run", *more)))  # 2 batches of 4 clips
+    peak, least = 1e-5 * 4 / 256, 1e-6 * 4 / 256
+    assert rates[:3] == pytest.approx([peak / 2, peak, peak])
+    assert sorted(rates[2:], reverse=True) == rates[2:]
+    assert least < rates[-1] < 2 * least
+
+
 def test_history_rows_are_plain_numbers(drawn: Path, tmp_path: Path) -> None:
     session.finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=2")))
     rows = history(tmp_path / "run")
