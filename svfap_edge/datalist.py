@@ -197,8 +197,9 @@ def value_targets(items: Sequence[Item], task: Task) -> np.ndarray:
     """Values (n, L) of items labelled with numbers.
 
     Raises:
-        SourceError: a line without exactly L numbers.
+        SourceError: a line without exactly L numbers, or one outside the task's range.
     """
+    slack = 1e-6 * (task.high - task.low)  # of values that were rescaled to the range
     rows = []
     for item in items:
         try:
@@ -209,6 +210,11 @@ def value_targets(items: Sequence[Item], task: Task) -> np.ndarray:
             raise SourceError(
                 f"'{item.path}' is labelled '{' '.join(item.target)}'; expected "
                 f"{len(task.labels)} numbers: {', '.join(task.labels)}."
+            )
+        if min(row) < task.low - slack or max(row) > task.high + slack:
+            raise SourceError(
+                f"'{item.path}' is labelled '{' '.join(item.target)}', which is outside the range "
+                f"of task '{task.name}', {task.low:g} to {task.high:g}. Rescale the values."
             )
         rows.append(row)
     return np.array(rows)
