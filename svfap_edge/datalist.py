@@ -30,12 +30,15 @@ class Item:
     target: tuple[str, ...] = ()
 
 
-def find_items(path: Path) -> list[Item]:
+def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
     """Items of a list file, of a folder, or the one video or image given.
 
     In a folder of folders the first level names the labels, as in `faces/happiness/1.jpg`; a
     folder that holds images beside no other media and lies deeper than that is a video in frames
     (`faces/happiness/clip7/0001.jpg`).
+
+    Args:
+        labelled: Whether every line of a list must have a label.
 
     Raises:
         SourceError: nothing there, or a line that is not `path label`.
@@ -50,7 +53,7 @@ def find_items(path: Path) -> list[Item]:
         raise SourceError(f"No file or folder '{path}'.")
     if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
         return [Item(path)]
-    return read_list(path)
+    return read_list(path, labelled=labelled)
 
 
 def _folder_items(root: Path) -> list[Item]:
@@ -72,10 +75,11 @@ def _media(folder: Path) -> list[Path]:
     return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
 
 
-def read_list(path: Path) -> list[Item]:
+def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
     """Read `path label [label ...]` lines; relative paths are relative to the list.
 
-    A path may hold spaces if it ends in a known suffix.
+    A path may hold spaces if it ends in a known suffix, or if labels need not be there and the
+    whole line is the path of a folder of frames.
 
     Raises:
         SourceError: unreadable, empty, or a line without a label (its number is named).
@@ -89,7 +93,9 @@ def read_list(path: Path) -> list[Item]:
         if not line.strip():
             continue
         name, target = _split_line(line)
-        if not name or not target:
+        if not labelled and target and (path.parent / line.strip()).is_dir():
+            name, target = line.strip(), ()
+        if not name or (labelled and not target):
             raise SourceError(f"'{path}', line {number}: expected 'path label', got '{line:.80}'.")
         items.append(Item(path.parent / name, target))
     if not items:

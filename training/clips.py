@@ -112,7 +112,7 @@ class LabelledClips:
             SourceError: the list is missing, empty or malformed, holds nothing beside the labels
                 to be ignored, a label is outside the task, or its indices mean other labels.
         """
-        items, unknown = leave_out(find_items(data), ignore, task)
+        items, unknown = leave_out(find_items(data, labelled=task is not None), ignore, task)
         if not items:
             raise SourceError(f"'{data}' holds nothing beside the labels that are ignored.")
         if task is None:
