@@ -174,7 +174,12 @@ def _read_folder(
         times, spacing = np.arange(len(timed), dtype=float), float(sampling.stride)
     names = list(timed)
     chosen = sampling.choose(times, spacing, rng, view).tolist()
-    images = {index: _read_image(path / names[index]) for index in set(chosen)}
+    images = {}
+    for index in sorted(set(chosen)):
+        try:
+            images[index] = _read_image(path / names[index])
+        except UnreadableClip as error:
+            raise UnreadableClip(str(path), f"{names[index]}: {error.reason}") from error
     height, width = images[chosen[0]].shape[:2]
     for index, image in images.items():
         if image.shape[:2] != (height, width):
@@ -208,8 +213,8 @@ class Unreadable:
 
     Attributes:
         total: Items of the list.
-        share: Limit, as a share of the list...
-        at_least: ...which is not below this many items, nor this above half of the list.
+        share: Limit, as a share of the list; 0 for none at all. Otherwise...
+        at_least: ...this many may always be, in a short list half of it.
         reasons: Path to reason. An item that fails in several epochs counts once.
     """
 
@@ -221,6 +226,8 @@ class Unreadable:
     @property
     def limit(self) -> int:
         """Items that may be unreadable."""
+        if self.share == 0:
+            return 0
         return max(int(self.share * self.total), min(self.at_least, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:

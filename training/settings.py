@@ -56,7 +56,8 @@ class DataSettings:
         repeats: Augmented copies of a clip in a batch (Hoffer et al. 2020; VideoMAE takes 2).
         balance: Classes are drawn by count ** balance: 1 as they are, 0 all alike.
         workers: Loader processes of each training process.
-        unreadable: Share of the files that may be unreadable before training stops.
+        unreadable: Share of the files of a list that may be unreadable before training stops; 0
+            for none. Above 0, 10 files may always be, or half of a list that has fewer than 20.
     """
 
     train: str = ""
