@@ -12,7 +12,15 @@ import numpy as np
 
 from .answers import ArtifactResult, Evaluation
 from .bundle import Bundle, Manifest, digest
-from .datalist import Item, class_targets, file_digest, find_items, value_targets
+from .datalist import (
+    Item,
+    class_targets,
+    file_digest,
+    find_items,
+    leave_out,
+    require_order,
+    value_targets,
+)
 from .errors import BundleError, SourceError, SvfapError
 from .faceclips import face_clips
 from .faces import Detector
@@ -20,6 +28,7 @@ from .machine import describe_machine
 from .runtimes import Engine
 from .runtimes.backend import choose
 from .runtimes.prediction import softmax
+from .tasks import Task
 from .timing import Timed, time_artifacts
 
 BASELINES = ("fp32.onnx", "bf16.openvino")
@@ -49,7 +58,7 @@ class EvaluationOptions:
         artifacts: Names to look at; None for all that an installed engine runs.
         engine: For all artifacts; "auto" picks the best installed one for each.
         max_drop: Points that a primary metric may lose at most; None for no limit.
-        ignore: Labels whose files are left out.
+        ignore: Labels whose files are left out, each a name or an index.
         speed: Whether to time the artifacts.
         clips, rounds: Of the timing; see `svfap_edge.timing`.
     """
@@ -90,10 +99,7 @@ def evaluate(
                 f"'{task.name}' ({', '.join(task.labels)}). Compare bundles of one task."
             )
     baseline, candidates = _choose(bundles, options)
-    items = [item for item in find_items(data) if not set(item.target) & set(options.ignore)]
-    if not items:
-        raise SourceError(f"'{data}' has no files left to evaluate.")
-    targets = class_targets(items, task) if task.kind == "classes" else value_targets(items, task)
+    items, targets = _labelled(data, task, options.ignore)
     _refuse_calibration_files(bundles, items)
     chosen = [baseline, *candidates]
     with ExitStack() as stack:
@@ -136,6 +142,22 @@ def evaluate(
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         max_drop=options.max_drop,
     )
+
+
+def _labelled(data: Path, task: Task, ignore: Sequence[str]) -> tuple[list[Item], np.ndarray]:
+    """Items without those to be ignored, and their targets."""
+    items, unknown = leave_out(find_items(data), ignore, task)
+    if unknown:
+        raise SourceError(
+            f"Neither task '{task.name}' ({', '.join(task.labels)}) nor '{data}' has a label "
+            f"'{unknown[0]}' to ignore."
+        )
+    if not items:
+        raise SourceError(f"'{data}' has no files left to evaluate.")
+    if task.kind != "classes":
+        return items, value_targets(items, task)
+    require_order(data, items, task)
+    return items, class_targets(items, task)
 
 
 def _choose(

@@ -127,7 +127,8 @@ def _watch(
             frames += 1
             for row, p in enumerate(perceiver.process(frame.image, frame.timestamp_s).predictions):
                 assert recorder.batch is not None
-                people.setdefault(p.stream, []).append((recorder.batch[row], p.coverage))
+                clip = recorder.batch[row].copy()  # the engine gathers the next in the same memory
+                people.setdefault(p.stream, []).append((clip, p.coverage))
     if not frames:
         raise SourceError(f"'{path}' has no readable frame.")
     return people

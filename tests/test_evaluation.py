@@ -13,7 +13,14 @@ from typer.testing import CliRunner
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli import app
 from svfap_edge.clip import ClipSpec
-from svfap_edge.datalist import Item, class_targets, find_items, stratified
+from svfap_edge.datalist import (
+    Item,
+    class_targets,
+    find_items,
+    leave_out,
+    stratified,
+    value_targets,
+)
 from svfap_edge.errors import BundleError, SourceError
 from svfap_edge.evaluation import EvaluationOptions, evaluate
 from svfap_edge.faceclips import face_clips, find_face
@@ -227,6 +234,46 @@ def test_bad_lists(tmp_path: Path) -> None:
 def test_class_targets_by_name_and_index() -> None:
     items = [Item(Path("a"), ("Happy",)), Item(Path("b"), ("6",))]
     assert class_targets(items, TASKS["dfew"]).tolist() == [0, 6]
+
+
+def test_values_are_in_the_range_of_the_task() -> None:
+    task, traits = TASKS["werewolf-xl"], TASKS["first-impressions"]
+    good = [Item(Path("a"), ("-1", "1.0000001", "0.5"))]
+    assert value_targets(good, task).tolist() == [[-1, 1.0000001, 0.5]]
+    for words in (("65", "0", "0"), ("0", "-7", "0")):
+        with pytest.raises(SourceError, match=r"'b' is labelled .*werewolf-xl', -1 to 1"):
+            value_targets([*good, Item(Path("b"), words)], task)
+    with pytest.raises(SourceError, match="first-impressions', 0 to 1"):
+        value_targets([Item(Path("c"), ("0.5",) * 4 + ("-0.1",))], traits)
+
+
+def test_labels_are_left_out_in_whatever_form_they_are_named() -> None:
+    items = [Item(Path(t), (t,)) for t in ("0", "Happy", "1", "SAD", "bored")]
+    dfew = TASKS["dfew"]
+    for ignore in (["happy"], ["0"], ["HAPPY", "0"]):
+        kept, unknown = leave_out(items, ignore, dfew)
+        assert [str(i.path) for i in kept] == ["1", "SAD", "bored"] and not unknown
+    kept, unknown = leave_out(items, ["Bored", "fear", "sadd", "9"], dfew)
+    assert len(kept) == 4 and unknown == ["sadd", "9"]
+    kept, unknown = leave_out(items, ["happy", "sad", "angry"], None)
+    assert [str(i.path) for i in kept] == ["0", "1", "bored"] and unknown == ["angry"]
+
+
+def test_a_label_to_ignore_that_is_nowhere_is_refused(bundle: Bundle, data: Path) -> None:
+    options = EvaluationOptions(speed=False, ignore=["brigth"])
+    with pytest.raises(SourceError, match=r"bright, dark.*label 'brigth' to ignore"):
+        evaluate([bundle, bundle], data, WholeFrame(), options)
+
+
+def test_indices_of_a_prepared_list_keep_their_meaning(bundle: Bundle, tmp_path: Path) -> None:
+    data = tmp_path / "test.txt"
+    data.write_text("a.png 0\nb.png 1\n")
+    record = {"labels": ["dark", "bright"], "lists": {"test": "/elsewhere/test.txt"}}
+    (tmp_path / "prepared.json").write_text(json.dumps(record))
+    with pytest.raises(
+        SourceError, match=r"indices into dark, bright .*order here is bright, dark"
+    ):
+        evaluate([bundle, bundle], data, WholeFrame(), QUICK)
 
 
 def test_stratified_is_even_and_reproducible() -> None:

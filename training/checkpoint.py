@@ -41,7 +41,7 @@ class Checkpoint:
     Attributes:
         model: In evaluation mode, weights loaded.
         kind: "fine-tuned", or "pre-trained" (head and final norm are fresh).
-        info: What else the file says: epoch, the training arguments.
+        info: What else the file says: epoch, the training arguments, the labels in output order.
     """
 
     model: TPSBT
@@ -147,6 +147,10 @@ def _find_state(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, 
         info["args"] = vars(args) if isinstance(args, argparse.Namespace) else {}
         if isinstance(content.get("epoch"), int):
             info["epoch"] = content["epoch"]
+        task = content.get("task")
+        labels = task.get("labels") if isinstance(task, Mapping) else None
+        if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+            info["labels"] = tuple(labels)
     return dict(state), info
 
 

@@ -18,6 +18,8 @@ from svfap_edge.datalist import (
     Item,
     class_targets,
     find_items,
+    leave_out,
+    require_order,
     value_targets,
 )
 from svfap_edge.errors import SourceError, UnreadableClip
@@ -88,11 +90,13 @@ class LabelledClips:
         items: Videos, folders of frames, images.
         targets: Class indices (n,), or values (n, L).
         sampling: Which frames make a clip.
+        unknown: Labels to be ignored that neither the task nor this list has.
     """
 
     items: Sequence[Item]
     targets: np.ndarray
     sampling: Sampling
+    unknown: tuple[str, ...] = ()
 
     @classmethod
     def open(
@@ -102,19 +106,21 @@ class LabelledClips:
 
         Args:
             task: None reads no labels; every target is 0.
-            ignore: Labels whose items are left out.
+            ignore: Labels whose items are left out, each a name or an index.
 
         Raises:
             SourceError: the list is missing, empty or malformed, holds nothing beside the labels
-                to be ignored, or a label is outside the task.
+                to be ignored, a label is outside the task, or its indices mean other labels.
         """
-        items = [item for item in find_items(data) if not set(item.target) & set(ignore)]
+        items, unknown = leave_out(find_items(data, labelled=task is not None), ignore, task)
         if not items:
             raise SourceError(f"'{data}' holds nothing beside the labels that are ignored.")
         if task is None:
-            return cls(items, np.zeros(len(items), int), sampling)
-        targets = class_targets if task.kind == "classes" else value_targets
-        return cls(items, targets(items, task), sampling)
+            return cls(items, np.zeros(len(items), int), sampling, tuple(unknown))
+        if task.kind != "classes":
+            return cls(items, value_targets(items, task), sampling, tuple(unknown))
+        require_order(data, items, task)
+        return cls(items, class_targets(items, task), sampling, tuple(unknown))
 
     def require_files(self, share: float) -> None:
         """Look for all files, by name and size only: thousands in seconds, before a long run.
@@ -168,7 +174,12 @@ def _read_folder(
         times, spacing = np.arange(len(timed), dtype=float), float(sampling.stride)
     names = list(timed)
     chosen = sampling.choose(times, spacing, rng, view).tolist()
-    images = {index: _read_image(path / names[index]) for index in set(chosen)}
+    images = {}
+    for index in sorted(set(chosen)):
+        try:
+            images[index] = _read_image(path / names[index])
+        except UnreadableClip as error:
+            raise UnreadableClip(str(path), f"{names[index]}: {error.reason}") from error
     height, width = images[chosen[0]].shape[:2]
     for index, image in images.items():
         if image.shape[:2] != (height, width):
@@ -202,8 +213,8 @@ class Unreadable:
 
     Attributes:
         total: Items of the list.
-        share: Limit, as a share of the list...
-        at_least: ...which is not below this many items, nor this above half of the list.
+        share: Limit, as a share of the list; 0 for none at all. Otherwise...
+        at_least: ...this many may always be, in a short list half of it.
         reasons: Path to reason. An item that fails in several epochs counts once.
     """
 
@@ -215,6 +226,8 @@ class Unreadable:
     @property
     def limit(self) -> int:
         """Items that may be unreadable."""
+        if self.share == 0:
+            return 0
         return max(int(self.share * self.total), min(self.at_least, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:

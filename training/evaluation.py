@@ -1,13 +1,14 @@
 """Evaluating a model in PyTorch: by the published protocol and as a deployment reads a stream.
 
-Published: a few clips spread evenly over the recording, their outputs averaged. Streaming: a clip
-every hop, sampled by capture time into slots that end now, as `svfap_edge.runtimes.Stream` does;
-probabilities of a recording's clips are averaged.
+Published: a few clips spread evenly over the recording. Streaming: a clip every hop, sampled by
+capture time into slots that end now, as `svfap_edge.runtimes.Stream` does. By both, a recording's
+answer is the mean over its clips, of the probabilities for classes, as VideoMAE's code merges
+views (Tong et al. 2022) and `svfap_edge.evaluation` does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,7 +64,7 @@ class Views(Dataset[Any]):
 
 @dataclass(frozen=True)
 class Outputs:
-    """What a model said of a list: (n, L) averaged logits or values, NaN where unreadable."""
+    """What a model said of a list: (n, L) probabilities or values, NaN where unreadable."""
 
     values: np.ndarray
     unreadable: tuple[str, ...]
@@ -80,28 +81,26 @@ def run_list(
     model: nn.Module,
     dataset: Dataset[Any],
     count: int,
-    outputs: int,
+    task: Task,
     *,
     batch: int,
     workers: int = 0,
     unreadable: float = 0.01,
-    combine: Callable[[Tensor], Tensor] = lambda logits: logits.mean(0),
 ) -> Outputs:
     """Outputs of a model for a list, shared among all processes; the same in each.
 
     Args:
         dataset: Maps an index to (index, (views, T, S, S, 3) uint8 or an `UnreadableClip`).
-        count: Items n. `outputs` is L.
-        batch: Clips given to the model at once.
+        count: Items n.
+        batch: Clips given to the model at once, at most.
         unreadable: Share of the items that may be.
-        combine: (views, L) outputs of an item to (L,).
 
     Raises:
         SourceError: more items than the limit cannot be read.
     """
     model = _without_waiting(fabric, model).eval()
     failed = Unreadable(count, unreadable)
-    values = torch.zeros(count, outputs, device=fabric.device)
+    values = torch.zeros(count, len(task.labels), device=fabric.device)
     seen = torch.zeros(count, device=fabric.device)
     mine = list(range(fabric.global_rank, count, fabric.world_size))
     loader: DataLoader[Any] = DataLoader(
@@ -109,11 +108,14 @@ def run_list(
     )
     for group in _groups(loader, batch, failed):
         clips = torch.from_numpy(np.concatenate([views for _, views in group]))
-        with fabric.autocast():
-            found = model(normalize(clips.to(fabric.device))).float()
+        with fabric.autocast():  # a long recording is more than a batch
+            parts = [model(normalize(part.to(fabric.device))) for part in clips.split(batch)]
+        found = torch.cat(parts).float()
+        if task.kind == "classes":
+            found = found.softmax(1)
         start = 0
         for index, views in group:
-            values[index] = combine(found[start : start + len(views)])
+            values[index] = found[start : start + len(views)].mean(0)
             seen[index] = 1
             start += len(views)
     if fabric.world_size > 1:  # every item is in one process only, so a sum joins them exactly

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -13,20 +14,29 @@ from torch import Tensor, nn
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.tasks import Task, find_task
-from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips import LabelledClips, Sampling
 from svfap_edge.training.evaluation import Views, figures, run_list
-from svfap_edge.training.job import Job, open_clips
+from svfap_edge.training.job import Job, open_clips, require_known
 from svfap_edge.training.mixing import mix, soft_targets
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.optim import loss_of
+from svfap_edge.training.progress import say
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 from svfap_edge.training.streaming import evaluate_streaming
 
 
-def open_model(settings: ModelSettings, outputs: int, activation: str) -> TPSBT:
-    """A fresh model, or one that starts from a checkpoint; a head of another width is fresh."""
-    changes = {"outputs": outputs, "activation": activation, "drop_path": settings.drop_path}
+def open_model(settings: ModelSettings, task: Task) -> TPSBT:
+    """A fresh model, or one that starts from a checkpoint.
+
+    Its head goes on only where it has the task's labels: in the task's order, whatever the
+    checkpoint's. A checkpoint that tells no labels is taken by the width of its head.
+    """
+    changes = {
+        "outputs": len(task.labels),
+        "activation": "sigmoid" if task.kind == "traits" else "none",
+        "drop_path": settings.drop_path,
+    }
     if settings.start is None:
         try:
             return TPSBT(preset(settings.preset, **settings.changes(), **changes))
@@ -41,8 +51,22 @@ def open_model(settings: ModelSettings, outputs: int, activation: str) -> TPSBT:
         for name, weight in loaded.model.state_dict().items()
         if weight.shape == wanted[name].shape
     }
+    if loaded.kind == "fine-tuned":
+        state = _fit_head(state, loaded, task)
     model.load_state_dict({**wanted, **state})
     return model
+
+
+def _fit_head(state: dict[str, Tensor], loaded: Checkpoint, task: Task) -> dict[str, Tensor]:
+    """Weights with the head's rows in the task's order, or without a head that is another's."""
+    ours = [label.lower() for label in task.labels]
+    theirs = [label.lower() for label in loaded.info.get("labels", task.labels)]
+    if "head.weight" in state and set(ours) == set(theirs):
+        order = [theirs.index(label) for label in ours]
+        return {n: w[order] if n.startswith("head.") else w for n, w in state.items()}
+    told = f"the labels {', '.join(theirs)}" if "labels" in loaded.info else "another width"
+    say(f"The head starts fresh: that of model.start has {told}.")
+    return {n: w for n, w in state.items() if not n.startswith("head.")}
 
 
 @dataclass(kw_only=True)
@@ -69,16 +93,17 @@ class Finetuning(Job):
         task = find_task(data.task, data.labels)
         if data.stride is not None:
             task = replace(task, stride=data.stride)
-        activation = "sigmoid" if task.kind == "traits" else "none"
         torch.manual_seed(settings.run.seed)
-        model = open_model(settings.model, len(task.labels), activation)
+        model = open_model(settings.model, task)
         sampling = Sampling.of_task(task, model.config.frames, data.views)
         train = open_clips(data, data.train, task, sampling)
         val = open_clips(data, data.val, task, sampling)
         test = open_clips(data, data.test, task, sampling) if data.test else None
-        _check_apart(train, val, "data.val", "choose")
+        require_known(data, train, val, *([test] if test is not None else []))
+        _check_apart(train, val, "data.train and in data.val", "trained on cannot choose")
         if test is not None:
-            _check_apart(train, test, "data.test", "judge")
+            _check_apart(train, test, "data.train and in data.test", "trained on cannot judge")
+            _check_apart(val, test, "data.val and in data.test", "chosen by cannot judge")
         if settings.data.balance != 1 and task.kind != "classes":
             raise ConfigError("data.balance is for classes; leave it at 1 for values and traits.")
         loss_of(settings.loss.kind, task.kind)
@@ -112,7 +137,7 @@ class Finetuning(Job):
     def evaluate(self, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> dict[str, Any]:
         """Metrics by the published protocol."""
         found = run_list(
-            fabric, model, Views(clips, self.config.size), len(clips), len(self.task.labels),
+            fabric, model, Views(clips, self.config.size), len(clips), self.task,
             **self._reading,
         )  # fmt: skip
         return figures(found, clips, self.task)
@@ -133,12 +158,17 @@ class Finetuning(Job):
         }
 
 
-def _check_apart(train: LabelledClips, other: LabelledClips, name: str, purpose: str) -> None:
-    """Raises ConfigError if a file is in both lists."""
-    both = {item.path for item in train.items} & {item.path for item in other.items}
+def _check_apart(one: LabelledClips, other: LabelledClips, where: str, why: str) -> None:
+    """Raises ConfigError if a file is in both lists, under whatever path."""
+    both = _files(one) & _files(other)
     if both:
         shown = ", ".join(f"'{path}'" for path in sorted(both)[:3])
         raise ConfigError(
-            f"{len(both)} files are in data.train and in {name}, for example {shown}. What is "
-            f"trained on cannot {purpose} the model; split by person ('svfap-edge prepare')."
+            f"{len(both)} files are in {where}, for example {shown}. What is {why} the model; "
+            "split by person ('svfap-edge prepare')."
         )
+
+
+def _files(clips: LabelledClips) -> set[str]:
+    """Absolute paths; links are not followed, a copy under another name is another file."""
+    return {os.path.abspath(item.path) for item in clips.items}

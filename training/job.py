@@ -86,6 +86,16 @@ def open_clips(
     return clips
 
 
+def require_known(data: DataSettings, *lists: LabelledClips) -> None:
+    """Raises ConfigError if a label to be ignored is neither the task's nor in any list."""
+    unknown = [x for x in data.ignore if all(x in clips.unknown for clips in lists)]
+    if unknown:
+        raise ConfigError(
+            f"data.ignore: no list and no task has a label '{unknown[0]}'. Write it as the task "
+            "or the list does, a name or an index."
+        )
+
+
 @dataclass(kw_only=True)
 class Job(ABC):
     """What is trained.

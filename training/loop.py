@@ -231,9 +231,10 @@ class Training:
         """Change the weights: update number `update` of training, which has `of_epoch` an epoch."""
         optim = self.optim
         clips = optim.batch * optim.accumulate * self.fabric.world_size
-        peak = optim.rate * clips / optim.rate_batch
+        scale = clips / optim.rate_batch
+        peak, least = optim.rate * scale, optim.least_rate * scale
         total, warm = of_epoch * optim.epochs, round(of_epoch * optim.warmup_epochs)
-        set_rate(self.optimizer, rate_at(update, total, warm, peak, optim.least_rate))
+        set_rate(self.optimizer, rate_at(update, total, warm, peak, least))
         if optim.clip_norm:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=optim.clip_norm)
         self.optimizer.step()

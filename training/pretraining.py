@@ -16,7 +16,7 @@ from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.training.augment import centre
 from svfap_edge.training.clips import Sampling, Unreadable
 from svfap_edge.training.evaluation import normalize, sum_of_all
-from svfap_edge.training.job import Job, open_clips
+from svfap_edge.training.job import Job, open_clips, require_known
 from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
@@ -64,6 +64,7 @@ class Pretraining(Job):
         sampling = Sampling(model.config.frames, stride / 25, stride, 1)
         train = open_clips(data, data.train, None, sampling)
         val = open_clips(data, data.val, None, sampling) if data.val else train
+        require_known(data, train, val)
         if data.balance != 1:
             raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
         return cls(settings=settings, model=model, config=model.config, train=train, val=val)

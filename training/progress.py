@@ -7,8 +7,16 @@ import time
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.utilities.rank_zero import rank_zero_only
+
 EVERY_S = 10.0
 """Seconds between lines."""
+
+
+@rank_zero_only
+def say(text: str) -> None:
+    """A line on standard error, once for all processes."""
+    print(text, file=sys.stderr, flush=True)
 
 
 class Progress:

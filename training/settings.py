@@ -50,13 +50,14 @@ class DataSettings:
         test: Evaluated once, at the end, with the best weights; None for none.
         task: Name of a task, see `svfap_edge.tasks`; one of your own needs `labels`.
         labels: Output order; None for the task's.
-        ignore: Labels whose files are left out.
+        ignore: Labels whose files are left out, each a name or an index.
         stride: Frames between sampled frames at 25 fps; None for the task's.
         views: Temporal views averaged in evaluation; 2 as published.
         repeats: Augmented copies of a clip in a batch (Hoffer et al. 2020; VideoMAE takes 2).
         balance: Classes are drawn by count ** balance: 1 as they are, 0 all alike.
         workers: Loader processes of each training process.
-        unreadable: Share of the files that may be unreadable before training stops.
+        unreadable: Share of the files of a list that may be unreadable before training stops; 0
+            for none. Above 0, 10 files may always be, or half of a list that has fewer than 20.
     """
 
     train: str = ""
@@ -85,9 +86,10 @@ class OptimSettings:
 
     Attributes:
         rate: Learning rate for `rate_batch` clips, scaled linearly to the global batch
-            (Goyal et al. 2017).
+            (Goyal et al. 2017), as is `least_rate`, the one at the end of the cosine.
         batch: Clips a process takes at once.
         accumulate: Batches whose gradients are summed before a step.
+        warmup_epochs: Epochs in which the rate rises to its peak; fewer than there are.
         layer_decay: Factor on the rate from each layer to the one below (Bao et al. 2022).
         clip_norm: Largest norm of the gradient; 0 for no limit.
         average: Momentum of a moving average of the weights, which is then what is evaluated and
@@ -111,7 +113,14 @@ class OptimSettings:
     def __post_init__(self) -> None:
         _check(self.epochs >= 1 and self.batch >= 1, "epochs and batch are at least 1")
         _check(self.accumulate >= 1, "accumulate is at least 1")
-        _check(self.rate > 0, f"rate must be positive; got {self.rate}")
+        _check(
+            0 <= self.least_rate <= self.rate and self.rate > 0,
+            f"rate must be positive, least_rate in 0..rate; got {self.rate}, {self.least_rate}",
+        )
+        _check(
+            0 <= self.warmup_epochs < self.epochs,
+            f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})",
+        )
         _check(0 <= self.average < 1, f"average must be in 0..1; got {self.average}")
         _check(0 < self.layer_decay <= 1, f"layer_decay must be in 0..1; got {self.layer_decay}")
 

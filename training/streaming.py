@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 from lightning.fabric import Fabric
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import Dataset
 
 from svfap_edge.clip import ClipSpec, FrameBuffer
@@ -77,12 +77,8 @@ def evaluate_streaming(
 ) -> dict[str, Any]:  # fmt: skip
     """Metrics of a list by the streaming protocol; see `run_list` and `figures`."""
     spec = ClipSpec(config.frames, config.frames * task.spacing_s, config.size)
-
-    def combine(outputs: Tensor) -> Tensor:
-        return outputs.softmax(1).mean(0) if task.kind == "classes" else outputs.mean(0)
-
     found = run_list(
-        fabric, model, StreamedClips(clips, spec), len(clips), len(task.labels),
-        batch=batch, workers=workers, unreadable=unreadable, combine=combine,
+        fabric, model, StreamedClips(clips, spec), len(clips), task,
+        batch=batch, workers=workers, unreadable=unreadable,
     )  # fmt: skip
     return figures(found, clips, task)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import sys
+from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from svfap_edge.datalist import Item
 from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.tasks import TASKS, Task
 from svfap_edge.training.clips import LabelledClips, Sampling, Unreadable
+from svfap_edge.training.prepare import prepare_images
 
 TASK = Task("moods", "classes", ("calm", "glad"))
 
@@ -184,6 +186,24 @@ def test_list_with_labels(tmp_path: Path) -> None:
         LabelledClips.open(tmp_path / "train.txt", TASK, Sampling())
 
 
+def test_indices_of_prepared_lists_keep_their_meaning(tmp_path: Path) -> None:
+    for name in ("calm", "glad"):
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(4):
+            image = np.zeros((8, 8, 3), np.uint8)
+            cv2.imwrite(str(tmp_path / "images" / name / f"{number}.png"), image)
+    done = prepare_images(tmp_path / "images", tmp_path / "lists", val_share=0.5)
+    listed = done.lists["train"]
+    swapped = replace(TASK, labels=("glad", "calm"))
+    LabelledClips.open(listed, TASK, Sampling())
+    LabelledClips.open(listed, replace(TASK, labels=("Calm", "Glad", "wild")), Sampling())
+    with pytest.raises(SourceError, match=r"indices into calm, glad .*order here is glad, calm"):
+        LabelledClips.open(listed, swapped, Sampling())
+    named = listed.read_text().replace(" 0\n", " calm\n").replace(" 1\n", " glad\n")
+    listed.write_text(named)  # names need no order
+    assert LabelledClips.open(listed, swapped, Sampling()).targets.max() == 1
+
+
 @pytest.mark.parametrize("content", [b"", b"no video", b"\0" * 5000, None])
 def test_an_unreadable_video_is_named(
     tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch, content: bytes | None
@@ -231,7 +251,7 @@ def test_unreadable_images_and_folders_are_named(tmp_path: Path) -> None:
         clips_of(tmp_path / "bad.png").read(0)
     with pytest.raises(UnreadableClip, match="holds no images"):
         clips_of(tmp_path / "empty").read(0)
-    with pytest.raises(UnreadableClip, match=r"1\.png"):
+    with pytest.raises(UnreadableClip, match=r"f' cannot be read: 1\.png: damaged"):
         clips_of(folder, frames=3, stride=1).read(0)
     with pytest.raises(UnreadableClip, match="no such file"):
         clips_of(tmp_path / "gone.jpg").read(0)
@@ -250,6 +270,23 @@ def test_unreadable_items_are_counted_once_and_limited() -> None:
         log.add(UnreadableClip("b.mp4", "damaged"))
     assert Unreadable(total=100).limit == 10
     assert Unreadable(total=6).limit == 3
+    none = Unreadable(total=2000, share=0)
+    assert none.limit == 0
+    with pytest.raises(SourceError, match="1 of 2000 items cannot be read.*limit of 0"):
+        none.add(UnreadableClip("a.mp4", "damaged"))
+
+
+def test_a_folder_with_several_damaged_frames_is_one_item(tmp_path: Path) -> None:
+    folder = write_frames(tmp_path / "f", 6)
+    for number in range(4):
+        (folder / f"{number}.png").write_bytes(b"no image")
+    log, clips = Unreadable(total=4), clips_of(folder, frames=2, stride=1)
+    for seed in range(9):
+        try:
+            clips.read(0, np.random.default_rng(seed))
+        except UnreadableClip as error:
+            log.add(error)
+    assert list(log.reasons) == [str(folder)]
 
 
 def test_missing_files_are_found_before_a_run(tmp_path: Path) -> None:
@@ -264,7 +301,7 @@ def test_missing_files_are_found_before_a_run(tmp_path: Path) -> None:
         return LabelledClips(items, np.zeros(len(items), int), Sampling())
 
     wrong = ("empty", "zero.mp4", "gone.mp4", "loop")
-    clips_named("good", "bad.png", *wrong, *wrong).require_files(0.0)  # each counts once: half
+    clips_named("good", "bad.png", *wrong, *wrong).require_files(0.01)  # each counts once: half
     with pytest.raises(SourceError) as caught:
         clips_named("good", "bad.png", *wrong).require_files(0.5)
     text = str(caught.value)

@@ -18,13 +18,14 @@ from lightning.fabric import Fabric
 from torch import nn
 
 from svfap_edge.errors import ConfigError, DependencyMissing, SourceError, SvfapError, TrainingError
+from svfap_edge.tasks import Task
 from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import load_config
 from svfap_edge.training.files import save_atomically
-from svfap_edge.training.finetuning import Finetuning
-from svfap_edge.training.settings import FinetuneConfig
+from svfap_edge.training.finetuning import Finetuning, open_model
+from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 from tests.training.conftest import LABELS, settings
 
 PLAIN = (
@@ -81,7 +82,13 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
         return evaluate(job, fabric, model, clips)
 
     monkeypatch.setattr(Finetuning, "evaluate", counted)
-    test = f"data.test={drawn / 'val.txt'}"
+    listed = tmp_path / "test.txt"  # copies of the validation list's files
+    for number, line in enumerate((drawn / "val.txt").read_text().splitlines()):
+        path, _, label = line.rpartition(" ")
+        (tmp_path / f"clip{number}").symlink_to(drawn / path)
+        with listed.open("a") as file:
+            file.write(f"clip{number} {label}\n")
+    test = f"data.test={listed}"
     chosen = config(*settings(drawn, tmp_path / "run", "optim.epochs=3", "optim.rate=0.05", test))
     best = session.finetune(chosen)
     assert len(lists) == 3 + 1  # each epoch, and the test list
@@ -239,7 +246,9 @@ def test_wrong_settings_end_before_training(
     assert not (tmp_path / "run").exists()
 
 
-def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: Path) -> None:
+def test_empty_list_label_out_of_range_and_shared_files(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     listed = tmp_path / "list.txt"
     for text, words in (("", "empty|no lines|holds no"), (f"{drawn} 9\n", "outside task")):
         listed.write_text(text)
@@ -248,6 +257,48 @@ def test_empty_list_label_out_of_range_and_shared_files(drawn: Path, tmp_path: P
     same = f"data.val={drawn / 'train.txt'}"
     with pytest.raises(ConfigError, match=r"8 files are in data\.train"):
         session.finetune(config(*settings(drawn, tmp_path / "r", same)))
+    monkeypatch.chdir(drawn)
+    relative = "data.val=train.txt"
+    with pytest.raises(ConfigError, match=r"8 files are in data\.train and in data\.val"):
+        session.finetune(config(*settings(drawn, tmp_path / "r", relative)))
+    tested = "data.test=val.txt"
+    with pytest.raises(ConfigError, match=r"4 files are in data\.val and in data\.test"):
+        session.finetune(config(*settings(drawn, tmp_path / "r", tested)))
+
+
+def test_labels_to_ignore_are_names_or_indices_and_known(drawn: Path, tmp_path: Path) -> None:
+    """The drawn lists hold indices."""
+    for word in ("Anger", "3"):
+        job = Finetuning.prepare(
+            config(*settings(drawn, tmp_path / "run", f'data.ignore=["{word}"]'))
+        )
+        assert set(job.train.targets) == set(job.val.targets) == {0, 1, 2}
+    with pytest.raises(ConfigError, match="no list and no task has a label 'angr'"):
+        Finetuning.prepare(config(*settings(drawn, tmp_path / "run", 'data.ignore=["angr"]')))
+    listed = tmp_path / "train.txt"  # a label that is in one list only, and not in the task
+    lines = (drawn / "train.txt").read_text().splitlines()
+    listed.write_text("".join(f"{drawn / line}\n" for line in lines) + f"{drawn} fear\n")
+    more = (f"data.train={listed}", 'data.ignore=["Fear"]')
+    assert len(Finetuning.prepare(config(*settings(drawn, tmp_path / "run", *more))).train) == 8
+
+
+def test_a_head_starts_in_the_order_of_the_task(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    best = session.finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=1")))
+    before = load_checkpoint(best)
+    assert before.info["labels"] == LABELS
+    start = ModelSettings(start=str(best))
+    turned = open_model(start, Task("drawn", "classes", LABELS[::-1]))
+    assert torch.equal(turned.head.weight, before.model.head.weight.flip(0))
+    assert torch.equal(turned.head.bias, before.model.head.bias.flip(0))
+    assert "fresh" not in capsys.readouterr().err
+    for labels in (("a", "b", "c", "d"), LABELS[:3]):
+        other = open_model(start, Task("other", "classes", labels))
+        assert len(other.head.weight) == len(labels)
+        assert not torch.equal(other.head.weight, before.model.head.weight[: len(labels)])
+        assert torch.equal(other.blocks[0].mlp.fc1.weight, before.model.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
+        assert "head starts fresh" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
@@ -317,6 +368,19 @@ def test_command_line_reports_and_refuses(drawn: Path, tmp_path: Path) -> None:
     assert typo.returncode == 2 and "Did you mean 'optim.epochs'" in typo.stderr
     shown = subprocess.run(command("optim.batch=7", "--show"), capture_output=True, text=True)
     assert "batch = 7" in shown.stdout
+
+
+def test_the_rate_and_its_least_are_scaled_to_the_batch(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rates: list[float] = []
+    monkeypatch.setattr(loop, "set_rate", lambda optimizer, rate: rates.append(rate))
+    more = ("optim.epochs=8", "optim.warmup_epochs=1", "optim.rate=1e-5", "run.validate_every=8")
+    session.finetune(config(*settings(drawn, tmp_path / "run", *more)))  # 2 batches of 4 clips
+    peak, least = 1e-5 * 4 / 256, 1e-6 * 4 / 256
+    assert rates[:3] == pytest.approx([peak / 2, peak, peak])
+    assert sorted(rates[2:], reverse=True) == rates[2:]
+    assert least < rates[-1] < 2 * least
 
 
 def test_history_rows_are_plain_numbers(drawn: Path, tmp_path: Path) -> None:

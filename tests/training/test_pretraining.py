@@ -9,10 +9,12 @@ import cv2
 import pytest
 import torch
 
+from svfap_edge.datalist import read_list
 from svfap_edge.errors import ConfigError, SourceError
 from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import load_config
+from svfap_edge.training.pretraining import Pretraining
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
 from tests.training.conftest import settings
 
@@ -104,6 +106,21 @@ def test_a_corrupt_clip_does_not_end_it(drawn: Path, tmp_path: Path) -> None:
     worse.write_text("".join(f"{tmp_path / f'{i}.mp4'} 0\n" for i in range(3)))
     with pytest.raises(SourceError, match="2 of 3 items cannot be read"):
         session.pretrain(config(drawn, tmp_path / "c", *once, f"data.val={worse}"))
+
+
+def test_a_list_without_labels(drawn: Path, tmp_path: Path) -> None:
+    lines = (drawn / "train.txt").read_text().splitlines()
+    folders = [drawn / line.rpartition(" ")[0] for line in lines]
+    (tmp_path / "one clip 7").symlink_to(folders[0])
+    (tmp_path / "other.mp4").symlink_to(folders[1])
+    listed = tmp_path / "faces.txt"
+    listed.write_text(f"one clip 7\nother.mp4\n{folders[2]}\n{folders[3]} 2\n")
+    job = Pretraining.prepare(config(drawn, tmp_path / "run", f"data.train={listed}", "data.val="))
+    names = [tmp_path / "one clip 7", tmp_path / "other.mp4", *folders[2:4]]
+    assert [item.path for item in job.train.items] == names
+    assert job.train.read(0).shape[0] == 16
+    with pytest.raises(SourceError, match="line 2: expected 'path label'"):
+        read_list(listed)
 
 
 def test_the_other_fusion_trains_and_is_written_down(drawn: Path, tmp_path: Path) -> None:
