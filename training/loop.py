@@ -22,6 +22,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from svfap_edge.errors import ConfigError, TrainingError
+from svfap_edge.training.devices import processes_of, require_all_processes, strategy_of
 from svfap_edge.training.evaluation import one_thread, sum_of_all
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
 from svfap_edge.training.job import Job, Key, collate
@@ -65,16 +66,18 @@ def build_fabric(run: RunSettings) -> Fabric:
     Under `torchrun` the number of processes comes from there.
 
     Raises:
-        ConfigError: the machine has no such device, or not as many.
+        ConfigError: the machine has no such device, or not as many; or a launcher started another
+            number of processes.
     """
     if run.threads:
         torch.set_num_threads(run.threads)
     try:
+        devices, nodes = processes_of(run)
         fabric = Fabric(
             accelerator=run.accelerator,
-            devices=run.devices,
-            num_nodes=run.nodes,
-            strategy=run.strategy,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy_of(run),
             precision=run.precision,
         )
         fabric.launch()
@@ -84,6 +87,7 @@ def build_fabric(run: RunSettings) -> Fabric:
             f"devices={run.devices}, strategy={run.strategy}, precision={run.precision}. "
             f"{str(error).strip()[:300]}"
         ) from error
+    require_all_processes(fabric)
     return fabric
 
 
