@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,13 +36,13 @@ def save_atomically(
     try:
         fabric.save(part, state, filter={"model": keep} if keep else None)
         if fabric.is_global_zero:
-            os.replace(part, path)
+            replace_durably(part, path)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
         part.unlink(missing_ok=True)
         kept = f" The one before is intact: '{path}'." if path.exists() else ""
         raise TrainingError(
             f"The checkpoint '{path}' could not be written: {str(error).strip()[:200]}.{kept} "
-            "Make room, or choose another run.output, then continue with --resume."
+            "Make room, or move the folder and set run.output, then continue with --resume."
         ) from error
     fabric.barrier()
 
@@ -55,11 +57,41 @@ def write_text_atomically(path: Path, text: str, failure: type[SvfapError] = Tra
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         part.write_bytes(text.encode())
-        os.replace(part, path)
+        replace_durably(part, path)
     except OSError as error:
         with contextlib.suppress(OSError):
             part.unlink()
         raise failure(f"'{path}' cannot be written: {error}.") from error
+
+
+def replace_durably(part: Path, path: Path) -> None:
+    """Rename a finished file to its place, so that either it or the one before outlives a power
+    cut: the content has to be on the disk before the name is, and the name before going on."""
+    _sync(part)
+    os.replace(part, path)
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        _sync(path.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def json_text(content: Any, indent: int | None = None) -> str:
+    """A JSON document in which NaN and infinity, which JSON has no word for, are null."""
+    return json.dumps(_without_nan(content), indent=indent, allow_nan=False)
+
+
+def _without_nan(content: Any) -> Any:
+    if isinstance(content, Mapping):
+        return {name: _without_nan(value) for name, value in content.items()}
+    if isinstance(content, (list, tuple)):
+        return [_without_nan(value) for value in content]
+    return None if isinstance(content, float) and not math.isfinite(content) else content
 
 
 def remove_stale(folder: Path) -> None:

@@ -64,11 +64,6 @@ def collate(found: list[tuple[int, np.ndarray | UnreadableClip]]) -> Batch:
     return Batch(torch.from_numpy(clips), torch.from_numpy(items), errors)
 
 
-def no_loss(model: nn.Module) -> Tensor:
-    """Zero that reaches every parameter, for a batch of which nothing could be read."""
-    return sum((weight.sum() * 0 for weight in model.parameters()), torch.zeros(()))
-
-
 def open_clips(
     data: DataSettings, path: str, task: Task | None, sampling: Sampling
 ) -> LabelledClips:
@@ -152,8 +147,18 @@ class Job(ABC):
         for error in batch.errors:
             self.unreadable.add(error)
         if len(batch.items) == 0:
-            return no_loss(model)
+            return self._no_loss(model, batch.items, rng)
         return self.clip_loss(model, normalize(batch.clips), batch.items, rng)
+
+    def _no_loss(self, model: nn.Module, items: Tensor, rng: np.random.Generator) -> Tensor:
+        """Zero, by a forward pass of an empty clip: where several processes train, each must make
+        one, or the others wait for its gradients. Batch norm does not learn from it."""
+        size = self.config.size
+        clip = torch.zeros(1, 3, self.config.frames, size, size, device=items.device)
+        model.eval()
+        loss = self.clip_loss(model, clip, items.new_zeros(1), rng) * 0
+        model.train()
+        return loss
 
     @abstractmethod
     def clip_loss(

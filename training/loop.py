@@ -22,7 +22,8 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from svfap_edge.errors import ConfigError, TrainingError
-from svfap_edge.training.evaluation import one_thread, sum_of_all
+from svfap_edge.training.devices import processes_of, require_all_processes, strategy_of
+from svfap_edge.training.evaluation import one_thread
 from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
 from svfap_edge.training.job import Job, Key, collate
 from svfap_edge.training.model import is_plain
@@ -44,7 +45,11 @@ HISTORY = "history.jsonl"
 
 @dataclass
 class Place:
-    """Where training stands: what a resume checkpoint stores beside weights and optimizer."""
+    """Where training stands: what a resume checkpoint stores beside weights and optimizer.
+
+    `loss_sum` and `loss_count` are of this process, in this epoch; a batch of which nothing could
+    be read has no loss.
+    """
 
     epoch: int = 0
     step: int = 0
@@ -55,7 +60,6 @@ class Place:
 
     @property
     def mean_loss(self) -> float:
-        """Of this process, in this epoch."""
         return self.loss_sum / max(1, self.loss_count)
 
 
@@ -65,16 +69,18 @@ def build_fabric(run: RunSettings) -> Fabric:
     Under `torchrun` the number of processes comes from there.
 
     Raises:
-        ConfigError: the machine has no such device, or not as many.
+        ConfigError: the machine has no such device, or not as many; or a launcher started another
+            number of processes.
     """
     if run.threads:
         torch.set_num_threads(run.threads)
     try:
+        devices, nodes = processes_of(run)
         fabric = Fabric(
             accelerator=run.accelerator,
-            devices=run.devices,
-            num_nodes=run.nodes,
-            strategy=run.strategy,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy_of(run),
             precision=run.precision,
         )
         fabric.launch()
@@ -84,6 +90,7 @@ def build_fabric(run: RunSettings) -> Fabric:
             f"devices={run.devices}, strategy={run.strategy}, precision={run.precision}. "
             f"{str(error).strip()[:300]}"
         ) from error
+    require_all_processes(fabric)
     return fabric
 
 
@@ -182,10 +189,10 @@ class Training:
     def finish_epoch(self) -> None:
         """Evaluate, if it is time to, and write what the epoch leaves."""
         place, fabric = self.place, self.fabric
-        mean = torch.tensor(place.mean_loss, device=fabric.device)
-        loss = float(sum_of_all(fabric, mean)) / fabric.world_size
-        row: dict[str, Any] = {"epoch": place.epoch + 1, "loss": loss}
+        total, count = map(sum, zip(*self._losses(), strict=True))
+        row: dict[str, Any] = {"epoch": place.epoch + 1, "loss": total / max(1, count)}
         place.epoch, place.step, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
+        self._share_buffers()
         if place.epoch % self.run.validate_every == 0 or place.epoch == self.optim.epochs:
             self.evaluated.eval()
             row.update(self.job.validate(fabric, self.evaluated, place.epoch))
@@ -202,8 +209,30 @@ class Training:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that are evaluated and kept."""
-        return self.model if self.average is None else self.average
+        """The weights that are evaluated and kept. Not wrapped for several processes, which need
+        not evaluate equally many clips, unless no process has the weights whole."""
+        if self.average is not None:
+            return self.average
+        whole: nn.Module = self.model if self.run.strategy == "fsdp" else self.job.model
+        return whole
+
+    def _share_buffers(self) -> None:
+        """Give all processes the first one's statistics of batch norm, which it saves."""
+        if self.fabric.world_size > 1:
+            for module in (self.job.model, self.average):
+                for buffer in module.buffers() if module is not None else ():
+                    torch.distributed.broadcast(buffer, src=0)
+
+    def _losses(self) -> list[list[float]]:
+        """Sum and count of the losses in this epoch, for each process."""
+        mine = [self.place.loss_sum, float(self.place.loss_count)]
+        if self.fabric.world_size == 1:
+            return [mine]
+        mine_there = torch.tensor(mine, dtype=torch.float64, device=self.fabric.device)
+        found = self.fabric.all_gather(mine_there)
+        assert isinstance(found, torch.Tensor)
+        rows: list[list[float]] = found.tolist()
+        return rows
 
     def _backward(self, batch: Any, last_part: bool) -> None:
         """Add the gradient of a batch; processes exchange it with the last part of an update."""
@@ -218,7 +247,7 @@ class Training:
                 "optim.rate, set optim.clip_norm, or train in run.precision=32-true; then resume."
             )
         self.place.loss_sum += value
-        self.place.loss_count += 1
+        self.place.loss_count += len(batch.items) > 0
 
     def _seed(self) -> np.random.Generator:
         """Seeds torch for one step (stochastic depth, masks); returns numpy's generator for it."""
@@ -270,7 +299,7 @@ class Training:
 
     def save(self) -> None:
         """Write the resume checkpoint."""
-        state = {**self._state(), "place": vars(self.place)}
+        state = {**self._state(), "place": vars(self.place), "losses": self._losses()}
         save_atomically(self.fabric, self.folder / RESUME, state)
 
     def load(self) -> None:
@@ -283,6 +312,8 @@ class Training:
         try:
             rest = self.fabric.load(path, self._state())
             self.place = Place(**rest["place"])
+            total, count = rest["losses"][self.fabric.global_rank]
+            self.place.loss_sum, self.place.loss_count = total, int(count)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"'{path}' does not fit these settings; resume with those it was saved with. "
