@@ -216,7 +216,7 @@ def _print_application(found: Benchmark, out: Console) -> None:
     if not measured:
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"application on {found.options.source}: p50 / p95 ms")
+    table.add_column(f"application on {found.options.source_name}: p50 / p95 ms")
     table.add_column("frames/s", justify="right")
     stages = measured[0][1]["stages"]
     for name, stage in stages.items():
