@@ -33,7 +33,11 @@ def benchmark(
         str | None, typer.Option(help="Comma-separated; all that run here by default.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="all, auto (the best for each artifact), or an engine.")
+        str,
+        typer.Option(
+            help="all, auto (the best for each artifact), or an engine, as run takes it: "
+            "onnxruntime:cuda."
+        ),
     ] = "all",
     source: Annotated[
         str | None,
