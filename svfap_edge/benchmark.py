@@ -16,7 +16,7 @@ from .benchmark_results import Benchmark, BenchmarkOptions, LeftOut, Row, compar
 from .bundle import Bundle
 from .errors import BackendUnavailable, BundleError, SvfapError
 from .machine import describe_machine
-from .runtimes.backend import ENGINES, choose
+from .runtimes.backend import ENGINES, choose, split_engine
 from .stages import time_stages
 from .timing import Timed, cold_start, time_model
 
@@ -71,12 +71,14 @@ def runnable(
 
     Raises:
         BundleError: no such artifact.
-        BackendUnavailable: no engine of that name.
+        BackendUnavailable: no engine or provider of that name.
     """
-    if engine not in ("all", "auto", *ENGINES):
-        raise BackendUnavailable(
-            f"No engine '{engine}' in this version. Choose all, auto, {', '.join(ENGINES)}."
-        )
+    if engine not in ("all", "auto"):
+        if engine.partition(":")[0] not in ENGINES:
+            raise BackendUnavailable(
+                f"No engine '{engine}' in this version. Choose all, auto, {', '.join(ENGINES)}."
+            )
+        split_engine(engine)
     found: list[Timed] = []
     left_out: list[LeftOut] = []
     for name in artifacts or bundle.manifest.artifacts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from .masking import without_passwords
 from .stages import PER_PREDICTION, StageTimes
 from .timing import ModelTimes, Timed
 
@@ -46,6 +48,13 @@ class BenchmarkOptions:
     cold: int = 3
     threads: int | None = None
     batches: Sequence[int] = (4,)
+
+    @property
+    def source_name(self) -> str | None:
+        """The source without passwords."""
+        if self.source is None or os.path.exists(self.source):
+            return self.source
+        return without_passwords(self.source)
 
 
 @dataclass(frozen=True)
@@ -208,6 +217,7 @@ class Benchmark:
     def to_json(self) -> dict[str, Any]:
         options = asdict(self.options)
         options["face_model"] = str(options["face_model"]) if options["face_model"] else None
+        options["source"] = self.options.source_name
         return {
             "bundle": str(self.bundle),
             "machine": self.machine,

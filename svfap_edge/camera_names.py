@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from .capture import find_target
 from .errors import SourceError, SvfapError
+from .masking import without_passwords
 
 
 def split_name(text: str) -> tuple[str | None, str]:
@@ -48,7 +49,7 @@ def _name_of(source: str) -> str:
     except SourceError:  # opening it tells why
         target = None
     if target is None:
-        path = Path(source)
+        path = Path(source if _is_there(source) else without_passwords(source))
         name = path.resolve().name if path.is_dir() else path.stem
     elif target.kind == "url":
         name = _host(target.name)

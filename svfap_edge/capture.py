@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Protocol
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 import cv2
 import numpy as np
 
 from .errors import DependencyMissing, SourceError
+from .masking import without_passwords
 
 Kind = Literal["camera", "url", "gstreamer"]
+
+TCP_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
+"""Ports where a URL names none (IANA; rtmps as FFmpeg has it)."""
 
 
 class Capture(Protocol):
@@ -44,7 +50,7 @@ class Target:
     Attributes:
         kind: How.
         address: Device number, URL, or pipeline.
-        name: The address without a password.
+        name: The address without passwords, for messages.
     """
 
     kind: Kind
@@ -63,33 +69,19 @@ def find_target(text: str) -> Target | None:
         return Target("camera", match[1], f"camera:{match[1]}")
     # Elements of a pipeline may hold URLs.
     if re.search(r"\s!\s", text):
+        name = without_passwords(text)
         if "appsink" not in text:
             raise SourceError(
-                f"The GStreamer pipeline '{_masked(text)}' does not end in an appsink, so no frame "
-                "could be read. End it with: ! videoconvert ! appsink drop=true max-buffers=1"
+                f"The GStreamer pipeline '{name}' does not end in an appsink, so no frame could be "
+                "read. End it with: ! videoconvert ! appsink drop=true max-buffers=1"
             )
-        return Target("gstreamer", text, _masked(text))
+        return Target("gstreamer", text, name)
     match = re.match(r"([a-z][a-z0-9+.-]+)://", text, re.IGNORECASE)
     if match:
         if match[1].lower() == "file":
-            raise SourceError(f"'{text}' is a file: pass its path.")
-        return Target("url", text, _without_password(text))
+            raise SourceError(f"'{without_passwords(text)}' is a file: pass its path.")
+        return Target("url", text, without_passwords(text))
     return None
-
-
-def _without_password(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        has_user = "@" in parts.netloc
-    except ValueError:  # not well-formed; FFmpeg will say so
-        return _masked(url)
-    if not has_user:
-        return url
-    return urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
-
-
-def _masked(text: str) -> str:
-    return re.sub(r"(://)[^/\s@]*@", r"\1***@", text)
 
 
 def built_with(library: str) -> bool:
@@ -133,8 +125,9 @@ class OpenCvCapture:
         elif target.kind == "gstreamer":
             self._capture = cv2.VideoCapture(target.address, cv2.CAP_GSTREAMER)
         else:
+            left_s = connect_timeout_s - _knock(target, connect_timeout_s)
             timeouts = [
-                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, round(connect_timeout_s * 1e3),
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, max(1, round(left_s * 1e3)),
                 cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_timeout_s * 1e3),
             ]  # fmt: skip
             self._capture = cv2.VideoCapture(target.address, cv2.CAP_FFMPEG, timeouts)
@@ -163,7 +156,44 @@ class OpenCvCapture:
         self._capture.release()
 
 
-def _cannot_open(target: Target) -> str:
+def _knock(target: Target, timeout_s: float) -> float:
+    """Make sure that somebody listens, if the URL's protocol begins with a TCP connection.
+
+    OpenCV opens one URL at a time in a process, so a machine that is switched off would keep all
+    others waiting for the whole timeout. And FFmpeg would print what it takes for the host, which
+    is a piece of the password where that is not percent-encoded.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        SourceError: nobody does.
+    """
+    started = time.monotonic()
+    try:
+        parts = urlsplit(target.address)
+    except ValueError:  # not well-formed; FFmpeg will say so
+        return 0.0
+    scheme = parts.scheme.lower()
+    if scheme not in TCP_PORTS or (scheme in ("http", "https") and _has_proxy()):
+        return 0.0
+    try:
+        if not parts.hostname:
+            raise ValueError("it has no host")
+        port = parts.port or TCP_PORTS[scheme]
+        socket.create_connection((parts.hostname, port), timeout_s).close()
+    except (OSError, ValueError) as error:  # the words of a ValueError may hold the password
+        reason = f" Connecting: {error.strerror or error}." if isinstance(error, OSError) else ""
+        raise SourceError(_cannot_open(target, reason)) from None
+    return time.monotonic() - started
+
+
+def _has_proxy() -> bool:
+    """Whether FFmpeg connects to another machine than the URL names."""
+    return any(os.environ.get(name) for name in ("http_proxy", "https_proxy"))
+
+
+def _cannot_open(target: Target, reason: str = "") -> str:
     if target.kind == "camera":
         there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
         return (
@@ -179,4 +209,14 @@ def _cannot_open(target: Target) -> str:
     return (
         f"'{target.name}' cannot be opened. Check the address, the password, and that it plays in "
         "ffplay; OPENCV_FFMPEG_LOGLEVEL=24 says what fails."
+        f"{reason}{_encoding_advice(target.address)}"
+    )
+
+
+def _encoding_advice(url: str) -> str:
+    if "@" not in url:
+        return ""
+    return (
+        " In a user or password, these are written percent-encoded: # %23, / %2F, ? %3F, @ %40, "
+        ": %3A, % %25."
     )

@@ -33,7 +33,11 @@ def benchmark(
         str | None, typer.Option(help="Comma-separated; all that run here by default.")
     ] = None,
     engine: Annotated[
-        str, typer.Option(help="all, auto (the best for each artifact), or an engine.")
+        str,
+        typer.Option(
+            help="all, auto (the best for each artifact), or an engine, as run takes it: "
+            "onnxruntime:cuda."
+        ),
     ] = "all",
     source: Annotated[
         str | None,
@@ -216,7 +220,7 @@ def _print_application(found: Benchmark, out: Console) -> None:
     if not measured:
         return
     table = Table(box=None, pad_edge=False)
-    table.add_column(f"application on {found.options.source}: p50 / p95 ms")
+    table.add_column(f"application on {found.options.source_name}: p50 / p95 ms")
     table.add_column("frames/s", justify="right")
     stages = measured[0][1]["stages"]
     for name, stage in stages.items():

@@ -116,6 +116,7 @@ def run(
                 "--jsonl, or run each by itself."
             )
         named = name_sources(sources)
+        _check_outputs({"--jsonl": jsonl, "--video": video, "--plot": plot}, named, face_model)
         finder = open_detector(detector, face_model)
         loading = partial(
             Engine.load, bundle, artifact=artifact, engine=engine, threads=threads,
@@ -171,6 +172,16 @@ def _check_numbers(hop: float, seconds: float | None, smooth: float, budget: flo
         raise SvfapError(f"--smooth must be 0 or more seconds; got {smooth:g}.")
     if budget is not None and not 0 < budget < math.inf:
         raise SvfapError(f"--budget must be a positive number of milliseconds; got {budget:g}.")
+
+
+def _check_outputs(
+    outputs: dict[str, str | Path | None], sources: dict[str, str], face_model: Path | None
+) -> None:
+    from .overwriting import check_outputs
+
+    files = {name: Path(path) for name, path in outputs.items() if path not in (None, "-")}
+    models = [] if face_model is None else [str(face_model)]
+    check_outputs(files, [*sources.values(), *models])
 
 
 def _run_one(

@@ -23,8 +23,8 @@ MIN_HEIGHT = 360
 """Smaller frames are enlarged to this height, so that the text can be read."""
 
 MAX_REPEAT_S = 10.0
-"""A frame is repeated for so long at most; a longer time without frames, as after a jump of the
-clock, is cut out of the video."""
+"""A time without frames is shown for so long at most; the rest of it is cut out of the video,
+whether a gap was told or the clock jumped."""
 
 
 class OverlayVideo:
@@ -48,6 +48,7 @@ class OverlayVideo:
         self._size = (0, 0)
         self._written = 0
         self._cut = 0
+        self._repeated = 0  # since the last frame
         self._last: np.ndarray | None = None
 
     def write(self, frame: Frame, perception: Perception) -> None:
@@ -62,7 +63,8 @@ class OverlayVideo:
         if image.shape[1::-1] != self._size:
             image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
         self._last = image
-        self._fill(image, frame.timestamp_s)
+        self._fill(image, frame.timestamp_s, at_least=1)
+        self._repeated = 0
 
     def missing(self, gap: Gap, changes: list[StateChange]) -> None:
         """The last frame, darkened, for the time without any."""
@@ -74,16 +76,18 @@ class OverlayVideo:
                 _text(self._last, text, (round(8 * unit), round(20 * unit)), unit, _WHITE)
             self._fill(self._last, gap.timestamp_s)
 
-    def _fill(self, image: np.ndarray, timestamp_s: float) -> None:
-        """Write the image up to a time."""
+    def _fill(self, image: np.ndarray, timestamp_s: float, at_least: int = 0) -> None:
+        """Write the image up to a time, as far as there is room for more without a new frame."""
         assert self._writer is not None
         due = round(timestamp_s * self._fps) + 1 - self._cut
-        excess = max(0, due - self._written - round(MAX_REPEAT_S * self._fps))
+        room = max(at_least, round(MAX_REPEAT_S * self._fps) - self._repeated)
+        excess = max(0, due - self._written - room)
         self._cut += excess
         picture = cv2.cvtColor(image, cv2.COLOR_RGB2BGR)
         for _ in range(due - excess - self._written):
             self._writer.write(picture)
             self._written += 1
+            self._repeated += 1
 
     def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
         pass

@@ -18,6 +18,7 @@ from .errors import SourceError
 from .files import ImageFolder, StillImage, VideoFile
 from .frames import Source
 from .live import Camera, LiveSettings, PulledFrames
+from .masking import without_passwords
 from .sample import sample_source
 
 
@@ -57,8 +58,8 @@ def open_source(
         return ImageFolder(path, fps)
     if not os.path.exists(text):
         raise SourceError(
-            f"No source '{text}'. Expected a video file, a folder of images, a camera's number, "
-            "a URL, a GStreamer pipeline, or 'sample'."
+            f"No source '{without_passwords(text)}'. Expected a video file, a folder of images, a "
+            "camera's number, a URL, a GStreamer pipeline, or 'sample'."
         )
     if path.suffix.lower() in IMAGE_SUFFIXES:
         return StillImage(path, fps)

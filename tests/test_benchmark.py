@@ -213,6 +213,21 @@ def test_runnable(tiny: Bundle) -> None:
         runnable(tiny, engine="abacus")
 
 
+@pytest.mark.parametrize("options", [("--cold", 1, "--source", "none"), ("--overhead",)])
+def test_a_provider_of_an_engine(tiny: Bundle, options: tuple[object, ...]) -> None:
+    """As `run` takes it."""
+    chosen = ("--engine", "onnxruntime:cpu", "--artifact", "fp32.onnx", "--threads", 1, "--json")
+    result = call(tiny.path, *QUICK, *chosen, *options)
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    (row,) = content.get("rows") or content["overhead"]
+    assert row["name"].startswith("fp32.onnx on onnxruntime")
+    with pytest.raises(BackendUnavailable, match="Choose onnxruntime:cpu, onnxruntime:cuda"):
+        runnable(tiny, engine="onnxruntime:abacus")
+    with pytest.raises(BackendUnavailable, match="Choose openvino alone"):
+        runnable(tiny, engine="openvino:cpu")
+
+
 def test_cold_start_tells_time_and_memory(tiny: Bundle, tmp_path: Path) -> None:
     found = cold_start(Timed(tiny.path, "fp32.onnx", "onnxruntime"), cache=str(tmp_path))
     assert found.seconds > 0

@@ -12,8 +12,8 @@ import pytest
 from svfap_edge import runner
 from svfap_edge.errors import DependencyMissing, SourceError
 from svfap_edge.faces import Box
-from svfap_edge.frames import Frame
-from svfap_edge.overlay import OverlayVideo, draw_overlay
+from svfap_edge.frames import Frame, Gap
+from svfap_edge.overlay import MAX_REPEAT_S, OverlayVideo, draw_overlay
 from svfap_edge.perceiver import Perceiver, Perception, Person, StateChange
 from svfap_edge.runtimes import Engine, Prediction
 from svfap_edge.sample import Generated
@@ -83,6 +83,22 @@ def test_overlay_video_keeps_time(tmp_path: Path) -> None:
     assert fps == pytest.approx(20)
     assert len(frames) == 21
     assert frames[0].shape == (360, 640, 3)
+
+
+def test_a_lost_camera_is_cut_out_of_the_overlay_video(tmp_path: Path) -> None:
+    """A gap that is told every second for a minute, and a short one, which is shown whole."""
+    sink = OverlayVideo(tmp_path / "o.mp4", TASK, fps=10)
+    sink.write(frame(0.0), perception(0.0, None))
+    for second in range(1, 61):
+        sink.missing(Gap(float(second), "lost", second == 1), [])
+    sink.write(frame(60.1), perception(60.1, None))
+    for second in range(1, 5):
+        sink.missing(Gap(60.1 + second, "silent", second == 1), [])
+    sink.write(frame(64.2), perception(64.2, None))
+    sink.close()
+    frames, _ = read_video(tmp_path / "o.mp4")
+    assert len(frames) == 1 + 10 * MAX_REPEAT_S + 1 + 40 + 1
+    assert frames[50].mean() < 50 < frames[-1].mean()
 
 
 def test_overlay_video_survives_a_change_of_size_and_odd_sizes(tmp_path: Path) -> None:

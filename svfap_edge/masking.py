@@ -1,0 +1,37 @@
+"""Addresses without their passwords, for messages, names and results."""
+
+from __future__ import annotations
+
+import re
+
+MASK = "***"
+
+_QUOTED = r'"(?:\\.|[^"\\])*"?|' + r"'(?:\\.|[^'\\])*'?"
+_ELEMENT = re.compile(rf"(?:{_QUOTED}|(?!\s!\s).)+|\s!\s", re.DOTALL)
+_USER = re.compile(r"([a-z][a-z0-9+.-]+:/+).*@", re.IGNORECASE | re.DOTALL)
+_NAKED_USER = re.compile(r"^(?![a-z][a-z0-9+.-]+:/)[^/\s]*:.*@", re.IGNORECASE | re.DOTALL)
+_KEY = (
+    r"((?:pass(?:w(?:or)?d|phrase)?|pas|pwd|psw|pw|user-pw|token|secret|key|auth\w*|credentials?)"
+    r"\s*[=:]\s*(?:\(\s*[\w-]+\s*\)\s*)?(?:(?:basic|bearer|digest)\s+)?)"
+)
+_IN_PIPELINE = re.compile(rf"{_KEY}(?:{_QUOTED}|(?:(?!&[\w.-]+=)(?:\\.|\S))+)", re.IGNORECASE)
+_IN_URL = re.compile(rf"{_KEY}(?:(?!&[\w.-]+=).)+", re.IGNORECASE | re.DOTALL)
+
+
+def without_passwords(text: str) -> str:
+    """An address or GStreamer pipeline in which `***` stands for what may be secret.
+
+    That is all from `://` to the last `@` of the URL or pipeline element, since a password may
+    hold any character and be written without percent-encoding; and the values of `password=`,
+    `pwd=`, `user-pw=`, `token=` and the like, up to the next `&name=`. Rather too much is masked
+    than too little.
+    """
+    starts_as_url = re.match(r"[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE)
+    if starts_as_url or not re.search(r"\s!\s", text):
+        return _IN_URL.sub(rf"\1{MASK}", _without_user(text))
+    parts = (_without_user(part) for part in _ELEMENT.findall(text))
+    return "".join(_IN_PIPELINE.sub(rf"\1{MASK}", part) for part in parts)
+
+
+def _without_user(text: str) -> str:
+    return _NAKED_USER.sub(f"{MASK}@", _USER.sub(rf"\1{MASK}@", text))
