@@ -23,6 +23,7 @@ MIB = 1 << 20
 NON_BLOCKING = 1
 """Flag of a stream that does not wait for the default stream, which other code may use."""
 
+CHECK = "Check that nvidia-smi lists a GPU with free memory."
 INSTALL = "pip install pycuda (needs the CUDA toolkit) or pip install cuda-python"
 
 
@@ -58,7 +59,11 @@ class Buffer(Protocol):
 
 
 class CudaMemory(Protocol):
-    """Everything below `current` must be called inside it, `free` and `wait` of its parts too."""
+    """Everything below `current` must be called inside it, `free` and `wait` of its parts too.
+
+    All of it, and of its streams and buffers, raises CudaError where CUDA fails, whatever the
+    binding itself raises.
+    """
 
     name: str
 
@@ -83,9 +88,11 @@ def find_memory(binding: str = "auto") -> CudaMemory:
     """The binding to use: "pycuda", "cuda-python", or "auto": the first of them that is here.
 
     Raises:
-        BackendUnavailable: none is installed, or none can be imported; in their words.
+        BackendUnavailable: none is installed, none can be imported, or CUDA gives none of them the
+            GPU's context; in their words.
     """
     reasons = []
+    advice = f"Install one: {INSTALL}."
     for name, kind in (("pycuda", PycudaMemory), ("cuda-python", CudaPythonMemory)):
         if binding not in ("auto", name):
             continue
@@ -93,15 +100,23 @@ def find_memory(binding: str = "auto") -> CudaMemory:
             return kind()
         except (ImportError, OSError) as error:
             reasons.append(f"{name}: {error}")
+        except CudaError as error:
+            reasons.append(str(error))
+            advice = CHECK
     raise BackendUnavailable(
-        f"No Python binding of CUDA can be used ({'; '.join(reasons)}). Install one: {INSTALL}."
+        f"No Python binding of CUDA can be used ({'; '.join(reasons)}). {advice}"
     )
 
 
+class OutOfMemory(CudaError):
+    """In CUDA's words, without the sizes."""
+
+
 def out_of_memory(what: str, size: int, free: int, total: int) -> InferenceError:
-    """Both sides named, and what to do."""
+    """Both sides named, and what to do. `size` is 0 where it is not known."""
+    needs = f"needs {size / MIB:.1f} MiB" if size else "has no room"
     return InferenceError(
-        f"Out of GPU memory: {what} needs {size / MIB:.1f} MiB; {free / MIB:.1f} of "
+        f"Out of GPU memory: {what} {needs}; {free / MIB:.1f} of "
         f"{total / MIB:.1f} MiB are free. Close other programs, or build the plan for smaller "
         "batches (svfap-edge export ... --trt batch=1,1,1)."
     )
@@ -114,15 +129,18 @@ class PycudaMemory:
 
     def __init__(self) -> None:
         self._cuda = importlib.import_module("pycuda.driver")
-        self._context = _pycuda_context(self._cuda)
+        with _translated(self._cuda):
+            self._context = _pycuda_context(self._cuda)
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        self._context.push()
+        with _translated(self._cuda):
+            self._context.push()
         try:
             yield
         finally:
-            self._cuda.Context.pop()
+            with _translated(self._cuda):
+                self._cuda.Context.pop()
 
     def stream(self) -> Stream:
         return _PycudaStream(self._cuda)
@@ -130,15 +148,27 @@ class PycudaMemory:
     def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
         try:
             return _PycudaBuffer(self._cuda, size, pinned)
-        except self._cuda.MemoryError as error:
+        except OutOfMemory as error:
             raise out_of_memory("a buffer", size, *self.free_bytes()) from error
 
     def free_bytes(self) -> tuple[int, int]:
-        free, total = self._cuda.mem_get_info()
+        with _translated(self._cuda):
+            free, total = self._cuda.mem_get_info()
         return int(free), int(total)
 
     def close(self) -> None:
         """Nothing: pycuda's context is kept for the process."""
+
+
+@contextmanager
+def _translated(cuda: Any) -> Iterator[None]:
+    """pycuda's own errors, which its `Error` is the base of, as CudaError in their words."""
+    try:
+        yield
+    except (cuda.MemoryError, MemoryError) as error:
+        raise OutOfMemory(f"pycuda: {error}") from error
+    except cuda.Error as error:
+        raise CudaError(f"pycuda: {error}") from error
 
 
 @functools.cache
@@ -150,14 +180,17 @@ def _pycuda_context(cuda: Any) -> Any:
 
 class _PycudaStream:
     def __init__(self, cuda: Any) -> None:
-        self.raw = cuda.Stream(NON_BLOCKING)
+        self._cuda = cuda
+        with _translated(cuda):
+            self.raw = cuda.Stream(NON_BLOCKING)
 
     @property
     def handle(self) -> int:
         return int(self.raw.handle)
 
     def wait(self) -> None:
-        self.raw.synchronize()
+        with _translated(self._cuda):
+            self.raw.synchronize()
 
     def free(self) -> None:
         self.raw = None
@@ -166,24 +199,28 @@ class _PycudaStream:
 class _PycudaBuffer:
     def __init__(self, cuda: Any, size: int, pinned: bool) -> None:
         self._cuda = cuda
-        self._device = cuda.mem_alloc(max(size, 1))
-        self.address = int(self._device)
-        self.host = np.empty(0, np.uint8)
-        if pinned and size:
-            try:
-                self.host = cuda.pagelocked_empty(size, np.uint8)
-            except cuda.MemoryError:
-                self._device.free()
-                raise
+        with _translated(cuda):
+            self._device = cuda.mem_alloc(max(size, 1))
+            self.address = int(self._device)
+            self.host = np.empty(0, np.uint8)
+            if pinned and size:
+                try:
+                    self.host = cuda.pagelocked_empty(size, np.uint8)
+                except (cuda.Error, MemoryError):
+                    self._device.free()
+                    raise
 
     def upload(self, size: int, stream: Any) -> None:
-        self._cuda.memcpy_htod_async(self._device, self.host[:size], stream.raw)
+        with _translated(self._cuda):
+            self._cuda.memcpy_htod_async(self._device, self.host[:size], stream.raw)
 
     def download(self, size: int, stream: Any) -> None:
-        self._cuda.memcpy_dtoh_async(self.host[:size], self._device, stream.raw)
+        with _translated(self._cuda):
+            self._cuda.memcpy_dtoh_async(self.host[:size], self._device, stream.raw)
 
     def free(self) -> None:
-        self._device.free()
+        with _translated(self._cuda):
+            self._device.free()
         self.host = np.empty(0, np.uint8)  # the last reference; pycuda frees it here and now
 
 
@@ -205,7 +242,7 @@ class CudaPythonMemory:
     def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
         try:
             return _CudaPythonBuffer(self._cuda, size, pinned)
-        except MemoryError as error:
+        except OutOfMemory as error:
             raise out_of_memory("a buffer", size, *self.free_bytes()) from error
 
     def free_bytes(self) -> tuple[int, int]:
@@ -228,15 +265,14 @@ def checked(cuda: Any, returned: tuple[Any, ...]) -> Any:
     """What a call of cuda-python returned beside its status.
 
     Raises:
-        MemoryError: out of memory.
+        OutOfMemory: out of memory.
         CudaError: any other failure, in CUDA's words.
     """
     status, *values = returned
-    if status == cuda.cudaError_t.cudaErrorMemoryAllocation:
-        raise MemoryError
     if status != cuda.cudaError_t.cudaSuccess:
+        full = status == cuda.cudaError_t.cudaErrorMemoryAllocation
         words = cuda.cudaGetErrorString(status)[1]
-        raise CudaError(f"{words.decode()} ({status.name})")
+        raise (OutOfMemory if full else CudaError)(f"{words.decode()} ({status.name})")
     return values[0] if len(values) == 1 else tuple(values)
 
 
@@ -264,7 +300,7 @@ class _CudaPythonBuffer:
         if pinned and size:
             try:
                 self._pinned = int(checked(cuda, cuda.cudaMallocHost(size)))
-            except (MemoryError, CudaError):
+            except CudaError:
                 cuda.cudaFree(self.address)
                 raise
             raw = (ctypes.c_uint8 * size).from_address(self._pinned)

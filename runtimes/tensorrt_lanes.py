@@ -18,7 +18,7 @@ from svfap_edge.errors import InferenceError
 
 from .backend import INPUT_NAME
 from .cuda_driver import CudaError, CudaGraph
-from .cuda_memory import Buffer, CudaMemory
+from .cuda_memory import Buffer, CudaMemory, out_of_memory
 from .tensorrt_library import TensorRT, log_of, reasons
 from .tensorrt_plan import Contexts, Tensors
 
@@ -50,7 +50,8 @@ class Lane:
             self._outputs = {n: self._buffer(most * w * 4) for n, w in tensors.widths.items()}
             self._context = self._new_context()
         except BaseException:
-            self.free()
+            with suppress(CudaError):  # what went wrong first is what is told
+                self.free()
             raise
 
     def run(self, clips: np.ndarray) -> list[np.ndarray]:
@@ -108,8 +109,8 @@ class Lane:
                 self._download(count)
 
             self._graphs[count] = context, CudaGraph(self._stream.handle, record)
-        except InferenceError as error:  # it runs as well without, only slower
-            self._captures, self.uncaptured = False, str(error)
+        except Exception as error:  # it runs as well without, only slower
+            self._captures, self.uncaptured = False, str(error) or type(error).__name__
 
     def _new_context(self) -> Any:
         context = self._contexts.make(self._memory, self._scratch, self._stream.handle)
@@ -158,7 +159,7 @@ class Lanes:
 
         Raises:
             ValueError: closed.
-            InferenceError: no memory for the first lane.
+            InferenceError: no memory for the first lane, or CUDA fails.
         """
         lane = self._reserve()
         while lane is None:
@@ -188,7 +189,7 @@ class Lanes:
         """A new lane; None if there is no memory for one more than those there are."""
         try:
             with self._memory.current():
-                return Lane(*self._parts)
+                return self._new_lane()
         except BaseException as error:
             with self._changed:
                 self._made -= 1
@@ -199,6 +200,12 @@ class Lanes:
             if alone or not isinstance(error, InferenceError):
                 raise
             return None
+
+    def _new_lane(self) -> Lane:
+        try:
+            return Lane(*self._parts)
+        except MemoryError as error:
+            raise out_of_memory("one run at a time", 0, *self._memory.free_bytes()) from error
 
     @property
     def idle(self) -> tuple[Lane, ...]:

@@ -25,7 +25,7 @@ from svfap_edge.errors import (
 from svfap_edge.runtimes import Engine, backend, cuda_memory, tensorrt_library, tensorrt_plan
 from svfap_edge.runtimes.backend import choose
 from svfap_edge.runtimes.cuda_driver import Gpu, find_gpu
-from svfap_edge.runtimes.cuda_memory import find_memory, out_of_memory
+from svfap_edge.runtimes.cuda_memory import OutOfMemory, find_memory, out_of_memory
 from svfap_edge.runtimes.tensorrt_backend import precision_of
 from svfap_edge.runtimes.tensorrt_library import TensorRT, find_library, log_of, reasons
 from tests.conftest import ROOT
@@ -223,7 +223,7 @@ def test_cuda_python_without_a_driver() -> None:
         find_memory("cuda-python")
     with pytest.raises(InferenceError, match=r"driver.*cudaErrorInsufficientDriver"):
         cuda_memory.checked(cuda, cuda.cudaMalloc(16))
-    with pytest.raises(MemoryError):
+    with pytest.raises(OutOfMemory, match="cudaErrorMemoryAllocation"):
         cuda_memory.checked(cuda, (cuda.cudaError_t.cudaErrorMemoryAllocation, None))
     assert cuda_memory.checked(cuda, (cuda.cudaError_t.cudaSuccess, 3, 4)) == (3, 4)
 
@@ -231,6 +231,7 @@ def test_cuda_python_without_a_driver() -> None:
 def test_out_of_memory_names_the_sizes() -> None:
     said = str(out_of_memory("a buffer", 64 << 20, 10 << 20, 8 << 30))
     assert "needs 64.0 MiB; 10.0 of 8192.0 MiB are free" in said
+    assert "a stream has no room; 10.0 of" in str(out_of_memory("a stream", 0, 10 << 20, 8 << 30))
 
 
 def test_precision_is_what_was_counted_at_the_build(planned: Bundle) -> None:

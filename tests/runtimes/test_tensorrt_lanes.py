@@ -38,6 +38,10 @@ class Machine:
         self.current = threading.local()
         self.allocations = 0
         self.captures = True
+        self.capture_error: Exception = CudaError(
+            "operation not permitted when stream is capturing"
+        )
+        self.streams = 1 << 30  # so many more can be made
 
 
 class Stream:
@@ -93,6 +97,9 @@ class Memory:
             self.machine.current.depth -= 1
 
     def stream(self) -> Any:
+        if not self.machine.streams:
+            raise MemoryError
+        self.machine.streams -= 1
         return Stream(self.machine)
 
     def buffer(self, size: int, *, pinned: bool = True) -> Any:
@@ -166,7 +173,7 @@ class Graph:
         record()
         self.work, self.stream.pending = self.stream.pending, []
         if not self.stream.machine.captures:
-            raise CudaError("operation not permitted when stream is capturing")
+            raise self.stream.machine.capture_error
 
     def launch(self) -> None:
         self.stream.pending.extend(self.work)
@@ -231,13 +238,21 @@ def test_graphs_are_bounded() -> None:
     assert len(rig.backend.cuda_graphs["batches"]) == tensorrt_lanes.MAX_GRAPHS  # type: ignore[arg-type]
 
 
-def test_a_plan_that_cannot_be_captured_runs_without() -> None:
+class LogicError(Exception):
+    """As a binding has of its own."""
+
+
+@pytest.mark.parametrize("kind", [CudaError, LogicError, MemoryError])
+def test_a_plan_that_cannot_be_captured_runs_without(kind: type[Exception]) -> None:
     rig = Rig((1, 4))
     rig.machine.captures = False
+    rig.machine.capture_error = kind("not permitted")
     rig.check(2)
     rig.check(2, 1)
     assert rig.backend.cuda_graphs["batches"] == []
-    assert "not permitted" in str(rig.backend.cuda_graphs["failed"])
+    assert rig.backend.cuda_graphs["failed"] == "not permitted"
+    rig.backend.close()
+    assert rig.machine.memory == {} and rig.memory.closed
 
 
 def test_results_outlive_the_next_run_and_strides_are_followed() -> None:
@@ -282,6 +297,28 @@ def test_no_room_for_the_first_lane_leaves_nothing() -> None:
 
 def test_without_room_for_a_second_lane_threads_take_turns() -> None:
     rig = Rig((1, 4), room=2000)
+    rig.check(1)
+    with rig.backend._lanes.one():  # busy
+        done = threading.Event()
+        thread = threading.Thread(target=lambda: (rig.check(2), done.set()))
+        thread.start()
+        assert not done.wait(0.1)
+    thread.join(10)
+    assert done.is_set()
+
+
+def test_no_stream_for_the_first_lane_is_an_error_of_this_sdk() -> None:
+    rig = Rig((1, 4))
+    rig.machine.streams = 0
+    with pytest.raises(InferenceError, match=r"Out of GPU memory.*1024\.0 MiB are free"):
+        rig.check(1)
+    rig.machine.streams = 1
+    rig.check(1)
+
+
+def test_without_a_stream_for_a_second_lane_threads_take_turns() -> None:
+    rig = Rig((1, 4))
+    rig.machine.streams = 1
     rig.check(1)
     with rig.backend._lanes.one():  # busy
         done = threading.Event()
