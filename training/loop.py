@@ -52,6 +52,7 @@ class Place:
     loss_count: int = 0
     best: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def mean_loss(self) -> float:
@@ -270,6 +271,7 @@ class Training:
 
     def save(self) -> None:
         """Write the resume checkpoint."""
+        self.place.unreadable = self.job.join_logs(self.fabric)
         state = {**self._state(), "place": vars(self.place)}
         save_atomically(self.fabric, self.folder / RESUME, state)
 
@@ -283,6 +285,7 @@ class Training:
         try:
             rest = self.fabric.load(path, self._state())
             self.place = Place(**rest["place"])
+            self.job.recall(self.place.unreadable)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"'{path}' does not fit these settings; resume with those it was saved with. "
