@@ -348,6 +348,16 @@ def test_command_line_reports_and_refuses(drawn: Path, tmp_path: Path) -> None:
     assert "batch = 7" in shown.stdout
 
 
+def test_one_of_several_processes_prints_the_result(drawn: Path, tmp_path: Path) -> None:
+    more = ("optim.epochs=1", "run.devices=2", "run.strategy=ddp", "--json")
+    done = subprocess.run(
+        command(*settings(drawn, tmp_path / "run", *more)), capture_output=True, text=True,
+        timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(json.loads(done.stdout)["checkpoint"]).is_file()
+
+
 def test_the_rate_and_its_least_are_scaled_to_the_batch(
     drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
