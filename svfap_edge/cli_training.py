@@ -72,7 +72,8 @@ def _command(
     kind: str, settings: Sequence[str] | None, show: bool, as_json: bool,
     run: Callable[[Any], Path],
 ) -> None:  # fmt: skip
-    with reporting(as_json):
+    first = _is_first()
+    with reporting(as_json and first):
         from .errors import ConfigError, DependencyMissing
 
         try:
@@ -94,8 +95,8 @@ def _command(
             raise ConfigError("Where to? Set run.output to a folder.")
         with stopping_cleanly():
             best = run(found)
-        if os.environ.get("RANK", "0") != "0":
-            return  # the first of several processes speaks for all
+        if not first:
+            return
         report = best.parent / "report.json"
         if as_json:
             content = json.loads(report.read_text(encoding="utf-8"))
@@ -105,3 +106,10 @@ def _command(
             out = console(stderr=False)
             out.print(f"wrote {best}")
             out.print(f"wrote {report}")
+
+
+def _is_first() -> bool:
+    """Whether this is the first of the processes that torchrun or Fabric starts: it speaks for
+    all. Fabric's own processes are told no rank, only their number on a node and the node's."""
+    names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
+    return all(os.environ.get(name, "0") == "0" for name in names)

@@ -85,7 +85,7 @@ def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
         SourceError: unreadable, empty, or a line without a label (its number is named).
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors write a mark
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"'{path}' is not a readable list: {error}") from error
     items = []

@@ -236,6 +236,11 @@ def test_class_targets_by_name_and_index() -> None:
     assert class_targets(items, TASKS["dfew"]).tolist() == [0, 6]
 
 
+def test_the_byte_order_mark_of_a_list_is_no_part_of_its_first_path(tmp_path: Path) -> None:
+    (tmp_path / "l.txt").write_bytes("\ufeffa.mp4 1\nb.mp4 0\n".encode())
+    assert [item.path.name for item in find_items(tmp_path / "l.txt")] == ["a.mp4", "b.mp4"]
+
+
 def test_values_are_in_the_range_of_the_task() -> None:
     task, traits = TASKS["werewolf-xl"], TASKS["first-impressions"]
     good = [Item(Path("a"), ("-1", "1.0000001", "0.5"))]

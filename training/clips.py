@@ -6,6 +6,7 @@ Faces are expected to be cropped already, as in the published data sets.
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -231,12 +232,14 @@ class Unreadable:
         return max(int(self.share * self.total), min(self.at_least, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:
-        """Count an item.
+        """Count an item; one that is new is named on standard error.
 
         Raises:
             SourceError: more than the limit; the first few are named.
         """
-        self.reasons.setdefault(error.path, error.reason)
+        if error.path not in self.reasons:
+            print(f"Left out: {error}", file=sys.stderr, flush=True)
+            self.reasons[error.path] = error.reason
         self.check()
 
     def check(self) -> None:

@@ -12,7 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -37,7 +37,8 @@ def load_config(
 
     Args:
         kind: A frozen dataclass of sections, each a frozen dataclass of values.
-        overrides: "section.name=value", the value as in TOML; a bare word is text.
+        overrides: "section.name=value", the value as in TOML; a bare word is text, and so is
+            anything where the setting is text, such as a folder named 7 or 2025-01-05.
         tables: Nested tables such as a preset's.
 
     Raises:
@@ -90,7 +91,7 @@ def names(kind: type, prefix: tuple[str, ...] = ()) -> list[str]:
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return _toml_loads(path.read_text(encoding="utf-8"))
+        return _toml_loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"No configuration at '{path}'.") from error
     except (ValueError, OSError, RecursionError) as error:  # TOMLDecodeError is a ValueError
@@ -105,12 +106,21 @@ def _toml_loads(text: str) -> dict[str, Any]:
     return tomllib.loads(text)
 
 
-def _parse(value: str) -> Any:
+@dataclass(frozen=True)
+class _Written:
+    """A value as TOML has it, and as it was written, for a setting that is text."""
+
+    text: str
+    value: Any
+
+
+def _parse(text: str) -> Any:
     """A value as TOML has it; what TOML does not know is text."""
     try:
-        return _toml_loads(f"value = {value}")["value"]
+        value = _toml_loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
-        return value
+        return text
+    return value if isinstance(value, (str, Mapping)) else _Written(text, value)
 
 
 def _nested(path: list[str], value: Any) -> dict[str, Any]:
@@ -126,6 +136,8 @@ def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
 
 
 def _build(kind: Any, table: Any, path: tuple[str, ...]) -> Any:
+    if isinstance(table, _Written):
+        table = table.value
     if not isinstance(table, Mapping):
         raise ConfigError(f"'{'.'.join(path)}' is a section, expected a table; got {table!r:.200}.")
     hints = typing.get_type_hints(kind)
@@ -159,6 +171,9 @@ def _unknown(kind: type, path: tuple[str, ...], value: Any) -> str:
 
 def _convert(hint: Any, value: Any, name: str) -> Any:
     options = typing.get_args(hint) if _is_union(hint) else (hint,)
+    text = None
+    if isinstance(value, _Written):
+        text, value = value.text, value.value
     if value is None or (value == "none" and type(None) in options):
         if type(None) in options:
             return None
@@ -167,6 +182,8 @@ def _convert(hint: Any, value: Any, name: str) -> Any:
         found = _as(option, value)
         if found is not None:
             return found
+    if text is not None and str in options:
+        return text
     raise ConfigError(f"'{name}' must be {_describe(hint)}; got {value!r:.200}.")
 
 

@@ -67,7 +67,6 @@ class Outputs:
     """What a model said of a list: (n, L) probabilities or values, NaN where unreadable."""
 
     values: np.ndarray
-    unreadable: tuple[str, ...]
 
     @property
     def readable(self) -> np.ndarray:
@@ -85,7 +84,7 @@ def run_list(
     *,
     batch: int,
     workers: int = 0,
-    unreadable: float = 0.01,
+    failed: Unreadable | None = None,
 ) -> Outputs:
     """Outputs of a model for a list, shared among all processes; the same in each.
 
@@ -93,13 +92,13 @@ def run_list(
         dataset: Maps an index to (index, (views, T, S, S, 3) uint8 or an `UnreadableClip`).
         count: Items n.
         batch: Clips given to the model at once, at most.
-        unreadable: Share of the items that may be.
+        failed: Counts what this process cannot read; by default up to 1 % of the items.
 
     Raises:
         SourceError: more items than the limit cannot be read.
     """
     model = _without_waiting(fabric, model).eval()
-    failed = Unreadable(count, unreadable)
+    failed = failed or Unreadable(count)
     values = torch.zeros(count, len(task.labels), device=fabric.device)
     seen = torch.zeros(count, device=fabric.device)
     mine = list(range(fabric.global_rank, count, fabric.world_size))
@@ -122,7 +121,7 @@ def run_list(
         values = sum_of_all(fabric, values)
         seen = sum_of_all(fabric, seen)
     values[seen == 0] = torch.nan
-    return Outputs(values.cpu().numpy(), tuple(failed.reasons))
+    return Outputs(values.cpu().numpy())
 
 
 def _without_waiting(fabric: Fabric, model: nn.Module) -> nn.Module:

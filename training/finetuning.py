@@ -117,6 +117,11 @@ class Finetuning(Job):
         return {"classes": "uar", "values": "ccc", "traits": "1-mae"}[self.task.kind]
 
     @property
+    def lists(self) -> dict[str, LabelledClips]:
+        tested = {} if self.test is None else {"test": self.test}
+        return super().lists | tested
+
+    @property
     def content(self) -> dict[str, Any]:
         return {**super().content, "task": self.task.to_dict()}
 
@@ -138,7 +143,7 @@ class Finetuning(Job):
         """Metrics by the published protocol."""
         found = run_list(
             fabric, model, Views(clips, self.config.size), len(clips), self.task,
-            **self._reading,
+            **self._reading(clips),
         )  # fmt: skip
         return figures(found, clips, self.task)
 
@@ -146,15 +151,15 @@ class Finetuning(Job):
         self, fabric: Fabric, model: nn.Module, clips: LabelledClips
     ) -> dict[str, Any]:
         """Metrics by the streaming protocol."""
-        return evaluate_streaming(fabric, model, clips, self.task, self.config, **self._reading)
+        reading = self._reading(clips)
+        return evaluate_streaming(fabric, model, clips, self.task, self.config, **reading)
 
-    @property
-    def _reading(self) -> dict[str, Any]:
-        data = self.settings.data
+    def _reading(self, clips: LabelledClips) -> dict[str, Any]:
+        settings = self.settings
         return {
-            "batch": self.settings.optim.batch,
-            "workers": data.workers,
-            "unreadable": data.unreadable,
+            "batch": settings.optim.batch,
+            "workers": settings.data.workers,
+            "failed": self.log_of(clips),
         }
 
 

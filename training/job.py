@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -99,7 +100,7 @@ class Job(ABC):
         model: The module whose parameters are trained.
         config: Of the encoder; `prefix` is of its names inside `model`.
         sign: +1 if more of `monitor` is better, else -1.
-        unreadable: Items of `train` that could not be read.
+        logs: Items that could not be read, by the name of their list.
     """
 
     settings: FinetuneConfig | PretrainConfig
@@ -107,12 +108,40 @@ class Job(ABC):
     config: TPSBTConfig
     train: LabelledClips
     val: LabelledClips
-    unreadable: Unreadable = field(init=False)
+    logs: dict[str, Unreadable] = field(init=False)
     prefix: ClassVar[str] = ""
     sign: ClassVar[int] = 1
 
     def __post_init__(self) -> None:
-        self.unreadable = Unreadable(len(self.train), self.settings.data.unreadable)
+        share = self.settings.data.unreadable
+        self.logs = {name: Unreadable(len(clips), share) for name, clips in self.lists.items()}
+
+    @property
+    def lists(self) -> dict[str, LabelledClips]:
+        """What is read, by name."""
+        return {"train": self.train, "val": self.val}
+
+    def log_of(self, clips: LabelledClips) -> Unreadable:
+        return next(self.logs[name] for name, found in self.lists.items() if found is clips)
+
+    def join_logs(self, fabric: Fabric) -> dict[str, dict[str, str]]:
+        """Path to reason of what no process could read, by list; from here on known to all.
+
+        Raises:
+            SourceError: together, more items than the limit cannot be read.
+        """
+        mine = {name: log.reasons for name, log in self.logs.items()}
+        if fabric.world_size > 1:
+            for rank in range(fabric.world_size):
+                self.recall(fabric.broadcast(mine, src=rank))
+        for log in self.logs.values():
+            log.check()
+        return {name: dict(log.reasons) for name, log in self.logs.items()}
+
+    def recall(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
+        """Count what another process or an earlier run could not read, by list."""
+        for name, log in self.logs.items():
+            log.reasons.update(reasons.get(name, {}))
 
     @property
     @abstractmethod
@@ -145,7 +174,7 @@ class Job(ABC):
             SourceError: more items than the limit cannot be read.
         """
         for error in batch.errors:
-            self.unreadable.add(error)
+            self.logs["train"].add(error)
         if len(batch.items) == 0:
             return self._no_loss(model, batch.items, rng)
         return self.clip_loss(model, normalize(batch.clips), batch.items, rng)

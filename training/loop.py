@@ -57,6 +57,7 @@ class Place:
     loss_count: int = 0
     best: float | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
+    unreadable: dict[str, dict[str, str]] = field(default_factory=dict)
 
     @property
     def mean_loss(self) -> float:
@@ -299,6 +300,7 @@ class Training:
 
     def save(self) -> None:
         """Write the resume checkpoint."""
+        self.place.unreadable = self.job.join_logs(self.fabric)
         state = {**self._state(), "place": vars(self.place), "losses": self._losses()}
         save_atomically(self.fabric, self.folder / RESUME, state)
 
@@ -314,6 +316,7 @@ class Training:
             self.place = Place(**rest["place"])
             total, count = rest["losses"][self.fabric.global_rank]
             self.place.loss_sum, self.place.loss_count = total, int(count)
+            self.job.recall(self.place.unreadable)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"'{path}' does not fit these settings; resume with those it was saved with. "

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.training.augment import centre
-from svfap_edge.training.clips import Sampling, Unreadable
+from svfap_edge.training.clips import LabelledClips, Sampling
 from svfap_edge.training.evaluation import normalize, sum_of_all
 from svfap_edge.training.job import Job, open_clips, require_known
 from svfap_edge.training.masked import (
@@ -71,6 +71,10 @@ class Pretraining(Job):
         return cls(settings=settings, model=model, config=model.config, train=train, val=val)
 
     @property
+    def lists(self) -> dict[str, LabelledClips]:
+        return {"train": self.train} if self.val is self.train else super().lists
+
+    @property
     def content(self) -> dict[str, Any]:
         return {**super().content, "decoder": asdict(self.model.decoder_config)}
 
@@ -93,14 +97,13 @@ class Pretraining(Job):
             SourceError: more items than the limit cannot be read.
         """
         model.eval()
-        unreadable = Unreadable(len(self.val), self.settings.data.unreadable)
         count = min(len(self.val), VALIDATED)
         indices = np.linspace(0, len(self.val) - 1, count).round().astype(int)
         size = self.settings.optim.batch
         total, seen = 0.0, 0
         for first in range(0, count, fabric.world_size * size):
             start = first + fabric.global_rank * size
-            clips = self._clips(indices[start : start + size], unreadable).to(fabric.device)
+            clips = self._clips(indices[start : start + size]).to(fabric.device)
             loss = self._validation_loss(fabric, model, clips, seed=start)
             total, seen = total + loss * len(clips), seen + len(clips)
         if fabric.world_size > 1:
@@ -109,7 +112,7 @@ class Pretraining(Job):
         every = self.settings.masking.picture_every
         if epoch % every == 0 or epoch == self.settings.optim.epochs:
             chosen = indices[np.linspace(0, count - 1, SHOWN).round().astype(int)]
-            clips = self._clips(chosen, unreadable).to(fabric.device)
+            clips = self._clips(chosen).to(fabric.device)
             if len(clips) > 0:
                 self._picture(fabric, model, epoch, clips)
         return {"val_loss": total / seen if seen else math.nan}
@@ -140,14 +143,14 @@ class Pretraining(Job):
         path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
         cv2.imwrite(str(path), picture[..., ::-1])
 
-    def _clips(self, indices: np.ndarray, unreadable: Unreadable) -> Tensor:
+    def _clips(self, indices: np.ndarray) -> Tensor:
         """Validation clips (B, 3, T, S, S), normalized; those that cannot be read are left out."""
         found = []
         for index in indices:
             try:
                 found.append(centre(self.val.read(int(index)), self.config.size))
             except UnreadableClip as error:
-                unreadable.add(error)
+                self.log_of(self.val).add(error)
         return normalize(torch.from_numpy(np.stack(found))) if found else torch.empty(0)
 
 

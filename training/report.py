@@ -23,7 +23,7 @@ def write_report(
     history: Sequence[Mapping[str, Any]],
     final: Mapping[str, Mapping[str, Any]],
     task: Task | None,
-    unreadable: Mapping[str, str],
+    unreadable: Mapping[str, Mapping[str, str]],
 ) -> None:
     """Write the report of a run.
 
@@ -31,7 +31,7 @@ def write_report(
         history: Figures of each epoch.
         final: List ("val", "test") to protocol to figures of the best weights; empty for
             pre-training.
-        unreadable: Files that could not be read, and why.
+        unreadable: List ("train", "val", "test") to files that could not be read, and why.
     """
     content = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -39,7 +39,7 @@ def write_report(
         "epochs": len(history),
         "final": final,
         "history": list(history),
-        "unreadable": dict(unreadable),
+        "unreadable": {path: why for found in unreadable.values() for path, why in found.items()},
     }
     write_text_atomically(folder / "report.json", json.dumps(content, indent=1) + "\n")
     try:

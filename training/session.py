@@ -50,8 +50,8 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
     final = {"val": _both_protocols(job, fabric, model, job.val, published)}
     if job.test is not None:
         final["test"] = _both_protocols(job, fabric, model, job.test)
+    unreadable = job.join_logs(fabric)
     if fabric.is_global_zero:
-        unreadable = dict(job.unreadable.reasons)
         write_report(Path(settings.run.output), place.history, final, job.task, unreadable)
     fabric.barrier()
     return best
@@ -66,8 +66,8 @@ def pretrain(settings: PretrainConfig, *, resume: bool = False) -> Path:
     fabric = build_fabric(settings.run)
     job = Pretraining.prepare(settings)
     place = _train(job, settings, fabric, resume)
+    unreadable = job.join_logs(fabric)
     if fabric.is_global_zero:
-        unreadable = dict(job.unreadable.reasons)
         write_report(Path(settings.run.output), place.history, {}, None, unreadable)
     fabric.barrier()
     return Path(settings.run.output) / BEST

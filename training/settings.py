@@ -35,6 +35,9 @@ class ModelSettings:
     stem: tuple[int, ...] | None = None
     drop_path: float = 0.1
 
+    def __post_init__(self) -> None:
+        _check(0 <= self.drop_path < 1, f"drop_path must be in 0..1, below 1; got {self.drop_path}")
+
     def changes(self) -> dict[str, Any]:
         """Fields of the preset's configuration that are overruled."""
         names = ("size", "frames", "patch", "width", "heads", "depths", "stem")
@@ -75,6 +78,7 @@ class DataSettings:
 
     def __post_init__(self) -> None:
         _check(self.views >= 1 and self.repeats >= 1, "views and repeats are at least 1")
+        _check(self.stride is None or self.stride >= 1, f"stride is at least 1; got {self.stride}")
         _check(0 <= self.balance <= 1, f"balance must be in 0..1; got {self.balance}")
         _check(self.workers >= 0, f"workers must not be negative; got {self.workers}")
         _check(0 <= self.unreadable <= 1, f"unreadable must be in 0..1; got {self.unreadable}")
@@ -113,6 +117,7 @@ class OptimSettings:
     def __post_init__(self) -> None:
         _check(self.epochs >= 1 and self.batch >= 1, "epochs and batch are at least 1")
         _check(self.accumulate >= 1, "accumulate is at least 1")
+        _check(self.rate_batch >= 1, f"rate_batch is at least 1; got {self.rate_batch}")
         _check(
             0 <= self.least_rate <= self.rate and self.rate > 0,
             f"rate must be positive, least_rate in 0..rate; got {self.rate}, {self.least_rate}",
@@ -123,6 +128,15 @@ class OptimSettings:
         )
         _check(0 <= self.average < 1, f"average must be in 0..1; got {self.average}")
         _check(0 < self.layer_decay <= 1, f"layer_decay must be in 0..1; got {self.layer_decay}")
+        _check(
+            min(self.weight_decay, self.clip_norm) >= 0,
+            "weight_decay and clip_norm must not be negative; got "
+            f"{self.weight_decay}, {self.clip_norm}",
+        )
+        _check(
+            0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
+            f"beta1 and beta2 must be in 0..1, below 1; got {self.beta1}, {self.beta2}",
+        )
 
 
 @dataclass(frozen=True)
@@ -151,6 +165,9 @@ class RunSettings:
     def __post_init__(self) -> None:
         _check(self.validate_every >= 1, "validate_every is at least 1")
         _check(self.save_every >= 0, "save_every must not be negative")
+        _check(self.seed >= 0, f"seed must not be negative; got {self.seed}")
+        _check(self.nodes >= 1, f"nodes is at least 1; got {self.nodes}")
+        _check(self.threads is None or self.threads >= 1, "threads is at least 1, or none")
 
 
 @dataclass(frozen=True)
@@ -164,6 +181,9 @@ class LossSettings:
 
     kind: Literal["auto", "cross-entropy", "ccc", "mse"] = "auto"
     smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        _check(0 <= self.smoothing < 1, f"smoothing must be in 0..1, below 1; got {self.smoothing}")
 
 
 @dataclass(frozen=True)
@@ -198,6 +218,7 @@ class MaskingSettings:
 
     def __post_init__(self) -> None:
         _check(0 < self.ratio < 1, f"ratio must be in 0..1; got {self.ratio}")
+        _check(self.picture_every >= 1, f"picture_every is at least 1; got {self.picture_every}")
 
 
 def _little() -> AugmentSettings:

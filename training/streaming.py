@@ -17,7 +17,7 @@ from svfap_edge.errors import SvfapError, UnreadableClip
 from svfap_edge.sources import open_source
 from svfap_edge.tasks import Task
 from svfap_edge.training.augment import centre
-from svfap_edge.training.clips import LabelledClips
+from svfap_edge.training.clips import LabelledClips, Unreadable
 from svfap_edge.training.evaluation import figures, run_list
 from svfap_edge.training.model import TPSBTConfig
 
@@ -73,12 +73,12 @@ def streamed_clips(path: Path, spec: ClipSpec) -> list[np.ndarray]:
 
 def evaluate_streaming(
     fabric: Fabric, model: nn.Module, clips: LabelledClips, task: Task, config: TPSBTConfig,
-    *, batch: int = 32, workers: int = 0, unreadable: float = 0.01,
+    *, batch: int = 32, workers: int = 0, failed: Unreadable | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """Metrics of a list by the streaming protocol; see `run_list` and `figures`."""
     spec = ClipSpec(config.frames, config.frames * task.spacing_s, config.size)
     found = run_list(
         fabric, model, StreamedClips(clips, spec), len(clips), task,
-        batch=batch, workers=workers, unreadable=unreadable,
+        batch=batch, workers=workers, failed=failed,
     )  # fmt: skip
     return figures(found, clips, task)

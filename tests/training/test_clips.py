@@ -272,7 +272,7 @@ def test_unreadable_items_are_counted_once_and_limited() -> None:
     assert Unreadable(total=6).limit == 3
     none = Unreadable(total=2000, share=0)
     assert none.limit == 0
-    with pytest.raises(SourceError, match="1 of 2000 items cannot be read.*limit of 0"):
+    with pytest.raises(SourceError, match=r"1 of 2000 items cannot be read.*limit of 0"):
         none.add(UnreadableClip("a.mp4", "damaged"))
 
 

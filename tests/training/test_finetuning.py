@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import ANY
 
 import numpy as np
 import pytest
@@ -130,7 +131,11 @@ def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path)
 
 def test_two_processes_evaluate_as_one(drawn: Path, tmp_path: Path) -> None:
     one, two = tmp_path / "one", tmp_path / "two"
-    more = ("optim.epochs=1", "data.train=" + str(drawn / "train.txt"))
+    bad, listed = tmp_path / "bad.mp4", tmp_path / "val.txt"
+    bad.write_bytes(b"no video")
+    lines = [f"{drawn / line}\n" for line in (drawn / "val.txt").read_text().splitlines()]
+    listed.write_text("".join([lines[0], f"{bad} 0\n", *lines[1:]]))  # the second process reads it
+    more = ("optim.epochs=1", f"data.val={listed}")
     session.finetune(config(*settings(drawn, one, *more, "optim.batch=4", *PLAIN)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m"]
     arguments = settings(
@@ -140,7 +145,9 @@ def test_two_processes_evaluate_as_one(drawn: Path, tmp_path: Path) -> None:
         [*launch, "svfap_edge", "finetune", *arguments], check=True, capture_output=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )  # fmt: skip
-    ours, theirs = (json.loads((f / "report.json").read_text())["final"] for f in (one, two))
+    reports = [json.loads((f / "report.json").read_text()) for f in (one, two)]
+    assert [list(report["unreadable"]) for report in reports] == [[str(bad)]] * 2
+    ours, theirs = (report["final"] for report in reports)
     for name in ("published", "streaming"):
         for metric in ("uar", "war", "macro_f1"):
             assert ours["val"][name][metric] == pytest.approx(theirs["val"][name][metric], abs=1e-6)
@@ -209,16 +216,29 @@ def test_values_and_traits(drawn: Path, tmp_path: Path) -> None:
     assert {"ccc", "pcc", "1-mae", "loss"} <= set(row)
 
 
-def test_a_corrupt_clip_is_counted_and_named(drawn: Path, tmp_path: Path) -> None:
+def test_corrupt_clips_are_counted_and_named(
+    drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     bad = tmp_path / "bad.mp4"
     bad.write_bytes(b"no video" * 100)
     listed = tmp_path / "train.txt"
     lines = (drawn / "train.txt").read_text().splitlines()
     listed.write_text("".join(f"{drawn / line}\n" for line in lines) + f"{bad} 0\n")
-    good = settings(drawn, tmp_path / "run", f"data.train={listed}", "optim.epochs=1")
+    other = tmp_path / "other.mp4"
+    other.write_bytes(b"no video")
+    val = tmp_path / "val.txt"
+    lines = (drawn / "val.txt").read_text().splitlines()
+    val.write_text("".join(f"{drawn / line}\n" for line in lines) + f"{other} 0\n")
+    lists = (f"data.train={listed}", f"data.val={val}")
+    good = settings(drawn, tmp_path / "run", *lists, "optim.epochs=2")
     session.finetune(config(*good))
+    assert capsys.readouterr().err.count("Left out: '") == 2  # each of them once
     report = json.loads((tmp_path / "run" / "report.json").read_text())
-    assert list(report["unreadable"]) == [str(bad)]
+    assert list(report["unreadable"]) == [str(bad), str(other)]
+    session.finetune(config(*good), resume=True)  # no training clip is read any more
+    assert json.loads((tmp_path / "run" / "report.json").read_text()) == {
+        **report, "created": ANY
+    }  # fmt: skip
     listed.write_text("".join(f"{bad.with_name(f'{i}.mp4')} 0\n" for i in range(30)))
     for i in range(30):
         bad.with_name(f"{i}.mp4").write_bytes(b"no video")
@@ -368,6 +388,16 @@ def test_command_line_reports_and_refuses(drawn: Path, tmp_path: Path) -> None:
     assert typo.returncode == 2 and "Did you mean 'optim.epochs'" in typo.stderr
     shown = subprocess.run(command("optim.batch=7", "--show"), capture_output=True, text=True)
     assert "batch = 7" in shown.stdout
+
+
+def test_one_of_several_processes_prints_the_result(drawn: Path, tmp_path: Path) -> None:
+    more = ("optim.epochs=1", "run.devices=2", "run.strategy=ddp", "--json")
+    done = subprocess.run(
+        command(*settings(drawn, tmp_path / "run", *more)), capture_output=True, text=True,
+        timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert Path(json.loads(done.stdout)["checkpoint"]).is_file()
 
 
 def test_the_rate_and_its_least_are_scaled_to_the_batch(

@@ -138,6 +138,7 @@ def test_the_other_fusion_trains_and_is_written_down(drawn: Path, tmp_path: Path
     [
         ("model.start=x.pth", "model.start is for fine-tuning"),
         ("masking.ratio=1.5", "ratio must be in 0..1"),
+        ("masking.picture_every=0", "picture_every is at least 1"),
         ("masking.decoder_heads=5", "multiple of heads"),
         ("data.balance=0.5", "reads no labels"),
     ],
