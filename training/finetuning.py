@@ -95,6 +95,12 @@ class Finetuning(Job):
     def content(self) -> dict[str, Any]:
         return {**super().content, "task": self.task.to_dict()}
 
+    @property
+    def lists(self) -> dict[str, tuple[str, LabelledClips]]:
+        test = self.test
+        more = {"data.test": (self.settings.data.test or "", test)} if test is not None else {}
+        return {**super().lists, **more}
+
     def clip_loss(
         self, model: nn.Module, clips: Tensor, items: Tensor, rng: np.random.Generator
     ) -> Tensor:

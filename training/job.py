@@ -90,6 +90,8 @@ class Job(ABC):
         config: Of the encoder; `prefix` is of its names inside `model`.
         sign: +1 if more of `monitor` is better, else -1.
         unreadable: Items of `train` that could not be read.
+        task: None where no labels are read.
+        quantized: Whether the model holds the quantizers of INT8.
     """
 
     settings: FinetuneConfig | PretrainConfig
@@ -97,6 +99,8 @@ class Job(ABC):
     config: TPSBTConfig
     train: LabelledClips
     val: LabelledClips
+    task: Task | None = None
+    quantized: bool = False
     unreadable: Unreadable = field(init=False)
     prefix: ClassVar[str] = ""
     sign: ClassVar[int] = 1
@@ -113,6 +117,13 @@ class Job(ABC):
     def content(self) -> dict[str, Any]:
         """What a finished checkpoint holds beside the weights."""
         return {"config": self.config.to_dict(), "settings": to_table(self.settings)}
+
+    @property
+    def lists(self) -> dict[str, tuple[str, LabelledClips]]:
+        """Setting that names a list, to its path and clips."""
+        data = self.settings.data
+        val = {"data.val": (data.val, self.val)} if data.val else {}
+        return {"data.train": (data.train, self.train), **val}
 
     @property
     def dataset(self) -> TrainingClips:

@@ -22,6 +22,7 @@ from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import load_config
+from svfap_edge.training.devices import build_fabric
 from svfap_edge.training.files import save_atomically
 from svfap_edge.training.finetuning import Finetuning
 from svfap_edge.training.settings import FinetuneConfig
@@ -233,7 +234,7 @@ def test_a_second_run_does_not_overwrite_the_first(drawn: Path, tmp_path: Path) 
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    fabric = loop.build_fabric(config("run.accelerator=cpu", "run.precision=32-true").run)
+    fabric = build_fabric(config("run.accelerator=cpu", "run.precision=32-true").run)
     path = tmp_path / "resume.pth"
     save_atomically(fabric, path, {"place": {"step": 1}})
     code = f"""
