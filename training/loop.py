@@ -8,7 +8,6 @@ resumed does exactly what it would have done, whatever the number of loader proc
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,7 +22,12 @@ from torch.utils.data import DataLoader
 
 from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.evaluation import one_thread
-from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
+from svfap_edge.training.files import (
+    json_text,
+    remove_stale,
+    save_atomically,
+    write_text_atomically,
+)
 from svfap_edge.training.job import Job, Key, collate
 from svfap_edge.training.model import is_plain
 from svfap_edge.training.optim import (
@@ -176,16 +180,25 @@ class Training:
         if place.epoch % self.run.validate_every == 0 or place.epoch == self.optim.epochs:
             self.evaluated.eval()
             row.update(self.job.validate(fabric, self.evaluated, place.epoch))
-            score = self.job.sign * row[self.job.monitor]
+            score = self.job.sign * self._finite(row)
             if place.best is None or score > place.best:
                 place.best = score
                 self._save_weights(BEST, row)
         place.history.append(row)
         self.save()
         if fabric.is_global_zero:
-            lines = "".join(json.dumps(r) + "\n" for r in place.history)
+            lines = "".join(json_text(r) + "\n" for r in place.history)
             write_text_atomically(self.folder / HISTORY, lines)
         self.progress.row(row)
+
+    def _finite(self, row: dict[str, Any]) -> float:
+        """The figure that chooses the best weights."""
+        figure: float = row[self.job.monitor]
+        if not np.isfinite(figure):
+            raise TrainingError(
+                f"{self.job.monitor} is {figure} after epoch {self.place.epoch}. {CALMER}"
+            )
+        return figure
 
     @property
     def evaluated(self) -> nn.Module:
@@ -273,6 +286,7 @@ class Training:
 
     def _state(self) -> dict[str, Any]:
         state = {"model": self.model, "optimizer": self.optimizer}
+        state["scaler"] = self.fabric.strategy.precision  # of the loss, in 16-mixed
         return state if self.average is None else {**state, "average": self.average}
 
     def save(self) -> None:

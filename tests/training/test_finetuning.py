@@ -265,6 +265,26 @@ def test_a_loss_that_is_no_number_stops(drawn: Path, tmp_path: Path) -> None:
         session.finetune(config(*wild))
 
 
+def test_answers_that_are_no_numbers_stop_and_are_not_unreadable_files(
+    drawn: Path, tmp_path: Path
+) -> None:
+    chosen = config(*settings(drawn, tmp_path / "run"))
+    job, fabric = Finetuning.prepare(chosen), build_fabric(chosen.run)
+    with torch.no_grad():
+        job.model.head.bias[0] = torch.nan
+    with pytest.raises(TrainingError, match="answers 4 of 4 items with NaN"):
+        job.evaluate(fabric, job.model, job.val)
+
+
+def test_a_figure_that_is_no_number_chooses_no_weights(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Finetuning, "validate", lambda *_: {"uar": float("nan")})
+    with pytest.raises(TrainingError, match="uar is nan after epoch 1"):
+        session.finetune(config(*settings(drawn, tmp_path / "run")))
+    assert not (tmp_path / "run" / loop.BEST).exists()
+
+
 def test_command_line_reports_and_refuses(drawn: Path, tmp_path: Path) -> None:
     overrides = settings(drawn, tmp_path / "run", "optim.epochs=1")
     done = subprocess.run(command(*overrides, "--json"), capture_output=True, text=True)

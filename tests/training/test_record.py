@@ -7,11 +7,14 @@ from pathlib import Path
 
 import pytest
 import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.precision import MixedPrecision
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.training import loop, session
 from svfap_edge.training.clips import LabelledClips, Sampling
 from svfap_edge.training.config import load_config
+from svfap_edge.training.finetuning import Finetuning
 from svfap_edge.training.record import check_resume, list_digest
 from svfap_edge.training.settings import FinetuneConfig
 from tests.training.conftest import LABELS, settings
@@ -112,3 +115,18 @@ def test_the_digest_of_a_list_is_of_targets_and_files_not_of_where_they_lie(
     lines = (tmp_path / "copy" / "train.txt").read_text().splitlines()
     (tmp_path / "copy" / "train.txt").write_text("\n".join(lines[::-1]))
     assert digest(tmp_path / "copy" / "train.txt") != here
+
+
+def test_the_scale_of_half_precision_goes_on(drawn: Path, tmp_path: Path) -> None:
+    def training() -> loop.Training:
+        chosen = config(*settings(drawn, tmp_path, "optim.epochs=1"))
+        scaler = torch.amp.GradScaler("cpu", init_scale=512.0, growth_interval=2)
+        precision = MixedPrecision("16-mixed", "cpu", scaler)
+        fabric = Fabric(accelerator="cpu", plugins=precision)
+        return loop.Training(Finetuning.prepare(chosen), chosen.optim, chosen.run, fabric, {})
+
+    first, second = training(), training()
+    first.to_the_end()  # two steps: the scale grows once
+    second.load()
+    scales = [t.fabric.strategy.precision.state_dict()["scale"] for t in (first, second)]
+    assert scales == [1024.0, 1024.0]
