@@ -1,20 +1,52 @@
-"""What Lightning Fabric is told of processes and of how they share the work."""
+"""Devices, processes and how they share the work, as Lightning Fabric is told."""
 
 from __future__ import annotations
 
 import os
 from typing import TYPE_CHECKING
 
-from lightning.fabric.plugins.environments import TorchElasticEnvironment
-from lightning.fabric.strategies import FSDPStrategy
+import torch
+from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.fsdp import FSDPStrategy
 
 from svfap_edge.errors import ConfigError
 
 if TYPE_CHECKING:
-    from lightning.fabric import Fabric
-    from lightning.fabric.strategies import Strategy
+    from lightning.fabric.strategies.strategy import Strategy
 
     from svfap_edge.training.settings import RunSettings
+
+
+def build_fabric(run: RunSettings) -> Fabric:
+    """Fabric for the devices, nodes, strategy and precision of the settings, launched.
+
+    Under `torchrun` the number of processes comes from there.
+
+    Raises:
+        ConfigError: the machine has no such device, or not as many; or a launcher started another
+            number of processes.
+    """
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    try:
+        devices, nodes = processes_of(run)
+        fabric = Fabric(
+            accelerator=run.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy_of(run),
+            precision=run.precision,
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"These devices cannot be had here: accelerator={run.accelerator}, "
+            f"devices={run.devices}, strategy={run.strategy}, precision={run.precision}. "
+            f"{str(error).strip()[:300]}"
+        ) from error
+    _require_all_processes(fabric)
+    return fabric
 
 
 def processes_of(run: RunSettings) -> tuple[int | str, int]:
@@ -40,7 +72,7 @@ def strategy_of(run: RunSettings) -> str | Strategy:
     return FSDPStrategy(state_dict_type="full") if run.strategy == "fsdp" else run.strategy
 
 
-def require_all_processes(fabric: Fabric) -> None:
+def _require_all_processes(fabric: Fabric) -> None:
     """Raises ConfigError where a launcher started processes that do not train together."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started not in (1, fabric.world_size):

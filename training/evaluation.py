@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from svfap_edge import metrics
-from svfap_edge.errors import UnreadableClip
+from svfap_edge.errors import TrainingError, UnreadableClip
 from svfap_edge.tasks import Task
 from svfap_edge.training.augment import centre
 from svfap_edge.training.clips import LabelledClips, Unreadable
@@ -96,6 +96,7 @@ def run_list(
 
     Raises:
         SourceError: more items than the limit cannot be read.
+        TrainingError: an output is no number.
     """
     model = _without_waiting(fabric, model).eval()
     failed = failed or Unreadable(count)
@@ -120,6 +121,12 @@ def run_list(
     if fabric.world_size > 1:  # every item is in one process only, so a sum joins them exactly
         values = sum_of_all(fabric, values)
         seen = sum_of_all(fabric, seen)
+    wrong = int((~values.isfinite().all(1)).sum())
+    if wrong:
+        raise TrainingError(
+            f"The model answers {wrong} of {count} items with NaN or infinity. Evaluate it in "
+            "run.precision=32-true; if it does so there, too, its weights are spoilt."
+        )
     values[seen == 0] = torch.nan
     return Outputs(values.cpu().numpy())
 

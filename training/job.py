@@ -100,6 +100,8 @@ class Job(ABC):
         model: The module whose parameters are trained.
         config: Of the encoder; `prefix` is of its names inside `model`.
         sign: +1 if more of `monitor` is better, else -1.
+        task: None where no labels are read.
+        quantized: Whether the model holds the quantizers of INT8.
         logs: Items that could not be read, by the name of their list.
     """
 
@@ -108,6 +110,8 @@ class Job(ABC):
     config: TPSBTConfig
     train: LabelledClips
     val: LabelledClips
+    task: Task | None = None
+    quantized: bool = False
     logs: dict[str, Unreadable] = field(init=False)
     prefix: ClassVar[str] = ""
     sign: ClassVar[int] = 1

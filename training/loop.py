@@ -8,7 +8,6 @@ resumed does exactly what it would have done, whatever the number of loader proc
 from __future__ import annotations
 
 import copy
-import json
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -22,9 +21,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from svfap_edge.errors import ConfigError, TrainingError
-from svfap_edge.training.devices import processes_of, require_all_processes, strategy_of
 from svfap_edge.training.evaluation import one_thread
-from svfap_edge.training.files import remove_stale, save_atomically, write_text_atomically
+from svfap_edge.training.files import (
+    json_text,
+    remove_stale,
+    save_atomically,
+    write_text_atomically,
+)
 from svfap_edge.training.job import Job, Key, collate
 from svfap_edge.training.model import is_plain
 from svfap_edge.training.optim import (
@@ -41,6 +44,9 @@ RESUME = "resume.pth"
 BEST = "best.pth"
 FINAL = "final.pth"
 HISTORY = "history.jsonl"
+CALMER = (
+    "Start a new run with a lower optim.rate, with optim.clip_norm, or in run.precision=32-true."
+)
 
 
 @dataclass
@@ -64,48 +70,22 @@ class Place:
         return self.loss_sum / max(1, self.loss_count)
 
 
-def build_fabric(run: RunSettings) -> Fabric:
-    """Fabric for the devices, nodes, strategy and precision of the settings, launched.
-
-    Under `torchrun` the number of processes comes from there.
-
-    Raises:
-        ConfigError: the machine has no such device, or not as many; or a launcher started another
-            number of processes.
-    """
-    if run.threads:
-        torch.set_num_threads(run.threads)
-    try:
-        devices, nodes = processes_of(run)
-        fabric = Fabric(
-            accelerator=run.accelerator,
-            devices=devices,
-            num_nodes=nodes,
-            strategy=strategy_of(run),
-            precision=run.precision,
-        )
-        fabric.launch()
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            f"These devices cannot be had here: accelerator={run.accelerator}, "
-            f"devices={run.devices}, strategy={run.strategy}, precision={run.precision}. "
-            f"{str(error).strip()[:300]}"
-        ) from error
-    require_all_processes(fabric)
-    return fabric
-
-
 def fit(
-    job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric, resume: bool = False
-) -> Place:
+    job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric,
+    record: dict[str, Any], resume: bool = False,
+) -> Place:  # fmt: skip
     """Train to the last epoch. Writes `resume.pth`, `best.pth`, `final.pth`, `history.jsonl`.
+
+    Args:
+        record: What the run is made of; see `svfap_edge.training.record`.
+        resume: Go on from `resume.pth`, which `check_resume` has found to be of that record.
 
     Raises:
         TrainingError: the loss is no number any more, or a checkpoint cannot be written; the
             last resume checkpoint is intact.
         ConfigError: the resume checkpoint is of other settings.
     """
-    training = Training(job, optim, run, fabric)
+    training = Training(job, optim, run, fabric, record)
     if resume:
         training.load()
     training.to_the_end()
@@ -137,8 +117,12 @@ class Training:
 
     progress: Progress
 
-    def __init__(self, job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric) -> None:
+    def __init__(
+        self, job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric,
+        record: dict[str, Any],
+    ) -> None:  # fmt: skip
         self.job, self.optim, self.run, self.fabric = job, optim, run, fabric
+        self.record = record
         self.folder = Path(run.output)
         self.place = Place()
         groups = parameter_groups(job.model, job.config, optim, job.prefix)
@@ -197,16 +181,25 @@ class Training:
         if place.epoch % self.run.validate_every == 0 or place.epoch == self.optim.epochs:
             self.evaluated.eval()
             row.update(self.job.validate(fabric, self.evaluated, place.epoch))
-            score = self.job.sign * row[self.job.monitor]
+            score = self.job.sign * self._finite(row)
             if place.best is None or score > place.best:
                 place.best = score
                 self._save_weights(BEST, row)
         place.history.append(row)
         self.save()
         if fabric.is_global_zero:
-            lines = "".join(json.dumps(r) + "\n" for r in place.history)
+            lines = "".join(json_text(r) + "\n" for r in place.history)
             write_text_atomically(self.folder / HISTORY, lines)
         self.progress.row(row)
+
+    def _finite(self, row: dict[str, Any]) -> float:
+        """The figure that chooses the best weights."""
+        figure: float = row[self.job.monitor]
+        if not np.isfinite(figure):
+            raise TrainingError(
+                f"{self.job.monitor} is {figure} after epoch {self.place.epoch}. {CALMER}"
+            )
+        return figure
 
     @property
     def evaluated(self) -> nn.Module:
@@ -244,8 +237,7 @@ class Training:
         value = float(loss.detach())
         if not np.isfinite(value):
             raise TrainingError(
-                f"The loss is {value} in epoch {self.place.epoch}, step {self.place.step}. Lower "
-                "optim.rate, set optim.clip_norm, or train in run.precision=32-true; then resume."
+                f"The loss is {value} in epoch {self.place.epoch}, step {self.place.step}. {CALMER}"
             )
         self.place.loss_sum += value
         self.place.loss_count += len(batch.items) > 0
@@ -296,12 +288,18 @@ class Training:
 
     def _state(self) -> dict[str, Any]:
         state = {"model": self.model, "optimizer": self.optimizer}
+        state["scaler"] = self.fabric.strategy.precision  # of the loss, in 16-mixed
         return state if self.average is None else {**state, "average": self.average}
 
     def save(self) -> None:
         """Write the resume checkpoint."""
         self.place.unreadable = self.job.join_logs(self.fabric)
-        state = {**self._state(), "place": vars(self.place), "losses": self._losses()}
+        state = {
+            **self._state(),
+            "place": vars(self.place),
+            "losses": self._losses(),
+            "record": self.record,
+        }
         save_atomically(self.fabric, self.folder / RESUME, state)
 
     def load(self) -> None:

@@ -63,7 +63,7 @@ def quantized(job: Finetuning) -> Finetuning:
                 disable_bias_correction=True,  # training moves the biases
             ),
         )
-    return replace(job, model=model)
+    return replace(job, model=model, quantized=True)
 
 
 def calibration_clips(clips: LabelledClips, size: int) -> list[torch.Tensor]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from svfap_edge.tasks import Task
-from svfap_edge.training.files import write_text_atomically
+from svfap_edge.training.files import json_text, write_text_atomically
 
 INK = "#1f2933"
 COLOURS = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#8c510a")
@@ -41,7 +40,7 @@ def write_report(
         "history": list(history),
         "unreadable": {path: why for found in unreadable.values() for path, why in found.items()},
     }
-    write_text_atomically(folder / "report.json", json.dumps(content, indent=1) + "\n")
+    write_text_atomically(folder / "report.json", json_text(content, indent=1) + "\n")
     try:
         import matplotlib  # noqa: F401
     except ImportError:

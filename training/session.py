@@ -11,12 +11,21 @@ from lightning.fabric import Fabric
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import write_toml
+from svfap_edge.training.devices import build_fabric
 from svfap_edge.training.files import write_text_atomically
 from svfap_edge.training.finetuning import Finetuning
 from svfap_edge.training.job import Job
-from svfap_edge.training.loop import BEST, HISTORY, Place, build_fabric, fit, prepare_folder
+from svfap_edge.training.loop import (
+    BEST,
+    HISTORY,
+    RESUME,
+    Place,
+    fit,
+    prepare_folder,
+)
 from svfap_edge.training.model import TPSBT
 from svfap_edge.training.pretraining import Pretraining
+from svfap_edge.training.record import check_resume, record_of
 from svfap_edge.training.report import write_report
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
 
@@ -78,9 +87,12 @@ def _train(
 ) -> Place:
     run: RunSettings = settings.run
     prepare_folder(Path(run.output), resume, fabric)
+    record = record_of(job, fabric.world_size)
+    if resume:
+        check_resume(Path(run.output) / RESUME, record, settings.optim.epochs)
     if fabric.is_global_zero:
         write_text_atomically(Path(run.output) / CONFIG, write_toml(settings))
-    place = fit(job, settings.optim, run, fabric, resume)
+    place = fit(job, settings.optim, run, fabric, record, resume)
     if fabric.is_global_zero:
         print(f"{Path(run.output) / HISTORY} holds the figures of each epoch.", file=sys.stderr)
     return place

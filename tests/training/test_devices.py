@@ -6,8 +6,7 @@ import pytest
 from lightning.fabric.strategies import FSDPStrategy
 
 from svfap_edge.errors import ConfigError
-from svfap_edge.training.devices import processes_of, strategy_of
-from svfap_edge.training.loop import build_fabric
+from svfap_edge.training.devices import build_fabric, processes_of, strategy_of
 from svfap_edge.training.settings import RunSettings
 
 PLAIN = RunSettings(accelerator="cpu", precision="32-true")

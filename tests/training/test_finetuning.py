@@ -24,6 +24,7 @@ from svfap_edge.training import loop, session
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.config import load_config
+from svfap_edge.training.devices import build_fabric
 from svfap_edge.training.files import save_atomically
 from svfap_edge.training.finetuning import Finetuning, open_model
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
@@ -346,7 +347,7 @@ def test_a_second_run_does_not_overwrite_the_first(drawn: Path, tmp_path: Path) 
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
-    fabric = loop.build_fabric(config("run.accelerator=cpu", "run.precision=32-true").run)
+    fabric = build_fabric(config("run.accelerator=cpu", "run.precision=32-true").run)
     path = tmp_path / "resume.pth"
     save_atomically(fabric, path, {"place": {"step": 1}})
     code = f"""
@@ -375,6 +376,26 @@ def test_a_loss_that_is_no_number_stops(drawn: Path, tmp_path: Path) -> None:
     wild = settings(drawn, tmp_path / "run", "optim.rate=1e30", "optim.epochs=9")
     with pytest.raises(TrainingError, match=r"The loss is (nan|inf)"):
         session.finetune(config(*wild))
+
+
+def test_answers_that_are_no_numbers_stop_and_are_not_unreadable_files(
+    drawn: Path, tmp_path: Path
+) -> None:
+    chosen = config(*settings(drawn, tmp_path / "run"))
+    job, fabric = Finetuning.prepare(chosen), build_fabric(chosen.run)
+    with torch.no_grad():
+        job.model.head.bias[0] = torch.nan
+    with pytest.raises(TrainingError, match="answers 4 of 4 items with NaN"):
+        job.evaluate(fabric, job.model, job.val)
+
+
+def test_a_figure_that_is_no_number_chooses_no_weights(
+    drawn: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Finetuning, "validate", lambda *_: {"uar": float("nan")})
+    with pytest.raises(TrainingError, match="uar is nan after epoch 1"):
+        session.finetune(config(*settings(drawn, tmp_path / "run")))
+    assert not (tmp_path / "run" / loop.BEST).exists()
 
 
 def test_command_line_reports_and_refuses(drawn: Path, tmp_path: Path) -> None:
