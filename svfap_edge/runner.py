@@ -102,7 +102,7 @@ def run(
         engine: The one the perceiver uses.
         sinks: Closed here, whatever happens.
         progress: Called after every frame with (frames so far, frames expected or None).
-        seconds: Stop when so much of the source's time has passed.
+        seconds: Stop when so much of the source's time has passed since its first frame.
         warn: Takes the warnings of a live source as they come.
 
     Raises:
@@ -128,19 +128,21 @@ def run(
             decode += time.perf_counter() - mark
             if frame is None:
                 break
-            time_s = frame.timestamp_s
+            begun = summary.frames > 0
+            if begun or not isinstance(frame, Gap):  # waiting for the first takes no time
+                time_s = frame.timestamp_s
             if source.live:
                 for text in source.warnings[told:]:
                     warn(text)
                     told += 1
             if isinstance(frame, Gap):
-                changes = perceiver.missing(time_s)
+                changes = perceiver.missing(time_s) if begun else []
                 for sink in sinks:
                     sink.missing(frame, changes)
                 continue
             if frame.gap:
                 perceiver.reset()
-            if summary.frames == 0:
+            if not begun:
                 summary.origin = origin_of(source, frame)
                 _begin(summary.origin, sinks)
             summary.frames += 1
