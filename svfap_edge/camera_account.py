@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from .cameras import Cameras
 from .errors import InferenceError, SvfapError
 from .frames import Frame, Gap, Source
+from .origin import origin_of
 from .perceiver import Perception, StateChange
 from .runner import Failures, RunSummary, warnings_of
 from .runtimes import Engine
@@ -56,6 +57,7 @@ class Account:
         self._started = time.perf_counter()
         self._write_s = 0.0
         self._lines, self._warn = lines, warn
+        self._begun: set[str] = set()
         self._warned = dict.fromkeys(sources, 0)
         self._empty = partial(
             RunSummary,
@@ -78,8 +80,11 @@ class Account:
 
     def took(self, name: str, frame: Frame) -> None:
         """Count a frame."""
-        self.summaries[name].frames += 1
-        self.summaries[name].duration_s = frame.timestamp_s
+        summary = self.summaries[name]
+        if summary.frames == 0:
+            summary.origin = origin_of(self.sources[name], frame)
+        summary.frames += 1
+        summary.duration_s = frame.timestamp_s
 
     def waited(self, name: str, seconds: float) -> None:
         """Count the time it took to get a frame, or none."""
@@ -102,10 +107,18 @@ class Account:
 
     def tell(self, found: Mapping[str, Perception]) -> None:
         """Count and write what a step brought."""
+        self._tell_origins()
         for name, perception in found.items():
             self.summaries[name].count(perception)
             if self._lines is not None:
                 self._timed(self._lines.write, name, perception)
+
+    def _tell_origins(self) -> None:
+        """Write when live sources began, once for each."""
+        for name, summary in self.summaries.items():
+            if self._lines is not None and summary.origin is not None and name not in self._begun:
+                self._begun.add(name)
+                self._timed(self._lines.begin, name, summary.origin)
 
     def tell_gap(self, name: str, gap: Gap, changes: list[StateChange]) -> None:
         if self._lines is not None:
@@ -121,6 +134,7 @@ class Account:
 
     def end(self, name: str, error: SvfapError | None = None) -> None:
         """A source came to its end, or to a bad one."""
+        self._tell_origins()
         source, summary = self.sources[name], self.summaries[name]
         source.close()
         self.warn_news()

@@ -73,10 +73,13 @@ class Feeds:
             self._account.waited(name, time.perf_counter() - started)
             if item is None:
                 return
-            time_s = item.timestamp_s
+            begun = self._account.summaries[name].frames > 0
+            if begun or not isinstance(item, Gap):  # waiting for the first frame takes no time
+                time_s = item.timestamp_s
             if isinstance(item, Gap):
                 with self._order:
-                    self._gaps.append((name, item, self._cameras.missing(name, time_s)))
+                    changes = self._cameras.missing(name, time_s) if begun else []
+                    self._gaps.append((name, item, changes))
             else:
                 if item.gap:
                     self._cameras.reset(name)

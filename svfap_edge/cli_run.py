@@ -6,7 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from .camera_account import CamerasSummary
     from .faces import Detector
     from .frames import Source
+    from .reader import LiveSettings
     from .runner import RunSummary
     from .runtimes import Engine
     from .sinks import Sink
@@ -82,6 +83,20 @@ def run(
     seconds: Annotated[
         float | None, typer.Option(help="Stop after so many seconds of a source's time.")
     ] = None,
+    wait: Annotated[
+        float,
+        typer.Option(
+            metavar="SECONDS",
+            help="Wait so long for a camera that is not there at the start; inf: for ever.",
+        ),
+    ] = 0.0,
+    read_timeout: Annotated[
+        float | None,
+        typer.Option(
+            metavar="SECONDS",
+            help="Without a frame for so long, a URL counts as lost and is opened again (5).",
+        ),
+    ] = None,
     threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)] = None,
     mode: Annotated[
         str,
@@ -101,6 +116,7 @@ def run(
     """
     with reporting(as_json):
         _check_numbers(hop, seconds, smooth, budget)
+        live = _live_settings(wait, read_timeout)
         if mode not in ("latency", "throughput"):
             raise SvfapError(f"--mode must be latency or throughput; got '{mode}'.")
         if as_json and jsonl == "-":
@@ -129,7 +145,7 @@ def run(
             "budget_s": None if budget is None else budget / 1e3,
             **({} if max_people is None else {"max_people": max_people}),
         }
-        call = _Call(loading, options, fps, seconds, jsonl, as_json)
+        call = _Call(loading, options, fps, live, seconds, jsonl, as_json)
         if one:
             _run_one(sources[0], finder, call, video, plot)
         else:
@@ -144,11 +160,13 @@ class _Call:
     Attributes:
         loading: Loads the engine.
         options: Of every `Perceiver`.
+        live: Of every live source.
     """
 
     loading: Callable[[], Engine]
     options: dict[str, Any]
     fps: float | None
+    live: LiveSettings
     seconds: float | None
     jsonl: str | None
     as_json: bool
@@ -174,6 +192,17 @@ def _check_numbers(hop: float, seconds: float | None, smooth: float, budget: flo
         raise SvfapError(f"--budget must be a positive number of milliseconds; got {budget:g}.")
 
 
+def _live_settings(wait: float, read_timeout: float | None) -> LiveSettings:
+    from .reader import LiveSettings
+
+    if not wait >= 0:
+        raise SvfapError(f"--wait must be 0 or more seconds; got {wait:g}.")
+    if read_timeout is not None and not 0 < read_timeout < math.inf:
+        raise SvfapError(f"--read-timeout must be a positive number; got {read_timeout:g}.")
+    settings = LiveSettings(wait_for_first=wait > 0, first_s=wait if 0 < wait < math.inf else None)
+    return settings if read_timeout is None else replace(settings, read_timeout_s=read_timeout)
+
+
 def _check_outputs(
     outputs: dict[str, str | Path | None], sources: dict[str, str], face_model: Path | None
 ) -> None:
@@ -192,7 +221,7 @@ def _run_one(
     from .sources import open_source
 
     with (
-        open_source(source, fps=call.fps) as opened,
+        open_source(source, fps=call.fps, live=call.live) as opened,
         stopping_cleanly(opened),
         call.loading() as engine,
     ):
@@ -215,7 +244,9 @@ def _run_several(addresses: dict[str, str], call: _Call) -> None:
     from .sinks import CameraLines
     from .tracking import MAX_PEOPLE
 
-    sources, failed = runner_cameras.open_sources(addresses, fps=call.fps, warn=warn)
+    sources, failed = runner_cameras.open_sources(
+        addresses, fps=call.fps, live=call.live, warn=warn
+    )
     with ExitStack() as stack:
         for source in sources.values():
             stack.enter_context(source)

@@ -44,6 +44,8 @@ class LiveSettings:
             for never.
         wait_for_first: Whether the first connection is tried as patiently as the others; else its
             failure is an error at once.
+        first_s: With `wait_for_first`, the source ends with an error if no frame came after so many
+            seconds; None for never.
     """
 
     connect_timeout_s: float = 10.0
@@ -54,6 +56,7 @@ class LiveSettings:
     jitter: float = 0.3
     max_attempts: int | None = None
     wait_for_first: bool = False
+    first_s: float | None = None
 
     def __post_init__(self) -> None:
         """
@@ -73,6 +76,10 @@ class LiveSettings:
             raise ConfigError(f"jitter must be at least 0 and below 1; got {self.jitter}.")
         if self.max_attempts is not None and self.max_attempts < 1:
             raise ConfigError(f"max_attempts must be 1 or more, or None; got {self.max_attempts}.")
+        if self.first_s is not None and not 0 < self.first_s < float("inf"):
+            raise ConfigError(
+                f"first_s must be a positive number of seconds, or None; got {self.first_s}."
+            )
 
     def wait_s(self, attempt: int, draw: float) -> float:
         """Wait before the next connection after `attempt` failed ones (0: just lost); `draw` is
@@ -184,6 +191,7 @@ class Reader:
         self._settled = threading.Event()
         self._left_behind: list[_Connection] = []
         self._seen_frames = self._said = False
+        self._started_at = time.monotonic()
         self._thread = threading.Thread(target=self._supervise, name="svfap-reader", daemon=True)
         _open_readers.add(self)
 
@@ -230,15 +238,25 @@ class Reader:
             limit = self._settings.max_attempts
             if not self._seen_frames and not self._settings.wait_for_first:
                 limit = 1
-            if limit is not None and failed >= limit:
+            late = self._left_s() <= 0
+            if late or (limit is not None and failed >= limit):
                 tried = f" in {failed} attempts in a row" if failed > 1 else ""
+                if late:
+                    tried += f"{' and' if tried else ' in'} {self._settings.first_s:g} s"
                 self._slot.end(SourceError(f"'{self._name}' gave no frame{tried}: {reason}"))
                 self._settled.set()
                 return
             if not self._said:
                 self._said = True
                 self._warn(f"'{self._name}' is lost and tried again: {reason}")
-            self._stopping.wait(self._settings.wait_s(failed, draw.random()))
+            pause_s = self._settings.wait_s(failed, draw.random())
+            self._stopping.wait(min(pause_s, self._left_s()))
+
+    def _left_s(self) -> float:
+        """How much longer to wait for the first frame; endless once it came, or by the settings."""
+        if self._seen_frames or not self._settings.wait_for_first or self._settings.first_s is None:
+            return threading.TIMEOUT_MAX
+        return self._started_at + self._settings.first_s - time.monotonic()
 
     def _connect_once(self) -> tuple[bool, str]:
         """Connect and read until that ends. Whether frames came, and why it ended."""
@@ -253,7 +271,7 @@ class Reader:
                 connection.leave()
                 connection.ended.wait(_JOIN_S / 2)
                 return connection.frames > 0, "closed"
-            if connection.patience_s() < 0:
+            if connection.patience_s() < 0 or self._left_s() <= 0:
                 connection.leave()
                 self._left_behind.append(connection)
                 self._slot.note(abandoned=1)

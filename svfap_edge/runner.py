@@ -10,9 +10,10 @@ from typing import Any, Protocol
 
 from .errors import InferenceError
 from .frames import Gap, Source
+from .origin import Origin, origin_of
 from .perceiver import Perceiver, Perception
 from .runtimes import Engine
-from .sinks import Sink
+from .sinks import OriginSink, Sink
 
 MAX_FAILURES, FAILING_S = 3, 5.0
 """The run ends when the engine fails so many times in a row and for so many seconds."""
@@ -36,6 +37,7 @@ class RunSummary:
             rest.
         counts: What became of a live source's frames; see `SourceCounts`. Empty for others.
         warnings: What went wrong without ending the run.
+        origin: When a live source began; None of others, and before its first frame.
     """
 
     source: str
@@ -52,6 +54,7 @@ class RunSummary:
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
+    origin: Origin | None = None
 
     @property
     def fps(self) -> float:
@@ -72,6 +75,9 @@ class RunSummary:
 
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)
+        del content["origin"]
+        if self.origin is not None:
+            content |= self.origin.times
         content["seconds"] = {name: round(value, 4) for name, value in self.seconds.items()}
         content["duration_s"] = round(self.duration_s, 4)
         content["wall_s"] = round(self.wall_s, 4)
@@ -96,7 +102,7 @@ def run(
         engine: The one the perceiver uses.
         sinks: Closed here, whatever happens.
         progress: Called after every frame with (frames so far, frames expected or None).
-        seconds: Stop when so much of the source's time has passed.
+        seconds: Stop when so much of the source's time has passed since its first frame.
         warn: Takes the warnings of a live source as they come.
 
     Raises:
@@ -109,7 +115,7 @@ def run(
         source.name, spec.artifact, spec.engine, spec.precision, perceiver.detector.name
     )
     failures = Failures()
-    names: set[str] = set()
+    before = perceiver.statistics.people
     decode = write = 0.0
     told = 0
     time_s = 0.0
@@ -122,19 +128,23 @@ def run(
             decode += time.perf_counter() - mark
             if frame is None:
                 break
-            time_s = frame.timestamp_s
+            begun = summary.frames > 0
+            if begun or not isinstance(frame, Gap):  # waiting for the first takes no time
+                time_s = frame.timestamp_s
             if source.live:
                 for text in source.warnings[told:]:
                     warn(text)
                     told += 1
             if isinstance(frame, Gap):
-                changes = perceiver.missing(time_s)
-                names.update(change.stream for change in changes)
+                changes = perceiver.missing(time_s) if begun else []
                 for sink in sinks:
                     sink.missing(frame, changes)
                 continue
             if frame.gap:
                 perceiver.reset()
+            if not begun:
+                summary.origin = origin_of(source, frame)
+                _begin(summary.origin, sinks)
             summary.frames += 1
             summary.duration_s = frame.timestamp_s
             try:
@@ -146,7 +156,6 @@ def run(
                 continue
             failures.forgive(len(perception.predictions))
             summary.count(perception)
-            names.update(change.stream for change in perception.changes)
             mark = time.perf_counter()
             for sink in sinks:
                 sink.write(frame, perception)
@@ -157,7 +166,7 @@ def run(
         if source.counts is not None:
             summary.counts = asdict(source.counts)
         changes = perceiver.finish()
-        summary.people = len(names)
+        summary.people = perceiver.statistics.people - before
         summary.warnings = [*source.warnings, *warnings_of(perceiver), *failures.warnings]
         summary.wall_s = time.perf_counter() - started
         summary.seconds = {
@@ -169,6 +178,12 @@ def run(
         for sink in sinks:
             sink.finish(changes, summary.to_json())
     return summary
+
+
+def _begin(origin: Origin | None, sinks: Sequence[Sink]) -> None:
+    for sink in sinks:
+        if origin is not None and isinstance(sink, OriginSink):
+            sink.begin(origin)
 
 
 def warnings_of(perceiver: Perceiver) -> list[str]:

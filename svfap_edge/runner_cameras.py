@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import queue
+import threading
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -11,6 +13,7 @@ from .camera_feeds import Feeds
 from .cameras import Cameras
 from .errors import SourceError, SvfapError
 from .frames import Frame, Source
+from .live import LiveSettings
 from .runner import closing
 from .runtimes import Engine
 from .sinks import CameraLines
@@ -24,9 +27,15 @@ def open_sources(
     addresses: Mapping[str, str],
     *,
     fps: float | None = None,
+    live: LiveSettings | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Source], dict[str, str]]:
-    """Open sources by name. One that cannot be opened does not keep the others from running.
+    """Open sources by name, all at once, so that one which is not there does not hold up others.
+    One that cannot be opened does not keep the others from running.
+
+    Args:
+        fps, live: As `open_source` takes them.
+        warn: Takes why a source cannot be opened.
 
     Returns:
         The opened ones, and of each other one why it is not.
@@ -34,25 +43,71 @@ def open_sources(
     Raises:
         SvfapError: none can be opened, a package is missing, or files and cameras are mixed.
     """
-    opened: dict[str, Source] = {}
-    failed: dict[str, SourceError] = {}
+    opening = _Opening(addresses, partial(open_source, fps=fps, live=live))
     try:
-        for name, address in addresses.items():
-            try:
-                opened[name] = open_source(address, fps=fps)
-            except SourceError as error:
-                failed[name] = error
+        opened, failed = opening.wait()
         if not opened:
             raise next(iter(failed.values()))
         are_live(opened)
     except BaseException:
-        for source in opened.values():
-            source.close()
+        opening.abandon()
         raise
     reasons = {name: str(error) for name, error in failed.items()}
     for name, reason in reasons.items():
         warn(f"{name}: {reason}")
     return opened, reasons
+
+
+class _Opening:
+    """Opens each source in a thread of its own."""
+
+    def __init__(self, addresses: Mapping[str, str], opening: Callable[[str], Source]) -> None:
+        self._names = list(addresses)
+        self._lock = threading.Lock()
+        self._abandoned = False
+        self._opened: dict[str, Source] = {}
+        self._results: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
+        for name, address in addresses.items():
+            arguments = (name, partial(opening, address))
+            threading.Thread(
+                target=self._open, args=arguments, name=f"svfap-open-{name}", daemon=True
+            ).start()
+
+    def wait(self) -> tuple[dict[str, Source], dict[str, SourceError]]:
+        """What was opened, and what was not, in the order of the names. Raises what is no error of
+        a source as soon as it comes."""
+        failed: dict[str, SourceError] = {}
+        for _ in self._names:
+            name, error = self._results.get()
+            if isinstance(error, SourceError):
+                failed[name] = error
+            elif error is not None:
+                raise error
+        opened = {name: self._opened[name] for name in self._names if name in self._opened}
+        return opened, {name: failed[name] for name in self._names if name in failed}
+
+    def abandon(self) -> None:
+        """Close everything, also what is still being opened, once it is."""
+        with self._lock:
+            self._abandoned = True
+            sources, self._opened = list(self._opened.values()), {}
+        for source in sources:
+            source.close()
+
+    def _open(self, name: str, opening: Callable[[], Source]) -> None:
+        """Runs in a thread."""
+        try:
+            source = opening()
+        except BaseException as error:
+            self._results.put((name, error))
+            return
+        with self._lock:
+            wanted = not self._abandoned
+            if wanted:
+                self._opened[name] = source
+        if not wanted:
+            source.close()
+        self._results.put((name, None))
 
 
 def are_live(sources: Mapping[str, Source]) -> bool:

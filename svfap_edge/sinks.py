@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from .errors import SourceError
 from .frames import Frame, Gap
+from .origin import Origin
 from .perceiver import Perception, StateChange
 
 PALETTE = (
@@ -45,9 +46,18 @@ class Sink(Protocol):
         ...
 
 
+@runtime_checkable
+class OriginSink(Protocol):
+    """A sink that wants to know when a live source began."""
+
+    def begin(self, origin: Origin) -> None:
+        """The first frame came; before it is written."""
+        ...
+
+
 class JsonLines:
-    """One JSON object a line: `prediction`, `state`, `gap` where a live source gives no frames, and
-    at the end `summary`.
+    """One JSON object a line: `source` at the first frame of a live source, `prediction`, `state`,
+    `gap` where a live source gives no frames, and at the end `summary`.
 
     Every line is written whole, so a file of a crashed run is valid too; where the disk is full,
     the file ends with the last line that had room.
@@ -68,6 +78,9 @@ class JsonLines:
             self._file = None if path == "-" else open(path, "wb", buffering=0)
         except OSError as error:
             raise SourceError(f"Cannot write '{path}': {error}") from error
+
+    def begin(self, origin: Origin) -> None:
+        self.add([origin.to_json()])
 
     def write(self, frame: Frame, perception: Perception) -> None:
         self.add(_of_perception(perception))
@@ -132,6 +145,10 @@ class CameraLines:
     def __init__(self, path: str) -> None:
         """As `JsonLines`."""
         self._lines = JsonLines(path)
+
+    def begin(self, camera: str, origin: Origin) -> None:
+        """The first frame of a live source came; before it is written."""
+        self._add(camera, [origin.to_json()])
 
     def write(self, camera: str, perception: Perception) -> None:
         self._add(camera, _of_perception(perception))

@@ -11,6 +11,7 @@ import numpy as np
 
 from .errors import DependencyMissing, SourceError
 from .frames import Frame, Gap
+from .history import History
 from .perception import Perception, StateChange
 from .runtimes import Prediction
 from .sinks import PALETTE, check_writable
@@ -26,7 +27,8 @@ THUMBNAIL_WIDTH = 240
 
 
 class Timeline:
-    """Collects predictions and a few small frames; draws a PNG when closed."""
+    """Collects predictions and a few small frames; draws a PNG when closed. Of a long run it keeps
+    fewer and fewer of each time, so that memory stays bounded; see `History`."""
 
     def __init__(self, path: Path, task: Task, title: str) -> None:
         """
@@ -45,8 +47,7 @@ class Timeline:
         self._path = path
         self._task = task
         self._title = title
-        self._predictions: dict[str, list[Prediction]] = {}
-        self._states: dict[str, list[StateChange]] = {}
+        self._history = History()
         self._thumbnails: list[tuple[float, np.ndarray]] = []
         self._thumbnail_step_s = 0.05
         self._end_s = 0.0
@@ -54,7 +55,7 @@ class Timeline:
     def write(self, frame: Frame, perception: Perception) -> None:
         self._end_s = frame.timestamp_s
         for prediction in perception.predictions:
-            self._predictions.setdefault(prediction.stream, []).append(prediction)
+            self._history.predict(prediction)
         self._take_states(perception.changes)
         last = self._thumbnails[-1][0] if self._thumbnails else -1e9
         if frame.timestamp_s - last >= self._thumbnail_step_s:
@@ -80,13 +81,17 @@ class Timeline:
 
     def _take_states(self, changes: tuple[StateChange, ...]) -> None:
         for change in changes:
-            self._states.setdefault(change.stream, []).append(change)
+            self._history.change(change)
 
     def _draw(self) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
 
-        people = sorted(self._predictions, key=lambda name: -len(self._predictions[name]))
+        kept = self._history.people
+        people = sorted(
+            (name for name, person in kept.items() if person.count),
+            key=lambda name: -kept[name].count,
+        )
         shown = people[:MAX_PEOPLE] or ["nobody"]
         height, width = self._thumbnails[0][1].shape[:2]
         strip = min(2.5, 11.2 / THUMBNAILS * height / width)  # inches, keeps their aspect
@@ -107,7 +112,7 @@ class Timeline:
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False
         )
-        left_out = len(people) - len(shown)
+        left_out = len(people) - len(shown) + self._history.forgotten
         if left_out > 0:
             figure.text(0.99, 0.01, f"{left_out} more people not shown", ha="right", fontsize=8)
         try:
@@ -132,7 +137,8 @@ class Timeline:
             side.set_visible(False)
 
     def _draw_person(self, ax: Axes, name: str, span: tuple[float, float]) -> None:
-        predictions = self._predictions.get(name, [])
+        person = self._history.people.get(name)
+        predictions = person.predictions if person else []
         labels = self._task.labels
         colors = [PALETTE[i % len(PALETTE)] for i in range(len(labels))]
         low, high = (0, 1) if self._task.kind == "classes" else (self._task.low, self._task.high)
@@ -150,7 +156,7 @@ class Timeline:
                 ax.axvspan(times[0], times[-1], color="white", lw=0)
                 for row, color in zip(rows, colors, strict=True):
                     ax.plot(times, row, color=color, marker="o", ms=3)
-        for since, until in self._unsure(name, span[1]):
+        for since, until in self._history.unsure(name, span[1]):
             ax.axvspan(since, until, color=NO_PREDICTION, lw=0)
         ax.set(xlim=span, ylim=(low, high), ylabel=name)
         if not predictions:
@@ -172,20 +178,6 @@ class Timeline:
                 (start + end) / 2, 0.05, f"{label} {score:.0%}", fontsize=8, ha="center",
                 bbox={"fc": "white", "alpha": 0.8, "ec": "none", "pad": 1.5}, clip_on=True,
             )  # fmt: skip
-
-    def _unsure(self, name: str, end_s: float) -> list[tuple[float, float]]:
-        """Intervals in which the stream was not valid."""
-        intervals = []
-        since: float | None = 0.0
-        for change in self._states.get(name, []):
-            if change.state == "valid" and since is not None:
-                intervals.append((since, change.time_s))
-                since = None
-            elif change.state != "valid" and since is None:
-                since = change.time_s
-        if since is not None:
-            intervals.append((since, end_s))
-        return intervals
 
 
 def _segments(predictions: list[Prediction]) -> list[list[Prediction]]:

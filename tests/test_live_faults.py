@@ -236,7 +236,7 @@ def test_giving_up_after_the_set_attempts(engine: Engine, tmp_path: Path) -> Non
     check_account(source.counts)
     assert camera.opened == 4
     lines = (tmp_path / "x.jsonl").read_text().splitlines()
-    assert [json.loads(line)["type"] for line in lines] == ["state"]
+    assert [json.loads(line)["type"] for line in lines] == ["source", "state"]
 
 
 @pytest.mark.parametrize("level", [100, 5], ids=["frozen", "black"])

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 
+from svfap_edge import history as history_of
 from svfap_edge import runner
 from svfap_edge.errors import DependencyMissing, SourceError
 from svfap_edge.faces import Box
@@ -154,6 +156,41 @@ def test_timeline_is_drawn(tmp_path: Path, task: Task) -> None:
     assert image.shape[1] == 1200
     colors = {tuple(c) for c in image.reshape(-1, 3)[::7, ::-1].tolist()}
     assert {color_of(0), color_of(1)} <= colors
+
+
+def test_a_timeline_of_any_length_stays_bounded() -> None:
+    """One who stays, seen less and less often, and many who come and go."""
+    history = history_of.History()
+    largest = 0
+    for i in range(60_000):
+        history.predict(replace(prediction(i / 2, 0.5), stream="resident"))
+        if i % 10 == 0:
+            guest = f"guest-{i}"
+            history.change(StateChange(guest, "warming", i / 2))
+            history.change(StateChange(guest, "valid", i / 2 + 0.1 * (i % 100)))
+            history.predict(replace(prediction(i / 2, 0.5), stream=guest))
+            history.change(StateChange(guest, "ended", i / 2 + 20))
+        if i % 1000 == 0:
+            largest = max(largest, sum(len(p.predictions) for p in history.people.values()))
+    assert 5_000 < largest <= history_of.MAX_POINTS
+    assert len(history.people) <= history_of.MAX_KEPT
+    assert sum(len(p.unsure) for p in history.people.values()) <= history_of.MAX_INTERVALS
+    resident = history.people["resident"]
+    assert resident.count == 60_000
+    times = [p.end_s for p in resident.predictions]
+    assert times[0] == 0 and times[-1] > 29_990  # all of the run, evenly
+    assert set(np.diff(times)) == {history.every / 2}
+    guests = sum(name != "resident" for name in history.people)
+    assert guests + history.forgotten == 6_000
+
+
+def test_a_short_timeline_keeps_everything() -> None:
+    history = history_of.History()
+    for second, state in enumerate(("warming", "valid", "stale", "warming", "valid", "ended")):
+        history.change(StateChange("person-1", state, float(second)))  # type: ignore[arg-type]
+        history.predict(prediction(second, 0.5))
+    assert history.every == 1 and len(history.people["person-1"].predictions) == 6
+    assert history.unsure("person-1", 9) == [(0, 1), (2, 4), (5, 9)]
 
 
 def test_timeline_of_nobody(tmp_path: Path) -> None:
