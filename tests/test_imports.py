@@ -84,7 +84,7 @@ def test_command_line_help_loads_no_library() -> None:
 CONTRACT = (
     "errors", "tasks", "clip", "facts", "manifest", "bundle", "cache",
     "datalist", "metrics", "resampling",
-    "frames", "files", "sample", "capture", "slot", "reader", "live", "sources",
+    "frames", "files", "sample", "capture", "slot", "reader", "live", "masking", "sources",
 )  # fmt: skip
 """Modules of the application package that everything may stand on; they stand on each other."""
 
