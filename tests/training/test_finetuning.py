@@ -159,6 +159,7 @@ FEW_ITEMS = """
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from svfap_edge.tasks import Task
 from svfap_edge.training.evaluation import run_list
 
 class Clips:
@@ -171,9 +172,10 @@ norm = torch.nn.BatchNorm3d(3)
 norm.running_mean.fill_(fabric.global_rank)  # as after training, each process its own
 mean = torch.nn.Sequential(torch.nn.AdaptiveAvgPool3d(1), torch.nn.Flatten())
 model = fabric.setup_module(torch.nn.Sequential(norm, mean))
+task = Task("t", "values", ("a", "b", "c"))
 for count in (1, 2, 5):
     norm.running_mean.fill_(fabric.global_rank)
-    found = run_list(fabric, model, Clips(), count, 3, batch=1).values
+    found = run_list(fabric, model, Clips(), count, task, batch=1).values
     clips = torch.arange(50, 50 + count)[:, None] / 255
     expected = (clips - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     np.testing.assert_allclose(found, expected / (1 + norm.eps) ** 0.5, rtol=1e-4)
