@@ -25,6 +25,7 @@ from .capture import Capture, OpenCvCapture, Target, check_available, find_targe
 from .clip import check_advance, check_frame
 from .errors import FrameError, SourceError, SvfapError, TimestampError
 from .frames import BaseSource, Frame, Gap, SourceCounts
+from .masking import without_passwords
 from .reader import LiveSettings, Reader
 from .slot import Slot
 
@@ -115,7 +116,7 @@ class Camera(LiveSource):
             DependencyMissing: this OpenCV lacks what it needs.
         """
         settings = settings or LiveSettings()
-        name = target if isinstance(target, str) else target.name
+        name = without_passwords(target) if isinstance(target, str) else target.name
         if opening is None:
             opening = _opening(target, settings)
         super().__init__(name, settings, counting=False)

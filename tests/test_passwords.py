@@ -10,8 +10,10 @@ from svfap_edge.benchmark_results import BenchmarkOptions
 from svfap_edge.camera_names import name_sources
 from svfap_edge.capture import find_target
 from svfap_edge.errors import SourceError, SvfapError
+from svfap_edge.live import Camera
 from svfap_edge.masking import without_passwords
 from svfap_edge.sources import open_source
+from tests.cameras import FakeCamera
 from tests.test_cli import refused
 
 NOWHERE = "127.0.0.1:1"
@@ -100,3 +102,8 @@ def test_files_keep_their_names(tmp_path: Path) -> None:
     path.touch()
     assert BenchmarkOptions(source=str(path)).source_name == str(path)
     assert list(name_sources([str(path)])) == ["token-a"]
+
+
+def test_a_camera_that_the_application_opens_itself() -> None:
+    with Camera("rtsp://user:secret@10.0.0.7/1", opening=FakeCamera()) as camera:
+        assert camera.name == "rtsp://***@10.0.0.7/1"
