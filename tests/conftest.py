@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -57,3 +58,9 @@ def faces() -> Path:
 def yunet() -> Path:
     model = SHARED / "data" / "models" / "face_detection_yunet_2023mar.onnx"
     return _needs(model, "the YuNet weights")
+
+
+def skip_if_ignored(number: int) -> None:
+    """Skip where the signal cannot reach this process or its children."""
+    if signal.getsignal(number) is signal.SIG_IGN:
+        pytest.skip("a background job ignores Ctrl-C, and so do its children")

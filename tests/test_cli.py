@@ -21,6 +21,7 @@ from typer.testing import CliRunner, Result
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli import app
+from tests.conftest import skip_if_ignored
 from tests.models import SPAN_S, TINY, model_with_weights, save_like_authors, save_ours
 
 LABELS = "calm,glad,cross,sad"
@@ -303,8 +304,7 @@ def test_inspect_a_checkpoint(tmp_path: Path) -> None:
 def test_a_signal_ends_the_run_with_valid_files(
     tmp_path: Path, tiny: Bundle, number: signal.Signals
 ) -> None:
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("a background job ignores Ctrl-C, and so do its children")
+    skip_if_ignored(number)
     folder = tmp_path / "frames"
     folder.mkdir()
     for i in range(40):

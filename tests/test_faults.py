@@ -32,6 +32,7 @@ from svfap_edge.runtimes import Engine, ModelSpec, Outputs, load_backend
 from svfap_edge.runtimes.backend import Backend
 from svfap_edge.sample import Generated
 from svfap_edge.sinks import JsonLines
+from tests.conftest import skip_if_ignored
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
 pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="needs POSIX signals and limits")
@@ -403,6 +404,7 @@ def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
 def test_a_signal_ends_the_run_of_a_video(
     bundle: Bundle, film: Path, tmp_path: Path, number: signal.Signals
 ) -> None:
+    skip_if_ignored(number)
     lines, video = tmp_path / "x.jsonl", tmp_path / "o.mp4"
     process = start(bundle, film, "--jsonl", lines, "--video", video)
     while process.poll() is None and not (lines.exists() and lines.read_text().count("\n") > 5):

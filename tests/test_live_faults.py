@@ -34,6 +34,7 @@ from svfap_edge.runtimes.engine import MIN_COVERAGE
 from svfap_edge.sinks import JsonLines
 from svfap_edge.sources import open_source
 from tests.cameras import FakeCamera, MjpegServer, jpeg, noise, until
+from tests.conftest import skip_if_ignored
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 from tests.rtsp import RtspServer
 
@@ -520,8 +521,7 @@ def test_a_signal_ends_a_live_run_well(
     server: MjpegServer, folder: Path, tmp_path: Path, number: signal.Signals, stalled: bool
 ) -> None:
     """Also while FFmpeg waits for a server that says nothing."""
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("a background job ignores Ctrl-C, and so do its children")
+    skip_if_ignored(number)
     process = start_run(server.url, folder, tmp_path)
     try:
         until(lambda: len(lines_of(tmp_path)) > 5 or process.poll() is not None, 80)

@@ -31,6 +31,7 @@ from svfap_edge.sample import Generated
 from svfap_edge.sinks import CameraLines, JsonLines
 from svfap_edge.sources import open_source
 from tests.cameras import FakeCamera, MjpegServer, until
+from tests.conftest import skip_if_ignored
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 from tests.test_cli import call, refused
 from tests.test_faults import faulty_engine
@@ -412,8 +413,7 @@ def cameras_in(path: Path) -> set[str]:
 
 def end_by(process: subprocess.Popen[str], path: Path, number: int) -> tuple[int, str, str]:
     """Send a signal when two cameras have predictions: (exit code, output, errors)."""
-    if signal.getsignal(number) is signal.SIG_IGN:
-        pytest.skip("a background job ignores Ctrl-C, and so do its children")
+    skip_if_ignored(number)
     try:
         until(lambda: len(cameras_in(path)) == 2 or process.poll() is not None, 80)
         process.send_signal(number)

@@ -36,6 +36,7 @@ from svfap_edge.export.tensorrt_settings import PlanSettings, parse_options, pla
 from svfap_edge.runtimes import tensorrt_library
 from svfap_edge.runtimes.tensorrt_library import TensorRT, log_of
 from svfap_edge.training.model import TPSBTConfig
+from tests.conftest import skip_if_ignored
 from tests.models import TINY, model_with_weights, save_ours
 
 ADA = PlanSettings(compute_capabilities=("8.9",))
@@ -231,6 +232,8 @@ def test_failed_build_leaves_nothing(
 def test_ctrl_c_stops_the_build(
     tmp_path: Path, rtx: TensorRT, sources: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    skip_if_ignored(signal.SIGINT)
+
     def interrupt(folder: Any) -> dict[str, int]:
         threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
         return {}
