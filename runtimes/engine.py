@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Iterable
-from types import TracebackType
 
 import numpy as np
 
@@ -234,10 +233,5 @@ class Engine:
     def __enter__(self) -> Engine:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

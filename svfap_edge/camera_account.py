@@ -52,7 +52,7 @@ class Account:
         warn: Callable[[str], None],
     ) -> None:
         self.sources, self.cameras = sources, cameras
-        self.failures = Failures()
+        self.failures = Failures(warn)
         self.failed: dict[str, str] = {}
         self._started = time.perf_counter()
         self._write_s = 0.0
@@ -99,8 +99,6 @@ class Account:
             found = stepping()
         except InferenceError as error:
             self.failures.add(error, time_s)
-            if self.failures.count == 1:
-                self._warn(f"The engine failed; the run goes on. {error}")
             return {}
         self.failures.forgive(sum(len(each.predictions) for each in found.values()))
         return found

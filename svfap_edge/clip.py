@@ -160,26 +160,27 @@ class FrameBuffer:
 
     def coverage(self, end_s: float) -> float:
         """Share of the slots of a clip ending at `end_s` that have a frame."""
-        return self._nearest(end_s)[1]
+        return self._nearest(self.spec.slot_times(end_s))[1]
 
     def sample(self, end_s: float, out: np.ndarray | None = None) -> SampledClip:
         """The clip that ends at `end_s`, in `out` where given; later frames are not looked at. The
         buffer must hold at least one frame."""
-        places, coverage = self._nearest(end_s)
+        slots = self.spec.slot_times(end_s)
+        places, coverage = self._nearest(slots)
         frames = self._memory.take(places, 0, out, "clip")  # "raise" would copy twice
-        return SampledClip(frames, self.spec.slot_times(end_s)[0], end_s, coverage)
+        return SampledClip(frames, slots[0], end_s, coverage)
 
-    def _nearest(self, end_s: float) -> tuple[list[int], float]:
+    def _nearest(self, slots: list[float]) -> tuple[list[int], float]:
         """Place of the frame nearest to each slot, and the share of slots whose frame is within
         half a spacing. In plain Python: after a model has run, nothing of numpy's many small
         functions is left in the processor's caches, and they take five times as long."""
         times = [time_s for time_s, _ in self._frames]
-        last = bisect_right(times, end_s) - 1
+        last = bisect_right(times, slots[-1]) - 1
         if last < 0:
             return [0] * self.spec.frames, 0.0
         reach = self.spec.spacing_s / 2 * (1 + 1e-6)
         places, filled = [], 0
-        for slot in self.spec.slot_times(end_s):
+        for slot in slots:
             right = min(bisect_left(times, slot), last)
             left = max(right - 1, 0)
             nearest = left if slot - times[left] <= times[right] - slot else right

@@ -163,7 +163,7 @@ class Perceiver:
         """
         self.check(image, timestamp_s)
         gap = self._last_s is None or timestamp_s - self._last_s > self._predict_s
-        due = self._unsearched + 1 >= self.statistics.detect_every
+        due = self._unsearched + 1 >= self._interval
         if not (due or gap or self._tracker.unsure or image.shape != self._shape):
             return None
         started = time.perf_counter()
@@ -249,9 +249,9 @@ class Perceiver:
     @property
     def statistics(self) -> PerceiverStatistics:
         """So far."""
-        factor, every, level, holds = 1, self._detect_every, 0, True
+        factor, level, holds = 1, 0, True
         if self._budget is not None:
-            factor, every = self._budget.hop_factor, self._budget.detect_every
+            factor = self._budget.hop_factor
             level, holds = self._budget.level, self._budget.holds
         return replace(
             self._counts,
@@ -259,10 +259,15 @@ class Perceiver:
             missed=self._people.missed,
             ignored=self._tracker.ignored,
             level=level,
-            detect_every=every,
+            detect_every=self._interval,
             hop_s=self._hop_s * factor,
             holds=holds,
         )
+
+    @property
+    def _interval(self) -> int:
+        """Frames from search to search, now."""
+        return self._detect_every if self._budget is None else self._budget.detect_every
 
     def finish(self) -> list[StateChange]:
         """End all streams, as at the end of a video. The perceiver can go on with new people."""

@@ -114,7 +114,7 @@ def run(
     summary = RunSummary(
         source.name, spec.artifact, spec.engine, spec.precision, perceiver.detector.name
     )
-    failures = Failures()
+    failures = Failures(warn if source.live else None)
     before = perceiver.statistics.people
     decode = write = 0.0
     told = 0
@@ -151,8 +151,6 @@ def run(
                 perception = perceiver.process(frame.image, frame.timestamp_s)
             except InferenceError as error:
                 failures.add(error, frame.timestamp_s)
-                if source.live and failures.count == 1:
-                    warn(f"The engine failed; the run goes on. {error}")
                 continue
             failures.forgive(len(perception.predictions))
             summary.count(perception)
@@ -202,7 +200,12 @@ _NOT_KEPT = (
 class Failures:
     """Failures of the engine: forgiven, unless there are too many in a row, or nothing else."""
 
-    def __init__(self) -> None:
+    def __init__(self, warn: Callable[[str], None] | None = None) -> None:
+        """
+        Args:
+            warn: Told of the first one; None where the summary is soon enough.
+        """
+        self._warn = warn
         self._first: InferenceError | None = None
         self.count = self._row = self._predictions = 0
         self._since_s = 0.0  # the first failure of the row
@@ -223,6 +226,8 @@ class Failures:
             self._since_s = time_s
         if self._row >= MAX_FAILURES and time_s - self._since_s >= FAILING_S:
             raise error
+        if self.count == 1 and self._warn is not None:
+            self._warn(f"The engine failed; the run goes on. {error}")
 
     def forgive(self, predictions: int) -> None:
         self._predictions += predictions

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +24,7 @@ from svfap_edge.training.loop import (
 )
 from svfap_edge.training.model import TPSBT
 from svfap_edge.training.pretraining import Pretraining
+from svfap_edge.training.progress import say
 from svfap_edge.training.record import check_resume, record_of
 from svfap_edge.training.report import write_report
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
@@ -93,8 +93,7 @@ def _train(
     if fabric.is_global_zero:
         write_text_atomically(Path(run.output) / CONFIG, write_toml(settings))
     place = fit(job, settings.optim, run, fabric, record, resume)
-    if fabric.is_global_zero:
-        print(f"{Path(run.output) / HISTORY} holds the figures of each epoch.", file=sys.stderr)
+    say(f"{Path(run.output) / HISTORY} holds the figures of each epoch.")
     return place
 
 

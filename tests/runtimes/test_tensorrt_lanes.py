@@ -295,8 +295,8 @@ def test_no_room_for_the_first_lane_leaves_nothing() -> None:
     assert rig.machine.memory == {} and rig.machine.room == 1100 and not STREAMS
 
 
-def test_without_room_for_a_second_lane_threads_take_turns() -> None:
-    rig = Rig((1, 4), room=2000)
+def check_turns(rig: Rig) -> None:
+    """With one lane in use a second thread waits for it, and then runs."""
     rig.check(1)
     with rig.backend._lanes.one():  # busy
         done = threading.Event()
@@ -305,6 +305,10 @@ def test_without_room_for_a_second_lane_threads_take_turns() -> None:
         assert not done.wait(0.1)
     thread.join(10)
     assert done.is_set()
+
+
+def test_without_room_for_a_second_lane_threads_take_turns() -> None:
+    check_turns(Rig((1, 4), room=2000))
 
 
 def test_no_stream_for_the_first_lane_is_an_error_of_this_sdk() -> None:
@@ -319,14 +323,7 @@ def test_no_stream_for_the_first_lane_is_an_error_of_this_sdk() -> None:
 def test_without_a_stream_for_a_second_lane_threads_take_turns() -> None:
     rig = Rig((1, 4))
     rig.machine.streams = 1
-    rig.check(1)
-    with rig.backend._lanes.one():  # busy
-        done = threading.Event()
-        thread = threading.Thread(target=lambda: (rig.check(2), done.set()))
-        thread.start()
-        assert not done.wait(0.1)
-    thread.join(10)
-    assert done.is_set()
+    check_turns(rig)
 
 
 def test_closed_while_a_run_is_under_way() -> None:
