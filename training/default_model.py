@@ -2,15 +2,18 @@
 
     python -m svfap_edge.training.default_model FACES -o lite-faces.pth
 
-FACES holds `train/` and `val/`, each with one folder of images per label. Three phases, each from
-the weights of the one before, each with a moving average of the weights:
+FACES holds `train/` and `val/`, each with one folder of images per label. Four phases:
 
-1. `stem`: the residual stem alone, pooled, on photographs: what convolutions learn soonest.
-2. `tubelets`: stem and stage 1 on single tubelets (both frames the same photograph) at random time
-   steps of the position code. From here on half of each target is what the model of phase 1 says
-   of the untouched photograph (Hinton et al. 2015), since many of the labels are doubtful.
-3. `clips`: the whole model on photographs in smooth motion. The later stages start as the identity
+1. `stem`: a residual stem alone, pooled, on photographs: what convolutions learn soonest. It is
+   the teacher of phases 3 and 4: half of each target is what it says of the untouched photograph
+   (Hinton et al. 2015), since many of the labels are doubtful.
+2. `masked`: stem and stage 1, both fresh, as a masked auto-encoder of photographs.
+3. `tubelets`: from there, stem and stage 1 on single tubelets (both frames the same photograph) at
+   random time steps of the position code.
+4. `clips`: the whole model on photographs in smooth motion. The later stages start as the identity
    on a temporal average; the stem is not trained any more.
+
+All but the second keep a moving average of the weights.
 
 Faces are learned in grey: in the photographs this was written for, colour tells the source and
 thereby the label. The weights are folded afterwards so that RGB input is read as luminance.
@@ -32,12 +35,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from svfap_edge.tasks import Task
-from svfap_edge.training.augment import AugmentSettings, augment
+from svfap_edge.training.augment import AugmentSettings
+from svfap_edge.training.default_masked import pretrain, start_from
 from svfap_edge.training.evaluation import class_figures
-from svfap_edge.training.geometry import fit as fit_square
 from svfap_edge.training.mixing import MixSettings, mix, soft_targets
 from svfap_edge.training.model import (
-    IMAGENET_MEAN,
     IMAGENET_STD,
     TPSBT,
     CrossSelfBlock,
@@ -45,14 +47,19 @@ from svfap_edge.training.model import (
     preset,
 )
 from svfap_edge.training.optim import cross_entropy, move_average, rate_at
+from svfap_edge.training.photographs import (
+    GREY_STD,
+    LABELS,
+    LUMA,
+    Faces,
+    augmented,
+    grey_input,
+    load_faces,
+    resized,
+)
 from svfap_edge.training.report import draw
 from svfap_edge.training.sampling import generator
 
-LABELS = ("neutral", "happiness", "surprise", "anger", "sadness", "disgust")
-CACHE_SIDE = 128
-LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
-GREY_MEAN = float((LUMA * torch.tensor(IMAGENET_MEAN)).sum())
-GREY_STD = 0.225
 BALANCE = 0.45  # classes are drawn by count ** BALANCE
 TEACHER_SHARE = 0.5
 
@@ -60,33 +67,6 @@ PHOTOGRAPHS = AugmentSettings(
     crop_area=0.55, tilt=15, ops=1, magnitude=5, erase=0.4, grey=0, soft=0.3, shade=0.25, noise=0.04
 )
 MIXING = MixSettings(mixup=0.4, cutmix=1.0, switch=0.3, probability=0.6)
-
-
-@dataclass(frozen=True)
-class Faces:
-    """Grey squares (n, CACHE_SIDE, CACHE_SIDE) uint8 and label indices (n,)."""
-
-    images: np.ndarray
-    labels: Tensor
-
-
-def load_faces(folder: Path) -> Faces:
-    images, labels = [], []
-    for index, label in enumerate(LABELS):
-        for path in sorted((folder / label).iterdir()):
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if image is None:
-                raise ValueError(f"{path} is not a readable image.")
-            image = fit_square(image, CACHE_SIDE)
-            images.append(cv2.cvtColor(image, cv2.COLOR_BGR2GRAY))
-            labels.append(index)
-    return Faces(np.stack(images), torch.tensor(labels))
-
-
-def network_input(grey: Tensor) -> Tensor:
-    """Grey (..., T, H, W) uint8 to the model's (..., 3, T, H, W) before `fold_luminance`."""
-    levels = (grey.float() / 255 - GREY_MEAN) / GREY_STD
-    return levels[:, None].expand(-1, 3, -1, -1, -1)
 
 
 @torch.no_grad()
@@ -175,10 +155,9 @@ def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Ten
     model.eval()
     outputs = []
     for start in range(0, len(images), 32):
-        chunk = [cv2.resize(i, (size, size), interpolation=3) for i in images[start : start + 32]]
-        clips = torch.from_numpy(np.stack(chunk))[:, None].expand(-1, frames, -1, -1)
+        clips = grey_input(resized(images[start : start + 32], frames, size))
         with torch.autocast("cpu", torch.bfloat16):
-            outputs.append(model(network_input(clips)).float())
+            outputs.append(model(clips).float())
     return torch.cat(outputs)
 
 
@@ -218,11 +197,11 @@ def fit(
         model.train()
         rng = generator("default-model", phase.seed, step)
         index = torch.multinomial(weight, phase.batch, replacement=True)
-        clips = torch.from_numpy(_augmented(train.images[index], size, rng, phase))
+        clips = augmented(train.images[index], phase.frames, size, rng, phase.augment)
         targets = soft_targets(train.labels[index], len(LABELS))
         if teacher is not None:
             targets = (1 - TEACHER_SHARE) * targets + TEACHER_SHARE * teacher[index]
-        mixed, targets = mix(network_input(clips), targets, rng, MIXING)
+        mixed, targets = mix(grey_input(clips), targets, rng, MIXING)
         with torch.autocast("cpu", torch.bfloat16):
             logits = model(mixed).float()
         loss = cross_entropy(logits, targets)
@@ -243,15 +222,6 @@ def fit(
     return average
 
 
-def _augmented(images: np.ndarray, size: int, rng: np.random.Generator, phase: Phase) -> np.ndarray:
-    """Grey photographs (B, S, S) to clips (B, T, size, size) uint8."""
-    clips = np.empty((len(images), phase.frames, size, size), np.uint8)
-    for row, image in enumerate(images):
-        still = np.broadcast_to(image[..., None], (phase.frames, *image.shape, 3))
-        clips[row] = augment(still, size, rng, phase.augment)[..., 0]
-    return clips
-
-
 def _tell(
     phase: Phase, elapsed: float, step: int, losses: list[float], logits: Tensor, val: Faces
 ) -> None:
@@ -266,7 +236,7 @@ def draw_log(log: Path, picture: Path) -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     history, before = [], 0.0
     for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
-        shown = {name: row[name] for name in ("loss", "uar", "war")}
+        shown = {name: row[name] for name in ("loss", "val_loss", "uar", "war") if name in row}
         history.append({"minutes": before + row["minutes"], **shown})
         if following["phase"] != row["phase"]:
             before += row["minutes"]
@@ -280,7 +250,7 @@ def main() -> None:
     parser.add_argument("faces", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument(
-        "--minutes", type=float, nargs=3, default=(40, 45, 15), help="of the phases"
+        "--minutes", type=float, nargs=4, default=(40, 30, 35, 10), help="of the phases"
     )
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draw", type=Path, metavar="LOG", help="draw what an earlier run printed")
@@ -301,16 +271,23 @@ def main() -> None:
 
     stem_phase, tubelet_phase, clip_phase = (
         Phase("stem", args.minutes[0], 1, 128, 2e-3, args.seed),
-        Phase("tubelets", args.minutes[1], 1, 128, 7e-4, args.seed + 1),
-        Phase("clips", args.minutes[2], config.frames, 24, 3e-4, args.seed + 2),
+        Phase("tubelets", args.minutes[2], 1, 128, 1e-3, args.seed + 1),
+        Phase("clips", args.minutes[3], config.frames, 24, 3e-4, args.seed + 2),
     )
-    first = StemClassifier(model)
+    first = StemClassifier(TPSBT(config))
     if path("stem").exists():  # an earlier run came as far
         first.load_state_dict(torch.load(path("stem"), weights_only=True))
     else:
+        first.stem.to(memory_format=torch.channels_last)
         first.load_state_dict(fit(first, train, val, config.size, stem_phase, None).state_dict())
         torch.save(first.state_dict(), path("stem"))
     teacher = predict(first, train.images, 1, config.size).softmax(1)
+    if path("masked").exists():
+        start_from(model, torch.load(path("masked"), weights_only=True))
+    else:
+        found = pretrain(config, train, val, args.minutes[1], args.seed, path("masked.png"))
+        torch.save(found, path("masked"))
+        start_from(model, found)
     second = TubeletClassifier(model)
     if path("tubelets").exists():
         model.load_state_dict(torch.load(path("tubelets"), weights_only=True))

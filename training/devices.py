@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.strategies.fsdp import FSDPStrategy
+from lightning.fabric.strategies import ModelParallelStrategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from svfap_edge.errors import ConfigError
 
@@ -67,9 +70,25 @@ def processes_of(run: RunSettings) -> tuple[int | str, int]:
 
 
 def strategy_of(run: RunSettings) -> str | Strategy:
-    """The strategy by name, or FSDP that saves whole weights in one file: a sharded checkpoint
-    could not be opened by anything but a run on as many devices."""
-    return FSDPStrategy(state_dict_type="full") if run.strategy == "fsdp" else run.strategy
+    """The strategy by name, or PyTorch's fully sharded data parallelism (Zhao et al. 2023) that
+    saves whole weights in one file: a sharded checkpoint could not be opened by anything but a run
+    on as many devices."""
+    if run.strategy != "fsdp":
+        return run.strategy
+    return ModelParallelStrategy(_shard, save_distributed_checkpoint=False)
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Share the weights among all processes, whatever the mesh: gathered block by block."""
+    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block)
+    return fully_shard(model)
+
+
+def is_sharded(fabric: Fabric) -> bool:
+    """Whether no process holds the weights whole."""
+    return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
 def _require_all_processes(fabric: Fabric) -> None:

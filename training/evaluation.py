@@ -135,7 +135,7 @@ def _without_waiting(fabric: Fabric, model: nn.Module) -> nn.Module:
     """The model, its buffers those of the first process, whose weights are the ones kept.
 
     DDP does that in the first forward, and waits there for all processes, of which some may have
-    nothing to read; so without DDP. FSDP cannot do without: its processes need as many forwards.
+    nothing to read; so without DDP.
     """
     if fabric.world_size == 1:
         return model

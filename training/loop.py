@@ -18,9 +18,11 @@ import numpy as np
 import torch
 from lightning.fabric import Fabric
 from torch import nn
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader
 
 from svfap_edge.errors import ConfigError, TrainingError
+from svfap_edge.training.devices import is_sharded
 from svfap_edge.training.evaluation import one_thread
 from svfap_edge.training.files import (
     json_text,
@@ -127,16 +129,19 @@ class Training:
         self.place = Place()
         groups = parameter_groups(job.model, job.config, optim, job.prefix)
         self.average = self._start_average()
+        self.gathered = self._copy() if is_sharded(fabric) else None
         self.model: Any = fabric.setup_module(job.model)
         self.optimizer: Any = fabric.setup_optimizers(build_optimizer(self.model, groups, optim))
 
     def _start_average(self) -> nn.Module | None:
         if not self.optim.average:
             return None
-        if self.run.strategy == "fsdp":
+        if is_sharded(self.fabric):
             raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
-        average = copy.deepcopy(self.job.model).eval().requires_grad_(False)
-        return average.to(self.fabric.device)
+        return self._copy()
+
+    def _copy(self) -> nn.Module:
+        return copy.deepcopy(self.job.model).eval().requires_grad_(False).to(self.fabric.device)
 
     def to_the_end(self) -> None:
         logs = self.folder if self.run.tensorboard else None
@@ -179,6 +184,7 @@ class Training:
         place.epoch, place.step, place.loss_sum, place.loss_count = place.epoch + 1, 0, 0.0, 0
         self._share_buffers()
         if place.epoch % self.run.validate_every == 0 or place.epoch == self.optim.epochs:
+            self._gather()
             self.evaluated.eval()
             row.update(self.job.validate(fabric, self.evaluated, place.epoch))
             score = self.job.sign * self._finite(row)
@@ -203,12 +209,15 @@ class Training:
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that are evaluated and kept. Not wrapped for several processes, which need
-        not evaluate equally many clips, unless no process has the weights whole."""
-        if self.average is not None:
-            return self.average
-        whole: nn.Module = self.model if self.run.strategy == "fsdp" else self.job.model
-        return whole
+        """The weights that are evaluated, whole in each process and not wrapped for several, which
+        need not evaluate equally many clips."""
+        return self.average or self.gathered or self.job.model
+
+    def _gather(self) -> None:
+        """Bring the copy that is evaluated up to date where the weights are sharded."""
+        if self.gathered is not None:
+            whole = StateDictOptions(full_state_dict=True)
+            self.gathered.load_state_dict(get_model_state_dict(self.job.model, options=whole))
 
     def _share_buffers(self) -> None:
         """Give all processes the first one's statistics of batch norm, which it saves."""
@@ -282,7 +291,8 @@ class Training:
 
     def _save_weights(self, name: str, figures: dict[str, Any]) -> None:
         """Write a checkpoint to be used: plain weights, what the job adds, figures."""
-        content = {**self.job.content, "model": self.evaluated, "epoch": self.place.epoch}
+        weights = self.model if self.gathered is not None else self.evaluated
+        content = {**self.job.content, "model": weights, "epoch": self.place.epoch}
         content["figures"] = figures
         save_atomically(self.fabric, self.folder / name, content, is_plain)
 

@@ -59,7 +59,7 @@ def build_optimizer(
     """AdamW over a model that may be wrapped for several devices; groups by the bare names."""
     rows: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
-        bare = re.sub(r"(?:_forward_module|_fsdp_wrapped_module|_orig_mod|module)\.", "", name)
+        bare = re.sub(r"(?:_forward_module|_orig_mod|module)\.", "", name)
         if bare in groups:
             rows.setdefault(groups[bare], []).append(weight)
     return torch.optim.AdamW(

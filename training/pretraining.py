@@ -104,37 +104,30 @@ class Pretraining(Job):
         for first in range(0, count, fabric.world_size * size):
             start = first + fabric.global_rank * size
             clips = self._clips(indices[start : start + size]).to(fabric.device)
-            loss = self._validation_loss(fabric, model, clips, seed=start)
-            total, seen = total + loss * len(clips), seen + len(clips)
+            if len(clips) == 0:
+                continue
+            mask = self._masks(len(clips), seed=start).to(fabric.device)
+            with fabric.autocast():
+                prediction = model(clips, mask)
+            loss = masked_loss(prediction, pixel_targets(clips, mask, self.config))
+            total, seen = total + float(loss) * len(clips), seen + len(clips)
         if fabric.world_size > 1:
             sums = torch.tensor([total, seen], dtype=torch.float64, device=fabric.device)
             total, seen = sum_of_all(fabric, sums).tolist()
         every = self.settings.masking.picture_every
-        if epoch % every == 0 or epoch == self.settings.optim.epochs:
+        due = epoch % every == 0 or epoch == self.settings.optim.epochs
+        if due and fabric.is_global_zero:
             chosen = indices[np.linspace(0, count - 1, SHOWN).round().astype(int)]
             clips = self._clips(chosen).to(fabric.device)
             if len(clips) > 0:
                 self._picture(fabric, model, epoch, clips)
         return {"val_loss": total / seen if seen else math.nan}
 
-    def _validation_loss(self, fabric: Fabric, model: nn.Module, clips: Tensor, seed: int) -> float:
-        """Mean loss of clips; of none, 0. Sharded weights meet in the forward pass, so a process
-        without clips makes one, too."""
-        size = self.config.size
-        shown = clips if len(clips) else clips.new_zeros(1, 3, self.config.frames, size, size)
-        mask = self._masks(len(shown), seed=seed).to(fabric.device)
-        with fabric.autocast():
-            prediction = model(shown, mask)
-        loss = masked_loss(prediction, pixel_targets(shown, mask, self.config))
-        return float(loss) if len(clips) else 0.0
-
     def _picture(self, fabric: Fabric, model: nn.Module, epoch: int, clips: Tensor) -> None:
-        """Write `reconstruction-EPOCH.png`. All processes compute, the first one writes."""
+        """Write `reconstruction-EPOCH.png`."""
         mask = self._masks(len(clips), seed=0).to(fabric.device)
         with fabric.autocast():
             prediction = model(clips, mask)
-        if not fabric.is_global_zero:
-            return
         rebuilt = reconstruct(clips, mask, prediction, self.config)
         picture = reconstruction_picture(
             to_pixels(clips).cpu().numpy(), mask.cpu().numpy(), rebuilt.cpu().numpy(),

@@ -18,7 +18,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from svfap_edge.errors import DependencyMissing
+from svfap_edge.errors import ConfigError, DependencyMissing
 from svfap_edge.training.augment import centre
 from svfap_edge.training.clips import LabelledClips
 from svfap_edge.training.evaluation import normalize
@@ -34,6 +34,7 @@ def quantized(job: Finetuning) -> Finetuning:
 
     Raises:
         DependencyMissing: NNCF or the C++ compiler that it builds its quantizers with.
+        ConfigError: the weights are to be sharded.
     """
     os.environ.setdefault("NNCF_CI", "1")  # otherwise it reports to its makers that it was used
     try:
@@ -47,6 +48,8 @@ def quantized(job: Finetuning) -> Finetuning:
             f"--quantize needs '{error.name}': pip install \"svfap-edge[train]\""
         ) from error
     _require_compiler()
+    if job.settings.run.strategy == "fsdp":
+        raise ConfigError("--quantize needs whole weights in each process; not with fsdp.")
     off = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
     clips = calibration_clips(job.train, job.config.size)
     logging.getLogger("nncf").setLevel(logging.ERROR)

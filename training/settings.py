@@ -147,6 +147,7 @@ class RunSettings:
         output: Folder of checkpoints, logs and the report.
         seed: All randomness is a function of it and of the position in training.
         validate_every: Epochs between evaluations; the last epoch always has one.
+        strategy: "fsdp" shards weights, gradients and optimizer; see `devices.strategy_of`.
         save_every: Seconds between resume checkpoints inside an epoch.
     """
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
-from lightning.fabric.strategies import FSDPStrategy
+from lightning.fabric.strategies import ModelParallelStrategy
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.training.devices import build_fabric, processes_of, strategy_of
@@ -47,10 +49,8 @@ def test_processes_of_another_launcher_are_not_separate_runs(
         build_fabric(PLAIN)
 
 
-def test_fsdp_saves_whole_weights_and_is_refused_without_gpu() -> None:
-    fsdp = RunSettings(accelerator="cpu", precision="32-true", strategy="fsdp")
-    strategy = strategy_of(fsdp)
-    assert isinstance(strategy, FSDPStrategy)
-    assert strategy._state_dict_type == "full"
-    with pytest.raises(ConfigError, match="strategy=fsdp"):
-        build_fabric(fsdp)
+def test_fsdp_is_known_by_its_strategy() -> None:
+    names = ("auto", "ddp", "fsdp")
+    found = [strategy_of(replace(PLAIN, strategy=name)) for name in names]
+    assert found[:2] == ["auto", "ddp"]
+    assert isinstance(found[2], ModelParallelStrategy)

@@ -36,7 +36,7 @@ finish, save = loop.Training.finish_epoch, loop.Training.save
 
 def noted_finish(training):
     finish(training)
-    sums = [float(b.double().abs().sum()) for b in training.average.buffers()]
+    sums = [float(b.double().abs().sum()) for b in training.evaluated.buffers()]
     with Path(notes, f"buffers{rank}.txt").open("a") as file:
         print(sums, file=file)
 
@@ -101,14 +101,44 @@ def test_a_process_without_a_clip_resuming_and_batch_norm(drawn: Path, tmp_path:
     assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
 
 
+def test_sharded_weights_learn_what_whole_ones_do(drawn: Path, tmp_path: Path) -> None:
+    """FSDP of two processes, also resumed, beside DDP; a batch of one of them holds nothing."""
+    script = tmp_path / "watched.py"
+    script.write_text(WATCHED)
+    listed = with_a_broken_clip(drawn, tmp_path)
+
+    def train(strategy: str, output: str, stop_at: str = "", resume: str = "no") -> Path:
+        overrides = settings(
+            drawn, tmp_path / output, f"data.train={listed}", "optim.batch=1", "optim.epochs=2",
+            "optim.accumulate=2", "model.stem=[8]", "run.save_every=0", "optim.clip_norm=1",
+            f"run.strategy={strategy}",
+        )  # fmt: skip
+        torchrun(str(script), str(tmp_path), stop_at, resume, *overrides)
+        return tmp_path / output
+
+    whole, sharded = train("ddp", "whole"), train("fsdp", "sharded")
+    train("fsdp", "cut", stop_at="1.2")
+    cut = train("fsdp", "cut", resume="yes")
+    rows = [(f / loop.HISTORY).read_text().splitlines() for f in (whole, sharded, cut)]
+    assert rows[1] == rows[2]
+    losses = [[json.loads(row)["loss"] for row in found] for found in rows]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+    for name in (loop.BEST, loop.FINAL):
+        found = [torch.load(f / name, weights_only=True)["model"] for f in (whole, sharded, cut)]
+        assert all(torch.equal(found[1][key], found[2][key]) for key in found[1])
+        for key, value in found[0].items():
+            torch.testing.assert_close(found[1][key], value, atol=1e-4, rtol=0, msg=key)
+
+
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_pretraining_with_fewer_validation_clips_than_processes_take(
-    drawn: Path, tmp_path: Path
+    drawn: Path, tmp_path: Path, strategy: str
 ) -> None:
     overrides = [
         s for s in settings(drawn, tmp_path / "run", *DECODER) if "task" not in s
         and "labels" not in s
     ]  # fmt: skip
-    more = ("model.stem=[8]", "optim.epochs=2", "optim.batch=4")
+    more = ("model.stem=[8]", "optim.epochs=2", "optim.batch=4", f"run.strategy={strategy}")
     torchrun("-m", "svfap_edge", "pretrain", *overrides, *more)
     rows = (tmp_path / "run" / loop.HISTORY).read_text().splitlines()
     assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
