@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import tempfile
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -16,9 +17,12 @@ from svfap_edge.export.files import write_openvino
 from svfap_edge.export.job import Job, Progress, accept, built_by, prepare
 from svfap_edge.export.onnx_from_model import OPSET, onnx_from_model
 from svfap_edge.export.options import ARTIFACTS, ExportOptions, check_options
+from svfap_edge.tasks import Task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 
 __all__ = ["ARTIFACTS", "ExportOptions", "export_bundle"]
+
+TOLD = "Order as the checkpoint tells it."
 
 
 def export_bundle(
@@ -47,7 +51,7 @@ def export_bundle(
     if options.task.kind == "traits":
         changes.setdefault("activation", "sigmoid")  # as the published code ends its heads
     loaded = load_checkpoint(checkpoint, outputs=len(options.task.labels), **changes)
-    _check_task(loaded, options, checkpoint)
+    options = replace(options, task=_checked_task(loaded, options, checkpoint))
     manifest = _manifest(checkpoint, loaded, options, output)
     try:
         with (
@@ -150,7 +154,8 @@ def _bf16(job: Job) -> None:
     accept(job, "bf16.openvino", ["bf16.xml", "bf16.bin"], {"openvino": ov.__version__})
 
 
-def _check_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> None:
+def _checked_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> Task:
+    """The task, its order of labels certain where the checkpoint tells the same one."""
     config, task = loaded.model.config, options.task
     if loaded.kind == "pre-trained" and not options.fresh_head:
         raise CheckpointError(
@@ -163,6 +168,16 @@ def _check_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> None:
             f"{', '.join(task.labels)}. Choose the task it was fine-tuned on, or give its labels "
             "in output order (--task NAME --labels a,b,...)."
         )
+    told = loaded.info.get("labels")
+    if told is None or loaded.kind == "pre-trained":
+        return task
+    if [label.lower() for label in told] != [label.lower() for label in task.labels]:
+        raise TaskError(
+            f"'{path}' was fine-tuned on other labels than those of task '{task.name}', or in "
+            f"another order: {', '.join(told)}; got {', '.join(task.labels)}. Each output would be "
+            f"called by another's name. Pass --labels {','.join(told)}"
+        )
+    return task if task.order_certain else replace(task, order_certain=True, note=TOLD)
 
 
 def _provenance(checkpoint: Path, loaded: Checkpoint) -> dict[str, object]:

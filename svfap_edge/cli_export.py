@@ -119,6 +119,6 @@ def export(
         )
         with stopping_cleanly(), steps(as_json) as step:
             bundle = export_bundle(checkpoint, output, options, step, **changes)
-        if not chosen.order_certain:
-            warn(f"the order of the labels is assumed ({chosen.note}); see --labels.")
+        if not bundle.manifest.task.order_certain:
+            warn(f"the order of the labels is assumed ({bundle.manifest.task.note}); see --labels.")
         show_bundle(bundle.path, as_json)

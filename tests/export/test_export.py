@@ -34,6 +34,7 @@ from svfap_edge.runtimes import Engine, available_engines, load_backend
 from svfap_edge.tasks import TASKS
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from tests.models import (
+    SPAN_S,
     TINY,
     TINY_TASK,
     model_with_weights,
@@ -241,6 +242,20 @@ def test_outputs_must_match_the_task(tmp_path: Path) -> None:
     with pytest.raises(TaskError, match=r"has 4 outputs; task 'dfew' has 7"):
         export_bundle(path, tmp_path / "b", ExportOptions(TASKS["dfew"]))
     assert leftovers(tmp_path) == []
+
+
+def test_the_labels_of_the_checkpoint_are_compared(tmp_path: Path) -> None:
+    path = save_ours(tmp_path / "m.pth", model_with_weights(TINY))
+    content = torch.load(path, weights_only=True)
+    unsure = replace(TINY_TASK, order_certain=False, note="A guess.")
+    torch.save({**content, "task": unsure.to_dict()}, path)
+    bundle = export_bundle(path, tmp_path / "b", ExportOptions(unsure, span_s=SPAN_S))
+    assert bundle.manifest.task.order_certain and "checkpoint" in bundle.manifest.task.note
+    swapped = replace(TINY_TASK, labels=TINY_TASK.labels[::-1])
+    theirs = ",".join(TINY_TASK.labels)
+    with pytest.raises(TaskError, match=f"in another order.*Pass --labels {theirs}"):
+        export_bundle(path, tmp_path / "c", ExportOptions(swapped, span_s=SPAN_S))
+    assert not (tmp_path / "c").exists()
 
 
 def test_unknown_artifact(tmp_path: Path) -> None:
