@@ -12,7 +12,7 @@ import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, is_dataclass
+from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -36,7 +36,7 @@ def load_config(
     """Defaults of `kind`, then `tables` in order, then the TOML file, then the overrides.
 
     Args:
-        kind: A frozen dataclass of sections, each a frozen dataclass of values.
+        kind: A frozen dataclass of sections, each a frozen dataclass of values; all have defaults.
         overrides: "section.name=value", the value as in TOML; a bare word is text, and so is
             anything where the setting is text, such as a folder named 7 or 2025-01-05.
         tables: Nested tables such as a preset's.
@@ -56,7 +56,7 @@ def load_config(
         if not separator or not name.strip() or len(path_to) > MAX_DEPTH:
             raise ConfigError(f"'{text:.80}' is no setting. Write section.name=value.")
         _merge(merged, _nested(path_to, _parse(value.strip())))
-    built: T = _build(kind, merged, ())
+    built: T = _changed(kind(), merged, ())
     return built
 
 
@@ -135,26 +135,25 @@ def _merge(into: dict[str, Any], table: Mapping[str, Any]) -> None:
             into[name] = dict(value) if isinstance(value, Mapping) else value
 
 
-def _build(kind: Any, table: Any, path: tuple[str, ...]) -> Any:
+def _changed(start: Any, table: Any, path: tuple[str, ...]) -> Any:
+    """The dataclass `start` with the values of a table, section by section; what the table leaves
+    out stays, since a section's defaults can be other than those of its class."""
     if isinstance(table, _Written):
         table = table.value
     if not isinstance(table, Mapping):
         raise ConfigError(f"'{'.'.join(path)}' is a section, expected a table; got {table!r:.200}.")
-    hints = typing.get_type_hints(kind)
+    hints = typing.get_type_hints(type(start))
     for name, value in table.items():
         if name not in hints:
-            raise ConfigError(_unknown(kind, (*path, name), value))
+            raise ConfigError(_unknown(type(start), (*path, name), value))
     values = {
-        name: _build(hints[name], value, (*path, name))
+        name: _changed(getattr(start, name), value, (*path, name))
         if is_dataclass(hints[name])
         else _convert(hints[name], value, ".".join((*path, name)))
         for name, value in table.items()
     }
     try:
-        return kind(**values)
-    except TypeError as error:
-        required = [f.name for f in fields(kind) if f.name not in values]
-        raise ConfigError(f"Missing settings: {', '.join(required)}.") from error
+        return replace(start, **values)
     except ValueError as error:
         raise ConfigError(f"{'.'.join(path) or 'The configuration'}: {error}") from error
 

@@ -272,7 +272,7 @@ def main() -> None:
     stem_phase, tubelet_phase, clip_phase = (
         Phase("stem", args.minutes[0], 1, 128, 2e-3, args.seed),
         Phase("tubelets", args.minutes[2], 1, 128, 1e-3, args.seed + 1),
-        Phase("clips", args.minutes[3], config.frames, 24, 3e-4, args.seed + 2),
+        Phase("clips", args.minutes[3], config.frames, 24, 1.5e-4, args.seed + 2),
     )
     first = StemClassifier(TPSBT(config))
     if path("stem").exists():  # an earlier run came as far

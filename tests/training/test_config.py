@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -18,6 +19,17 @@ def test_later_sources_win(tmp_path: Path) -> None:
     assert (found.optim.rate, found.optim.batch) == (2e-4, 8)
     assert (found.data.task, found.data.train) == ("dfew", "a list.txt")
     assert found.optim.epochs == FinetuneConfig().optim.epochs
+
+
+@pytest.mark.parametrize("kind", [FinetuneConfig, PretrainConfig])
+def test_one_setting_changes_no_other(kind: type[Any]) -> None:
+    """Sections of pre-training have other defaults than their classes."""
+    before = to_table(kind())
+    for section, name, value in (
+        ("optim", "batch", 7), ("model", "frames", 8), ("augment", "flip", 0.25)
+    ):  # fmt: skip
+        changed = to_table(load_config(kind, None, [f"{section}.{name}={value}"]))
+        assert changed == {**before, section: {**before[section], name: value}}
 
 
 @pytest.mark.parametrize(
