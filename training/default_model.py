@@ -2,18 +2,19 @@
 
     python -m svfap_edge.training.default_model FACES -o lite-faces.pth
 
-FACES holds `train/` and `val/`, each with one folder of images per label. Four phases:
+FACES holds `train/` and `val/`, each with one folder of images per label. Three phases, each with a
+moving average of the weights:
 
-1. `stem`: a residual stem alone, pooled, on photographs: what convolutions learn soonest. It is
-   the teacher of phases 3 and 4: half of each target is what it says of the untouched photograph
-   (Hinton et al. 2015), since many of the labels are doubtful.
-2. `masked`: stem and stage 1, both fresh, as a masked auto-encoder of photographs.
-3. `tubelets`: from there, stem and stage 1 on single tubelets (both frames the same photograph) at
-   random time steps of the position code.
-4. `clips`: the whole model on photographs in smooth motion. The later stages start as the identity
+1. `stem`: the residual stem alone, pooled, on photographs: what convolutions learn soonest.
+2. `tubelets`: from there, stem and stage 1 on single tubelets (both frames the same photograph) at
+   random time steps of the position code. From here on half of each target is what the model of
+   phase 1 says of the untouched photograph (Hinton et al. 2015), since many of the labels are
+   doubtful.
+3. `clips`: the whole model on photographs in smooth motion. The later stages start as the identity
    on a temporal average; the stem is not trained any more.
 
-All but the second keep a moving average of the weights.
+With `--masked MINUTES`, phase 2 starts from a stem and a stage 1 that were pre-trained as a masked
+auto-encoder of the photographs; phase 1 is the teacher alone.
 
 Faces are learned in grey: in the photographs this was written for, colour tells the source and
 thereby the label. The weights are folded afterwards so that RGB input is read as luminance.
@@ -250,8 +251,9 @@ def main() -> None:
     parser.add_argument("faces", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument(
-        "--minutes", type=float, nargs=4, default=(40, 30, 35, 10), help="of the phases"
+        "--minutes", type=float, nargs=3, default=(40, 45, 15), help="of the phases"
     )
+    parser.add_argument("--masked", type=float, default=0, help="minutes of pre-training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--draw", type=Path, metavar="LOG", help="draw what an earlier run printed")
     args = parser.parse_args()
@@ -271,23 +273,21 @@ def main() -> None:
 
     stem_phase, tubelet_phase, clip_phase = (
         Phase("stem", args.minutes[0], 1, 128, 2e-3, args.seed),
-        Phase("tubelets", args.minutes[2], 1, 128, 1e-3, args.seed + 1),
-        Phase("clips", args.minutes[3], config.frames, 24, 1.5e-4, args.seed + 2),
+        Phase("tubelets", args.minutes[1], 1, 128, 1e-3 if args.masked else 7e-4, args.seed + 1),
+        Phase("clips", args.minutes[2], config.frames, 24, 3e-4, args.seed + 2),
     )
-    first = StemClassifier(TPSBT(config))
+    first = StemClassifier(model)
     if path("stem").exists():  # an earlier run came as far
         first.load_state_dict(torch.load(path("stem"), weights_only=True))
     else:
-        first.stem.to(memory_format=torch.channels_last)
         first.load_state_dict(fit(first, train, val, config.size, stem_phase, None).state_dict())
         torch.save(first.state_dict(), path("stem"))
     teacher = predict(first, train.images, 1, config.size).softmax(1)
-    if path("masked").exists():
+    if args.masked:
+        if not path("masked").exists():
+            found = pretrain(config, train, val, args.masked, args.seed, path("masked.png"))
+            torch.save(found, path("masked"))
         start_from(model, torch.load(path("masked"), weights_only=True))
-    else:
-        found = pretrain(config, train, val, args.minutes[1], args.seed, path("masked.png"))
-        torch.save(found, path("masked"))
-        start_from(model, found)
     second = TubeletClassifier(model)
     if path("tubelets").exists():
         model.load_state_dict(torch.load(path("tubelets"), weights_only=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 EVERY_S = 10.0
 """Seconds between lines."""
+
+RECENT = 30
+"""Lines over which the rate is taken, evaluations between them included: about five minutes."""
 
 
 @rank_zero_only
@@ -34,15 +38,16 @@ class Progress:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(logs / "tensorboard"))  # type: ignore[no-untyped-call]
-        self._began_s = time.monotonic()
         self._done = 0
+        self._marks: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
     def start(self, epoch: int, epochs: int, step: int, steps: int, clips: int) -> None:
         """An epoch begins at a step of it; `clips` is what all processes take in one step."""
         self._epoch, self._epochs, self._steps, self._clips = epoch, epochs, steps, clips
-        if self._done == 0:
-            self._began_s, self._first = time.monotonic(), epoch * steps + step
         self._said_s = time.monotonic()
+        if not self._marks:
+            self._first = epoch * steps + step
+            self._marks.append((self._said_s, 0))
 
     def step(self, step: int, loss: float) -> None:
         self._done += 1
@@ -50,7 +55,9 @@ class Progress:
         if not self._speaks or now - self._said_s < EVERY_S:
             return
         self._said_s = now
-        seconds = (now - self._began_s) / self._done
+        began, done = self._marks[0]
+        seconds = (now - began) / (self._done - done)
+        self._marks.append((now, self._done))
         left = self._epochs * self._steps - self._first - self._done
         print(
             f"epoch {self._epoch + 1}/{self._epochs} step {step}/{self._steps} loss {loss:.4f} "
