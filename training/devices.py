@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
-from lightning.fabric.strategies import ModelParallelStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -83,7 +83,8 @@ def _shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
             fully_shard(block)
-    return fully_shard(model)
+    fully_shard(model)
+    return model
 
 
 def is_sharded(fabric: Fabric) -> bool:

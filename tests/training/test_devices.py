@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from lightning.fabric.strategies import ModelParallelStrategy
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.training.devices import build_fabric, processes_of, strategy_of
