@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -64,15 +65,18 @@ def draw(
     from matplotlib.figure import Figure
 
     matrix, title = _confusion(final)
-    columns = 2 if matrix is None else 4
-    figure = Figure(figsize=(4.2 * columns, 3.8), layout="constrained")
-    axes = figure.subplots(1, columns)
-    _curves(axes[0], history, LOSSES, "Loss", progress)
     others = [n for n in _numbers(history) if n not in (*LOSSES, "unreadable", progress)]
-    _curves(axes[1], history, others, "Validation", progress)
+    curves = partial(_curves, history=history, progress=progress)
+    panels = [partial(curves, names=LOSSES, title="Loss")]
+    if others:
+        panels.append(partial(curves, names=others, title="Validation"))
     if matrix is not None and task is not None:
-        _matrix(axes[2], matrix, task.labels, title)
-        _recall(axes[3], matrix, task.labels)
+        panels.append(partial(_matrix, matrix=matrix, labels=task.labels, title=title))
+        panels.append(partial(_recall, matrix=matrix, labels=task.labels))
+    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, axis in zip(panels, axes, strict=True):
+        panel(axis)
     FigureCanvasAgg(figure)
     figure.savefig(path, dpi=110)
 

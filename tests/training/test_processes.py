@@ -1,4 +1,4 @@
-"""Two processes that train together: one with nothing to read, batch norm, resuming."""
+"""Two processes that train together: one with nothing to read, batch norm, resuming, FSDP."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -66,79 +67,82 @@ def torchrun(*arguments: str) -> None:
     assert process.returncode == 0, said[-4000:]
 
 
-def with_a_broken_clip(drawn: Path, tmp_path: Path) -> Path:
-    """The 8 training clips and a folder without an image that can be read."""
-    broken = tmp_path / "broken"
-    broken.mkdir()
-    (broken / "0000.jpg").write_bytes(b"no image")
-    listed = tmp_path / "train.txt"
-    lines = (drawn / "train.txt").read_text().splitlines()
-    listed.write_text("".join(f"{drawn / line}\n" for line in lines) + f"{broken} 0\n")
-    return listed
+@dataclass(frozen=True)
+class Runs:
+    """Fine-tuning in two processes, one of which meets a batch of nothing."""
 
+    drawn: Path
+    folder: Path
 
-def test_a_process_without_a_clip_resuming_and_batch_norm(drawn: Path, tmp_path: Path) -> None:
-    script = tmp_path / "watched.py"
-    script.write_text(WATCHED)
-    listed = with_a_broken_clip(drawn, tmp_path)
-
-    def train(output: str, stop_at: str = "", resume: str = "no") -> Path:
+    def train(self, output: str, *more: str, stop_at: str = "", resume: str = "no") -> Path:
         overrides = settings(
-            drawn, tmp_path / output, f"data.train={listed}", "optim.batch=1", "optim.epochs=2",
-            "optim.average=0.9", "optim.accumulate=2", "model.stem=[8]", "run.save_every=0",
+            self.drawn, self.folder / output, f"data.train={self.folder / 'train.txt'}",
+            "optim.batch=1", "optim.epochs=2", "optim.accumulate=2", "optim.clip_norm=1",
+            "model.stem=[8]", "run.save_every=0", *more,
         )  # fmt: skip
-        torchrun(str(script), str(tmp_path), stop_at, resume, *overrides)
-        return tmp_path / output
+        script = self.folder / "watched.py"
+        torchrun(str(script), str(self.folder), stop_at, resume, *overrides)
+        return self.folder / output
 
-    whole = train("whole")
-    notes = [(tmp_path / f"buffers{rank}.txt").read_text().splitlines() for rank in (0, 1)]
-    assert len(notes[0]) == 2 and notes[0] == notes[1]
-    train("cut", stop_at="1.2")
-    cut = train("cut", resume="yes")
+    def train_in_two(self, output: str, *more: str) -> Path:
+        """A run that stops in its second epoch and goes on."""
+        self.train(output, *more, stop_at="1.2")
+        return self.train(output, *more, resume="yes")
+
+
+@pytest.fixture(scope="module")
+def runs(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    """On the 8 training clips and a folder without an image that can be read."""
+    folder = tmp_path_factory.mktemp("runs")
+    (folder / "broken").mkdir()
+    (folder / "broken" / "0000.jpg").write_bytes(b"no image")
+    lines = (drawn / "train.txt").read_text().splitlines()
+    listed = [*(f"{drawn / line}" for line in lines), f"{folder / 'broken'} 0"]
+    (folder / "train.txt").write_text("".join(f"{line}\n" for line in listed))
+    (folder / "watched.py").write_text(WATCHED)
+    return Runs(drawn, folder)
+
+
+AVERAGE = "optim.average=0.9"
+
+
+@pytest.fixture(scope="module")
+def whole(runs: Runs) -> Path:
+    """A run with DDP."""
+    return runs.train("whole", AVERAGE)
+
+
+def test_a_process_without_a_clip_resuming_and_batch_norm(runs: Runs, whole: Path) -> None:
+    notes = [(runs.folder / f"buffers{rank}.txt").read_text().splitlines() for rank in (0, 1)]
+    assert len(notes[0]) >= 2 and notes[0] == notes[1]
+    cut = runs.train_in_two("cut", AVERAGE)
     history = [(folder / loop.HISTORY).read_text() for folder in (whole, cut)]
     assert history[0] == history[1]
     weights = [torch.load(f / loop.FINAL, weights_only=True)["model"] for f in (whole, cut)]
-    assert all(torch.equal(weights[0][name], weights[1][name]) for name in weights[0])
+    assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
 
 
-def test_sharded_weights_learn_what_whole_ones_do(drawn: Path, tmp_path: Path) -> None:
-    """FSDP of two processes, also resumed, beside DDP; a batch of one of them holds nothing."""
-    script = tmp_path / "watched.py"
-    script.write_text(WATCHED)
-    listed = with_a_broken_clip(drawn, tmp_path)
-
-    def train(strategy: str, output: str, stop_at: str = "", resume: str = "no") -> Path:
-        overrides = settings(
-            drawn, tmp_path / output, f"data.train={listed}", "optim.batch=1", "optim.epochs=2",
-            "optim.accumulate=2", "model.stem=[8]", "run.save_every=0", "optim.clip_norm=1",
-            f"run.strategy={strategy}",
-        )  # fmt: skip
-        torchrun(str(script), str(tmp_path), stop_at, resume, *overrides)
-        return tmp_path / output
-
-    whole, sharded = train("ddp", "whole"), train("fsdp", "sharded")
-    train("fsdp", "cut", stop_at="1.2")
-    cut = train("fsdp", "cut", resume="yes")
-    rows = [(f / loop.HISTORY).read_text().splitlines() for f in (whole, sharded, cut)]
-    assert rows[1] == rows[2]
-    losses = [[json.loads(row)["loss"] for row in found] for found in rows]
+def test_sharded_weights_learn_what_whole_ones_do(runs: Runs, whole: Path) -> None:
+    """Also stopped and resumed; an average of the weights has no part in learning."""
+    folders = (whole, runs.train_in_two("sharded", "run.strategy=fsdp"))
+    losses = [
+        [json.loads(row)["loss"] for row in (folder / loop.HISTORY).read_text().splitlines()]
+        for folder in folders
+    ]
     assert losses[0] == pytest.approx(losses[1], abs=1e-5)
-    for name in (loop.BEST, loop.FINAL):
-        found = [torch.load(f / name, weights_only=True)["model"] for f in (whole, sharded, cut)]
-        assert all(torch.equal(found[1][key], found[2][key]) for key in found[1])
-        for key, value in found[0].items():
-            torch.testing.assert_close(found[1][key], value, atol=1e-4, rtol=0, msg=key)
+    found = [torch.load(f / loop.RESUME, weights_only=True)["model"] for f in folders]
+    for key, value in found[0].items():
+        torch.testing.assert_close(found[1][key], value, atol=1e-4, rtol=0, msg=key)
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
 def test_pretraining_with_fewer_validation_clips_than_processes_take(
-    drawn: Path, tmp_path: Path, strategy: str
+    drawn: Path, tmp_path: Path
 ) -> None:
     overrides = [
         s for s in settings(drawn, tmp_path / "run", *DECODER) if "task" not in s
         and "labels" not in s
     ]  # fmt: skip
-    more = ("model.stem=[8]", "optim.epochs=2", "optim.batch=4", f"run.strategy={strategy}")
+    more = ("model.stem=[8]", "optim.epochs=2", "optim.batch=4", "run.strategy=fsdp")
     torchrun("-m", "svfap_edge", "pretrain", *overrides, *more)
     rows = (tmp_path / "run" / loop.HISTORY).read_text().splitlines()
     assert [json.loads(row)["epoch"] for row in rows] == [1, 2]
