@@ -7,14 +7,13 @@ of clips. `start_from` spreads what was learned over the tubelets of the model.
 from __future__ import annotations
 
 import json
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import cv2
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from svfap_edge.training.augment import AugmentSettings
 from svfap_edge.training.masked import (
@@ -28,10 +27,10 @@ from svfap_edge.training.masked import (
     tube_mask,
 )
 from svfap_edge.training.model import TPSBT, TPSBTConfig
-from svfap_edge.training.optim import rate_at
 from svfap_edge.training.photographs import Faces, augmented, grey_input, resized
 from svfap_edge.training.pictures import reconstruction_picture
 from svfap_edge.training.sampling import generator
+from svfap_edge.training.timed import Pace, train_for
 
 BATCH = 192
 RATE = 2e-3
@@ -62,26 +61,18 @@ def pretrain(
     """
     model = photograph_autoencoder(config)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.05)
-    start, step, losses, report_at = time.monotonic(), 0, [], 2.5
     model.train()
-    while (elapsed := (time.monotonic() - start) / 60) < minutes:
-        rate = rate_at(int(1e6 * elapsed / minutes), 10**6, 0, RATE, 1e-5)
-        for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
+
+    def loss_of(step: int) -> Tensor:
         rng = generator("default-masked", seed, step)
         chosen = train.images[rng.integers(0, len(train.images), BATCH)]
-        loss = _loss(model, grey_input(augmented(chosen, 1, config.size, rng, LITTLE)), None)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        step += 1
-        losses.append(loss.item())
-        if elapsed >= report_at:
-            report_at = elapsed + 2.5
-            _tell(elapsed, step, losses, judge(model, val))
-            losses = []
-    _tell(minutes, step, losses, judge(model, val))
+        return _loss(model, grey_input(augmented(chosen, 1, config.size, rng, LITTLE)), None)
+
+    def tell(minutes: float, step: int, loss: float | None) -> None:
+        row = {"phase": "masked", "minutes": round(minutes, 1), "step": step, "loss": loss}
+        print(json.dumps(row | {"val_loss": round(judge(model, val), 4)}), flush=True)
+
+    train_for(Pace(minutes, RATE, 1e-5, WARM_UP), optimizer, loss_of, tell)
     _draw(model, val, picture)
     return encoder_state(model)
 
@@ -119,12 +110,6 @@ def _draw(model: MaskedAutoencoder, val: Faces, picture: Path) -> None:
         to_pixels(clips).numpy(), mask.numpy(), rebuilt.numpy(), tubelet=1
     )
     cv2.imwrite(str(picture), shown[..., ::-1])
-
-
-def _tell(elapsed: float, step: int, losses: list[float], val_loss: float) -> None:
-    loss = round(float(np.mean(losses)), 4) if losses else None
-    row = {"phase": "masked", "minutes": round(elapsed, 1), "step": step, "loss": loss}
-    print(json.dumps(row | {"val_loss": round(val_loss, 4)}), flush=True)
 
 
 @torch.no_grad()

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from svfap_edge.training import default_masked
-from svfap_edge.training.default_model import fold_luminance
+from svfap_edge.training import default_masked, default_model, photographs
+from svfap_edge.training.default_model import MINUTES, make
+from svfap_edge.training.default_parts import (
+    StemClassifier,
+    TubeletClassifier,
+    fold_luminance,
+    start_later_stages_as_identity,
+)
+from svfap_edge.training.default_phases import mean_probability
 from svfap_edge.training.masked import encoder_state
 from svfap_edge.training.model import IMAGENET_MEAN, IMAGENET_STD, TPSBT, preset
-from svfap_edge.training.photographs import LUMA, Faces, grey_input, resized
+from svfap_edge.training.photographs import (
+    LABELS,
+    LUMA,
+    Faces,
+    grey_input,
+    load_faces,
+    resized,
+    zoomed_out,
+)
 
 SMALL = preset(
     "lite", outputs=6, size=32, patch=16, stem=(8, 8, 8, 8), width=32, heads=2, depths=(1, 1, 1)
@@ -72,3 +90,87 @@ def test_colour_is_read_as_the_luminance_that_was_learned() -> None:
         mean, std = torch.tensor(IMAGENET_MEAN).view(shape), torch.tensor(IMAGENET_STD).view(shape)
         found = stem[0]((rgb - mean) / std)
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_tubelet_model_is_the_whole_one_on_one_step(greys: np.ndarray) -> None:
+    model = TPSBT(SMALL).eval()
+    still = grey_input(resized(greys, SMALL.frames, 32))
+    with torch.no_grad():
+        start_later_stages_as_identity(model)
+        found = TubeletClassifier(model).eval()(still[:, :, :1])
+        tokens = model.patch_embed(still) + model.position_code
+        first = tokens[:, : SMALL.positions]
+        wanted = model.classify(model.fc_norm(model.blocks[0](first).mean(1)))
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
+
+
+def test_a_zoomed_out_view_repeats_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(photographs, "ZOOM_OUT", 1.0)
+    monkeypatch.setattr(photographs, "LEAST_SCALE", 0.5)
+    ramp = torch.linspace(-1, 1, 32).expand(6, 3, 2, 32, 32)
+    seen = zoomed_out(ramp, np.random.default_rng(0))
+    assert seen.shape == ramp.shape
+    assert torch.equal(seen[:, 0, 0], seen[:, 2, 1])  # the same in all frames
+    row = seen[:, 0, 0, 16]
+    assert (row.min(1).values >= -1.001).all()
+    inside = (row.diff(dim=1) > 1e-4).sum(1)
+    assert (inside < 31).all()  # the rest is border
+    assert (inside >= 14).all()  # the least scale is a half
+    monkeypatch.setattr(photographs, "ZOOM_OUT", 0.0)
+    torch.testing.assert_close(zoomed_out(ramp, np.random.default_rng(0)), ramp)
+
+
+def test_an_oblong_photograph_is_cut_not_filled(tmp_path: Path) -> None:
+    for label in LABELS:
+        (tmp_path / label).mkdir()
+        oblong = np.zeros((96, 128, 3), np.uint8)
+        oblong[:, 16:112] = 200  # the middle square
+        cv2.imwrite(str(tmp_path / label / "a.png"), oblong)
+    faces = load_faces(tmp_path)
+    assert faces.images.shape == (6, 128, 128)
+    assert (faces.images == 200).all()
+
+
+def test_teachers_see_the_middle_frame(greys: np.ndarray) -> None:
+    stem = StemClassifier(TPSBT(SMALL)).eval()
+    frames = grey_input(np.stack([greys, 255 - greys, greys], axis=1))
+    with torch.no_grad():
+        wanted = stem(frames[:, :, 1:2]).softmax(1)
+        torch.testing.assert_close(mean_probability([stem, stem], frames), wanted)
+
+
+def test_all_phases_and_a_run_that_goes_on(
+    greys: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(default_masked, "BATCH", 8)
+    monkeypatch.setattr(default_masked, "JUDGED", 64)
+    faces = Faces(np.repeat(greys, 16, axis=0), torch.arange(64) % 6)
+    config = replace(SMALL, frames=8)
+    minutes = dict.fromkeys(MINUTES, 0.005)
+    output = tmp_path / "small.pth"
+    weights = make(config, faces, faces, minutes, output)
+    told = [json.loads(line)["phase"] for line in capsys.readouterr().out.splitlines()]
+    assert told == list(MINUTES)
+    (tmp_path / "small.clips").unlink()
+    went_on = make(config, faces, faces, minutes, output)
+    told = [json.loads(line)["phase"] for line in capsys.readouterr().out.splitlines()]
+    assert told == ["clips"]
+    again = make(config, faces, faces, minutes, output)
+    assert capsys.readouterr().out == ""
+    assert weights.keys() == again.keys()
+    assert all(torch.equal(again[name], went_on[name]) for name in again)
+    TPSBT(config).load_state_dict(again)
+
+
+def test_photographs_are_drawn_from_their_log(tmp_path: Path) -> None:
+    rows = [
+        {"phase": "masked", "minutes": 1.0, "step": 3, "loss": 1.0, "val_loss": 0.9},
+        {"phase": "clips", "minutes": 1.0, "step": 3, "loss": 1.0, "uar": 0.5, "war": 0.6},
+    ]
+    rows[-1]["confusion"] = np.eye(6, dtype=int).tolist()
+    (tmp_path / "log").write_text("\n".join(map(json.dumps, rows)))
+    default_model.draw_log(tmp_path / "log", tmp_path / "seen.png")
+    assert (tmp_path / "seen.png").stat().st_size > 0

@@ -1,0 +1,139 @@
+"""One phase of the default model: a network trained for so many minutes on photographs."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from svfap_edge.training.augment import AugmentSettings
+from svfap_edge.training.evaluation import class_figures
+from svfap_edge.training.mixing import MixSettings, mix, soft_targets
+from svfap_edge.training.optim import cross_entropy, move_average
+from svfap_edge.training.photographs import (
+    LABELS,
+    Faces,
+    augmented,
+    grey_input,
+    resized,
+    zoomed_out,
+)
+from svfap_edge.training.sampling import generator
+from svfap_edge.training.timed import Pace, train_for
+
+BALANCE = 0.45  # classes are drawn by count ** BALANCE
+ANSWERS_SHARE = 0.5
+
+Model = TypeVar("Model", bound=nn.Module)
+
+PHOTOGRAPHS = AugmentSettings(
+    crop_area=0.55, tilt=15, ops=1, magnitude=5, erase=0.4, grey=0, soft=0.3, shade=0.25, noise=0.04
+)
+MIXING = MixSettings(mixup=0.4, cutmix=1.0, switch=0.3, probability=0.6)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Tensor:
+    """Logits (n, L) of photographs, held still for `frames`."""
+    model.eval()
+    outputs = []
+    for start in range(0, len(images), 32):
+        clips = grey_input(resized(images[start : start + 32], frames, size))
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs.append(model(clips).float())
+    return torch.cat(outputs)
+
+
+@torch.no_grad()
+def mean_probability(teachers: Sequence[nn.Module], clips: Tensor) -> Tensor:
+    """What models of single frames say of the middle frame of clips (B, 3, T, H, W): (B, L)."""
+    middle = clips.shape[2] // 2
+    frames = clips[:, :, middle : middle + 1]
+    return torch.stack([model(frames).float().softmax(1) for model in teachers]).mean(0)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How long and how one phase is trained."""
+
+    name: str
+    minutes: float
+    frames: int
+    batch: int
+    rate: float
+    seed: int
+    augment: AugmentSettings = PHOTOGRAPHS
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """Models of single frames that are shown the views that another is trained on.
+
+    Attributes:
+        share: Of each target; the rest is the label.
+        borders: Whether the other model sees the views with borders (`zoomed_out`).
+    """
+
+    models: Sequence[nn.Module]
+    share: float
+    borders: bool
+
+
+def fit(
+    model: Model,
+    train: Faces,
+    val: Faces,
+    size: int,
+    phase: Phase,
+    answers: Tensor | None = None,
+    teaching: Teaching | None = None,
+) -> Model:
+    """Train for a set time; returns the moving average of the weights.
+
+    Args:
+        answers: Probabilities (n, L) that an earlier model gave of the untouched photographs.
+    """
+    counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
+    weight = counts[train.labels] ** (BALANCE - 1)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = ([p for p in trained if (p.ndim > 1) is many] for many in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=phase.rate)
+    average = copy.deepcopy(model)
+    for teacher in teaching.models if teaching else ():
+        teacher.eval()
+
+    def loss_of(step: int) -> Tensor:
+        model.train()
+        rng = generator("default-model", phase.seed, step)
+        index = torch.multinomial(weight, phase.batch, replacement=True)
+        clips = augmented(train.images[index], phase.frames, size, rng, phase.augment)
+        targets = soft_targets(train.labels[index], len(LABELS))
+        if answers is not None:
+            targets = torch.lerp(targets, answers[index], ANSWERS_SHARE)
+        mixed, targets = mix(grey_input(clips), targets, rng, MIXING)
+        with torch.autocast("cpu", torch.bfloat16):
+            if teaching is not None:
+                said = mean_probability(teaching.models, mixed)
+                targets = torch.lerp(targets, said, teaching.share)
+                mixed = zoomed_out(mixed, rng) if teaching.borders else mixed
+            logits = model(mixed).float()
+        return cross_entropy(logits, targets)
+
+    def tell(minutes: float, step: int, loss: float | None) -> None:
+        logits = predict(average, val.images, phase.frames, size)
+        figures = class_figures(val.labels.numpy(), logits.argmax(1).numpy(), LABELS)
+        row = {"phase": phase.name, "minutes": round(minutes, 1), "step": step, "loss": loss}
+        print(json.dumps(row | figures), flush=True)
+
+    pace = Pace(phase.minutes, phase.rate, 1e-6, warm_up=100)
+    train_for(
+        pace, optimizer, loss_of, tell, lambda done: move_average(average, model, 0.998, done)
+    )
+    return average
