@@ -41,7 +41,8 @@ def train_for(
         after: Called after each step with the steps done.
     """
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
-    start, step, losses, tell_at = time.monotonic(), 0, [], REPORT_MINUTES
+    start, step, tell_at = time.monotonic(), 0, REPORT_MINUTES
+    losses: list[float] = []
 
     def mean_loss() -> float | None:
         return round(float(np.mean(losses)), 4) if losses else None

@@ -112,10 +112,10 @@ def test_a_zoomed_out_view_repeats_its_border(monkeypatch: pytest.MonkeyPatch) -
     assert seen.shape == ramp.shape
     assert torch.equal(seen[:, 0, 0], seen[:, 2, 1])  # the same in all frames
     row = seen[:, 0, 0, 16]
-    assert (row.min(1).values >= -1.001).all()
-    inside = (row.diff(dim=1) > 1e-4).sum(1)
-    assert (inside < 31).all()  # the rest is border
+    assert row.abs().max() < 1.001
+    inside = (row.diff(dim=1) > 1e-4).sum(1)  # the rest is border
     assert (inside >= 14).all()  # the least scale is a half
+    assert inside.min() < 20
     monkeypatch.setattr(photographs, "ZOOM_OUT", 0.0)
     torch.testing.assert_close(zoomed_out(ramp, np.random.default_rng(0)), ramp)
 
