@@ -15,7 +15,7 @@ from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.stream import Stream
 from tests import soak
 
-LEAK = 32 * 1024  # bytes a frame
+LEAK = 16 * 1024  # bytes a frame
 
 linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 

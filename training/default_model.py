@@ -32,6 +32,7 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import cv2
@@ -48,7 +49,7 @@ from svfap_edge.training.default_parts import (
     start_later_stages_as_identity,
 )
 from svfap_edge.training.default_phases import PHOTOGRAPHS, Phase, Teaching, fit, predict
-from svfap_edge.training.files import replace_durably
+from svfap_edge.training.files import SUFFIX, replace_durably
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.photographs import LABELS, Faces, load_faces
 from svfap_edge.training.report import draw
@@ -67,7 +68,7 @@ MINUTES = {
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Weights that an earlier run left at a path; made and left there if it did not."""
     if not path.exists():
-        part = path.with_name(path.name + ".part")
+        part = path.with_name(path.name + SUFFIX)
         torch.save(make(), part)
         replace_durably(part, path)
     found: dict[str, Tensor] = torch.load(path, weights_only=True)
@@ -110,14 +111,17 @@ def make(
 
     stem = StemClassifier(new())
     stem.load_state_dict(kept(path("stem"), stem_weights))
-    answers = predict(stem, train.images, 1, size).softmax(1)
+
+    @cache
+    def answers() -> Tensor:
+        return predict(stem, train.images, 1, size).softmax(1)
 
     def tubelet_weights() -> dict[str, Tensor]:
         model = new()
         assert model.patch_embed.stem is not None
         model.patch_embed.stem.load_state_dict(stem.stem.state_dict())
         tubelets = TubeletClassifier(model)
-        found = fit(tubelets, train, val, size, phase("tubelets", 1, 128, 7e-4), answers)
+        found = fit(tubelets, train, val, size, phase("tubelets", 1, 128, 7e-4), answers())
         return found.model.state_dict()
 
     tubelets = TubeletClassifier(new(kept(path("tubelets"), tubelet_weights)))
@@ -131,7 +135,7 @@ def make(
         model = new()
         start_from(model, masked)
         second = TubeletClassifier(model)
-        found = fit(second, train, val, size, phase("second", 1, 128, 1e-3), answers)
+        found = fit(second, train, val, size, phase("second", 1, 128, 1e-3), answers())
         return found.model.state_dict()
 
     second = kept(path("second"), second_weights)

@@ -43,6 +43,16 @@ def greys() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
 
 
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(default_masked, "BATCH", 8)
+    monkeypatch.setattr(default_masked, "JUDGED", 64)
+
+
+def phases_told(capsys: pytest.CaptureFixture[str]) -> list[str]:
+    return [json.loads(line)["phase"] for line in capsys.readouterr().out.splitlines()]
+
+
 def test_a_still_photograph_gives_the_tokens_that_it_was_pretrained_with(
     greys: np.ndarray,
 ) -> None:
@@ -58,14 +68,12 @@ def test_a_still_photograph_gives_the_tokens_that_it_was_pretrained_with(
     assert torch.equal(code, model.position_code[:, : code.shape[1]])
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_pretraining_hands_on_what_it_learned(
     greys: np.ndarray,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(default_masked, "BATCH", 8)
-    monkeypatch.setattr(default_masked, "JUDGED", 64)
     faces = Faces(np.repeat(greys, 32, axis=0), torch.zeros(128, dtype=torch.int64))
     torch.manual_seed(0)
     state = default_masked.pretrain(SMALL, faces, faces, 0.02, 0, tmp_path / "seen.png")
@@ -139,25 +147,21 @@ def test_teachers_see_the_middle_frame(greys: np.ndarray) -> None:
         torch.testing.assert_close(mean_probability([stem, stem], frames), wanted)
 
 
+@pytest.mark.usefixtures("small_batches")
 def test_all_phases_and_a_run_that_goes_on(
     greys: np.ndarray,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr(default_masked, "BATCH", 8)
-    monkeypatch.setattr(default_masked, "JUDGED", 64)
     faces = Faces(np.repeat(greys, 16, axis=0), torch.arange(64) % 6)
     config = replace(SMALL, frames=8)
     minutes = dict.fromkeys(MINUTES, 0.005)
     output = tmp_path / "small.pth"
     weights = make(config, faces, faces, minutes, output)
-    told = [json.loads(line)["phase"] for line in capsys.readouterr().out.splitlines()]
-    assert told == list(MINUTES)
+    assert phases_told(capsys) == list(MINUTES)
     (tmp_path / "small.clips").unlink()
     went_on = make(config, faces, faces, minutes, output)
-    told = [json.loads(line)["phase"] for line in capsys.readouterr().out.splitlines()]
-    assert told == ["clips"]
+    assert phases_told(capsys) == ["clips"]
     again = make(config, faces, faces, minutes, output)
     assert capsys.readouterr().out == ""
     assert weights.keys() == again.keys()
@@ -165,7 +169,7 @@ def test_all_phases_and_a_run_that_goes_on(
     TPSBT(config).load_state_dict(again)
 
 
-def test_photographs_are_drawn_from_their_log(tmp_path: Path) -> None:
+def test_a_log_is_drawn(tmp_path: Path) -> None:
     rows = [
         {"phase": "masked", "minutes": 1.0, "step": 3, "loss": 1.0, "val_loss": 0.9},
         {"phase": "clips", "minutes": 1.0, "step": 3, "loss": 1.0, "uar": 0.5, "war": 0.6},
