@@ -2,25 +2,21 @@
 
     python -m svfap_edge.training.default_model FACES -o lite-faces.pth
 
-FACES holds `train/` and `val/`, each with one folder of images per label. Seven phases, all but
-`masked` with a moving average of the weights:
+FACES holds `train/` and `val/`, each with one folder of images per label. Three phases, each with a
+moving average of the weights:
 
 1. `stem`: the residual stem alone, pooled, on photographs: what convolutions learn soonest.
 2. `tubelets`: from there, stem and stage 1 on single tubelets (both frames the same photograph) at
    random time steps of the position code. Half of each target is what the model of phase 1 says of
-   the untouched photograph (Hinton et al. 2015), since many of the labels are doubtful.
-3. `masked`: another stem and stage 1, pre-trained as a masked auto-encoder of the photographs.
-4. `second`: these, trained as in phase 2.
-5. `matched`: these learn the mean of what the models of phases 1 and 2 say of the very views that
-   they get, augmented and mixed ("function matching": Beyer et al., "Knowledge distillation: A good
-   teacher is patient and consistent", 2022).
-6. `framed`: these learn to say the same of views with borders around them, as a loose face box
-   gives, that they said of the views without.
-7. `clips`: the whole model on photographs in smooth motion, taught as in phase 6. The later stages
+   the very view, augmented and mixed ("function matching": Beyer et al., "Knowledge distillation: A
+   good teacher is patient and consistent", 2022), since many of the labels are doubtful.
+3. `clips`: the whole model on photographs in smooth motion. 0.7 of each target is what the model of
+   phase 2 says of a frame of it, without the borders that are put around faces. The later stages
    start as the identity on a temporal average; the stem is not trained any more.
 
 Faces are learned in grey: in the photographs this was written for, colour tells the source and
-thereby the label. The weights are folded afterwards so that RGB input is read as luminance.
+thereby the label. The weights are folded afterwards so that RGB input is read as luminance, and the
+last layer is scaled so that the probabilities fit `val`.
 
 Each phase leaves its weights beside the output (`lite-faces.stem` and so on); a run that was
 stopped goes on after the last phase that ended.
@@ -32,7 +28,6 @@ import argparse
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import cv2
@@ -40,12 +35,12 @@ import torch
 from torch import Tensor
 
 from svfap_edge.tasks import Task
-from svfap_edge.training.default_masked import pretrain, start_from
 from svfap_edge.training.default_parts import (
     ClipClassifier,
     StemClassifier,
     TubeletClassifier,
     fold_luminance,
+    fold_temperature,
     start_later_stages_as_identity,
 )
 from svfap_edge.training.default_phases import PHOTOGRAPHS, Phase, Teaching, fit, predict
@@ -54,15 +49,7 @@ from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.photographs import LABELS, Faces, load_faces
 from svfap_edge.training.report import draw
 
-MINUTES = {
-    "stem": 40,
-    "tubelets": 45,
-    "masked": 22,
-    "second": 32,
-    "matched": 25,
-    "framed": 18,
-    "clips": 11,
-}
+MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}
 
 
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -112,59 +99,29 @@ def make(
     stem = StemClassifier(new())
     stem.load_state_dict(kept(path("stem"), stem_weights))
 
-    @cache
-    def answers() -> Tensor:
-        return predict(stem, train.images, 1, size).softmax(1)
-
     def tubelet_weights() -> dict[str, Tensor]:
         model = new()
         assert model.patch_embed.stem is not None
         model.patch_embed.stem.load_state_dict(stem.stem.state_dict())
         tubelets = TubeletClassifier(model)
-        found = fit(tubelets, train, val, size, phase("tubelets", 1, 128, 7e-4), answers())
-        return found.model.state_dict()
+        now = phase("tubelets", 1, 128, 7e-4)
+        teaching = Teaching((stem,), 0.5, borders=True)
+        return fit(tubelets, train, val, size, now, teaching).model.state_dict()
 
-    tubelets = TubeletClassifier(new(kept(path("tubelets"), tubelet_weights)))
-
-    def masked_weights() -> dict[str, Tensor]:
-        return pretrain(config, train, val, minutes["masked"], seed, path("masked.png"))
-
-    masked = kept(path("masked"), masked_weights)
-
-    def second_weights() -> dict[str, Tensor]:
-        model = new()
-        start_from(model, masked)
-        second = TubeletClassifier(model)
-        found = fit(second, train, val, size, phase("second", 1, 128, 1e-3), answers())
-        return found.model.state_dict()
-
-    second = kept(path("second"), second_weights)
-
-    def matched_weights() -> dict[str, Tensor]:
-        model = TubeletClassifier(new(second))
-        now = phase("matched", 1, 128, 5e-4)
-        teaching = Teaching((stem, tubelets), 0.9, borders=False)
-        return fit(model, train, val, size, now, teaching=teaching).model.state_dict()
-
-    matched = kept(path("matched"), matched_weights)
-    teaching = Teaching((TubeletClassifier(new(matched)),), 0.7, borders=True)
-
-    def framed_weights() -> dict[str, Tensor]:
-        model = TubeletClassifier(new(matched))
-        now = phase("framed", 1, 128, 4e-4)
-        return fit(model, train, val, size, now, teaching=teaching).model.state_dict()
-
-    framed = kept(path("framed"), framed_weights)
+    tubelets = kept(path("tubelets"), tubelet_weights)
 
     def clip_weights() -> dict[str, Tensor]:
-        model = new(framed)
+        model = new(tubelets)
         start_later_stages_as_identity(model)
         now = phase("clips", config.frames, 24, 3e-4)
         now = replace(now, augment=replace(PHOTOGRAPHS, motion=1.0))
-        clips = fit(ClipClassifier(model), train, val, size, now, teaching=teaching)
+        teaching = Teaching((TubeletClassifier(new(tubelets)),), 0.7, borders=False)
+        clips = fit(ClipClassifier(model), train, val, size, now, teaching)
         return clips.model.state_dict()
 
     whole = new(kept(path("clips"), clip_weights))
+    logits = predict(ClipClassifier(whole), val.images, config.frames, size)
+    fold_temperature(whole, logits, val.labels)
     fold_luminance(whole)
     return whole.state_dict()
 
@@ -174,7 +131,7 @@ def draw_log(log: Path, picture: Path) -> None:
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     history, before = [], 0.0
     for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
-        shown = {name: row[name] for name in ("loss", "val_loss", "uar", "war") if name in row}
+        shown = {name: row[name] for name in ("loss", "uar", "war")}
         history.append({"minutes": before + row["minutes"], **shown})
         if following["phase"] != row["phase"]:
             before += row["minutes"]

@@ -14,21 +14,14 @@ from torch import Tensor, nn
 
 from svfap_edge.training.augment import AugmentSettings
 from svfap_edge.training.evaluation import class_figures
+from svfap_edge.training.framing import FramingSettings, zoomed_out
 from svfap_edge.training.mixing import MixSettings, mix, soft_targets
 from svfap_edge.training.optim import cross_entropy, move_average
-from svfap_edge.training.photographs import (
-    LABELS,
-    Faces,
-    augmented,
-    grey_input,
-    resized,
-    zoomed_out,
-)
+from svfap_edge.training.photographs import LABELS, Faces, augmented, grey_input, resized
 from svfap_edge.training.sampling import generator
 from svfap_edge.training.timed import Pace, train_for
 
 BALANCE = 0.45  # classes are drawn by count ** BALANCE
-ANSWERS_SHARE = 0.5
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -36,6 +29,7 @@ PHOTOGRAPHS = AugmentSettings(
     crop_area=0.55, tilt=15, ops=1, magnitude=5, erase=0.4, grey=0, soft=0.3, shade=0.25, noise=0.04
 )
 MIXING = MixSettings(mixup=0.4, cutmix=1.0, switch=0.3, probability=0.6)
+FRAMING = FramingSettings(zoom_out=0.6)
 
 
 @torch.no_grad()
@@ -77,7 +71,7 @@ class Teaching:
 
     Attributes:
         share: Of each target; the rest is the label.
-        borders: Whether the other model sees the views with borders (`zoomed_out`).
+        borders: Whether they, too, see the borders that are put around a view.
     """
 
     models: Sequence[nn.Module]
@@ -91,14 +85,9 @@ def fit(
     val: Faces,
     size: int,
     phase: Phase,
-    answers: Tensor | None = None,
     teaching: Teaching | None = None,
 ) -> Model:
-    """Train for a set time; returns the moving average of the weights.
-
-    Args:
-        answers: Probabilities (n, L) that an earlier model gave of the untouched photographs.
-    """
+    """Train for a set time; returns the moving average of the weights."""
     counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
     weight = counts[train.labels] ** (BALANCE - 1)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -115,15 +104,13 @@ def fit(
         index = torch.multinomial(weight, phase.batch, replacement=True)
         clips = augmented(train.images[index], phase.frames, size, rng, phase.augment)
         targets = soft_targets(train.labels[index], len(LABELS))
-        if answers is not None:
-            targets = torch.lerp(targets, answers[index], ANSWERS_SHARE)
         mixed, targets = mix(grey_input(clips), targets, rng, MIXING)
+        views = zoomed_out(mixed, rng, FRAMING)
         with torch.autocast("cpu", torch.bfloat16):
             if teaching is not None:
-                said = mean_probability(teaching.models, mixed)
+                said = mean_probability(teaching.models, views if teaching.borders else mixed)
                 targets = torch.lerp(targets, said, teaching.share)
-                mixed = zoomed_out(mixed, rng) if teaching.borders else mixed
-            logits = model(mixed).float()
+            logits = model(views).float()
         return cross_entropy(logits, targets)
 
     def tell(minutes: float, step: int, loss: float | None) -> None:

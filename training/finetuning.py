@@ -17,6 +17,7 @@ from svfap_edge.tasks import Task, find_task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips import LabelledClips, Sampling
 from svfap_edge.training.evaluation import Views, figures, run_list
+from svfap_edge.training.framing import zoomed_out
 from svfap_edge.training.job import Job, open_clips, require_known
 from svfap_edge.training.mixing import mix, soft_targets
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
@@ -132,6 +133,7 @@ class Finetuning(Job):
         if self.task.kind == "classes":
             targets = soft_targets(targets, len(self.task.labels), self.settings.loss.smoothing)
         clips, targets = mix(clips, targets.float(), rng, self.settings.mixing)
+        clips = zoomed_out(clips, rng, self.settings.framing)
         outputs = model(clips).float()
         return loss_of(self.settings.loss.kind, self.task.kind)(outputs, targets)
 

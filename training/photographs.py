@@ -8,7 +8,6 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from svfap_edge.training.augment import AugmentSettings, augment
@@ -17,8 +16,6 @@ from svfap_edge.training.model import IMAGENET_MEAN
 
 LABELS = ("neutral", "happiness", "surprise", "anger", "sadness", "disgust")
 CACHE_SIDE = 128
-ZOOM_OUT = 0.6  # of clips; a face detector's box often reaches beyond a photograph of a face
-LEAST_SCALE = 0.7
 LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
 GREY_MEAN = float((LUMA * torch.tensor(IMAGENET_MEAN)).sum())
 GREY_STD = 0.225
@@ -81,19 +78,3 @@ def grey_input(grey: np.ndarray) -> Tensor:
     """
     levels = (torch.from_numpy(grey.astype(np.float32)) / 255 - GREY_MEAN) / GREY_STD
     return levels[:, None].expand(-1, 3, -1, -1, -1)
-
-
-def zoomed_out(clips: Tensor, rng: np.random.Generator) -> Tensor:
-    """Grey clips (B, 3, T, S, S), some of them smaller and off the middle, the same in all frames.
-
-    What was not photographed repeats the border, as `svfap_edge.faces.crop_face` fills a crop that
-    reaches beyond the frame. It takes part with the same probability whatever the label.
-    """
-    scale = np.where(rng.random(len(clips)) < ZOOM_OUT, rng.uniform(LEAST_SCALE, 1, len(clips)), 1)
-    theta = np.zeros((len(clips), 2, 3), np.float32)
-    theta[:, 0, 0] = theta[:, 1, 1] = 1 / scale
-    theta[:, :, 2] = rng.uniform(-1, 1, (len(clips), 2)) * (1 / scale - 1)[:, None]
-    shape = [len(clips), 1, *clips.shape[-2:]]
-    grid = F.affine_grid(torch.from_numpy(theta), shape, align_corners=False)
-    seen = F.grid_sample(clips[:, 0], grid, padding_mode="border", align_corners=False)
-    return seen[:, None].expand_as(clips)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from svfap_edge.training.augment import AugmentSettings
+from svfap_edge.training.framing import FramingSettings
 from svfap_edge.training.mixing import MixSettings
 
 
@@ -195,6 +196,7 @@ class FinetuneConfig:
     data: DataSettings = field(default_factory=DataSettings)
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     mixing: MixSettings = field(default_factory=MixSettings)
+    framing: FramingSettings = field(default_factory=FramingSettings)
     loss: LossSettings = field(default_factory=LossSettings)
     optim: OptimSettings = field(default_factory=OptimSettings)
     run: RunSettings = field(default_factory=RunSettings)

@@ -112,5 +112,5 @@ def test_every_setting_is_documented() -> None:
 
     text = Path(settings.__file__).read_text()
     sections = {n.partition(".")[0] for n in names(FinetuneConfig)}
-    assert sections == {"model", "data", "augment", "mixing", "loss", "optim", "run"}
+    assert sections == {*("model", "data", "augment", "mixing", "framing", "loss", "optim", "run")}
     assert "optim.layer_decay" in names(FinetuneConfig) and "layer_decay:" in text

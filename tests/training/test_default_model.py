@@ -12,16 +12,16 @@ import pytest
 import torch
 from torch import nn
 
-from svfap_edge.training import default_masked, default_model, photographs
+from svfap_edge.training import default_model
 from svfap_edge.training.default_model import MINUTES, make
 from svfap_edge.training.default_parts import (
     StemClassifier,
     TubeletClassifier,
     fold_luminance,
+    fold_temperature,
     start_later_stages_as_identity,
 )
 from svfap_edge.training.default_phases import mean_probability
-from svfap_edge.training.masked import encoder_state
 from svfap_edge.training.model import IMAGENET_MEAN, IMAGENET_STD, TPSBT, preset
 from svfap_edge.training.photographs import (
     LABELS,
@@ -30,7 +30,6 @@ from svfap_edge.training.photographs import (
     grey_input,
     load_faces,
     resized,
-    zoomed_out,
 )
 
 SMALL = preset(
@@ -43,46 +42,8 @@ def greys() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (4, 32, 32), dtype=np.uint8)
 
 
-@pytest.fixture
-def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(default_masked, "BATCH", 8)
-    monkeypatch.setattr(default_masked, "JUDGED", 64)
-
-
 def phases_told(capsys: pytest.CaptureFixture[str]) -> list[str]:
     return [json.loads(line)["phase"] for line in capsys.readouterr().out.splitlines()]
-
-
-def test_a_still_photograph_gives_the_tokens_that_it_was_pretrained_with(
-    greys: np.ndarray,
-) -> None:
-    masked = default_masked.photograph_autoencoder(SMALL).eval()
-    model = TPSBT(SMALL).eval()
-    default_masked.start_from(model, encoder_state(masked))
-    with torch.no_grad():
-        wanted = masked.encoder.patch_embed(grey_input(resized(greys, 1, 32)))
-        tokens = model.patch_embed(grey_input(resized(greys, SMALL.frames, 32)))
-    steps = tokens.unflatten(1, (SMALL.time_steps, -1))
-    torch.testing.assert_close(steps, wanted[:, None].expand_as(steps), atol=1e-5, rtol=0)
-    code = masked.encoder.position_code
-    assert torch.equal(code, model.position_code[:, : code.shape[1]])
-
-
-@pytest.mark.usefixtures("small_batches")
-def test_pretraining_hands_on_what_it_learned(
-    greys: np.ndarray,
-    tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
-) -> None:
-    faces = Faces(np.repeat(greys, 32, axis=0), torch.zeros(128, dtype=torch.int64))
-    torch.manual_seed(0)
-    state = default_masked.pretrain(SMALL, faces, faces, 0.02, 0, tmp_path / "seen.png")
-    model = TPSBT(SMALL)
-    default_masked.start_from(model, state)
-    name = "blocks.0.attn.qkv.weight"
-    assert torch.equal(model.state_dict()[name], state[name])
-    assert (tmp_path / "seen.png").stat().st_size > 0
-    assert '"phase": "masked"' in capsys.readouterr().out
 
 
 def test_colour_is_read_as_the_luminance_that_was_learned() -> None:
@@ -100,6 +61,17 @@ def test_colour_is_read_as_the_luminance_that_was_learned() -> None:
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
 
 
+def test_probabilities_are_made_to_fit_the_labels() -> None:
+    torch.manual_seed(0)
+    fitting = torch.randn(4000, 6)
+    labels = torch.distributions.Categorical(logits=fitting).sample()
+    model = TPSBT(SMALL)
+    before = model.head.weight.clone(), model.head.bias.clone()
+    fold_temperature(model, fitting / 3, labels)  # unsure of all
+    for now, was in zip((model.head.weight, model.head.bias), before, strict=True):
+        torch.testing.assert_close(now, 3 * was, rtol=0.1, atol=1e-6)
+
+
 def test_a_tubelet_model_is_the_whole_one_on_one_step(greys: np.ndarray) -> None:
     model = TPSBT(SMALL).eval()
     still = grey_input(resized(greys, SMALL.frames, 32))
@@ -110,22 +82,6 @@ def test_a_tubelet_model_is_the_whole_one_on_one_step(greys: np.ndarray) -> None
         first = tokens[:, : SMALL.positions]
         wanted = model.classify(model.fc_norm(model.blocks[0](first).mean(1)))
     torch.testing.assert_close(found, wanted, atol=1e-5, rtol=0)
-
-
-def test_a_zoomed_out_view_repeats_its_border(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(photographs, "ZOOM_OUT", 1.0)
-    monkeypatch.setattr(photographs, "LEAST_SCALE", 0.5)
-    ramp = torch.linspace(-1, 1, 32).expand(6, 3, 2, 32, 32)
-    seen = zoomed_out(ramp, np.random.default_rng(0))
-    assert seen.shape == ramp.shape
-    assert torch.equal(seen[:, 0, 0], seen[:, 2, 1])  # the same in all frames
-    row = seen[:, 0, 0, 16]
-    assert row.abs().max() < 1.001
-    inside = (row.diff(dim=1) > 1e-4).sum(1)  # the rest is border
-    assert (inside >= 14).all()  # the least scale is a half
-    assert inside.min() < 20
-    monkeypatch.setattr(photographs, "ZOOM_OUT", 0.0)
-    torch.testing.assert_close(zoomed_out(ramp, np.random.default_rng(0)), ramp)
 
 
 def test_an_oblong_photograph_is_cut_not_filled(tmp_path: Path) -> None:
@@ -147,7 +103,6 @@ def test_teachers_see_the_middle_frame(greys: np.ndarray) -> None:
         torch.testing.assert_close(mean_probability([stem, stem], frames), wanted)
 
 
-@pytest.mark.usefixtures("small_batches")
 def test_all_phases_and_a_run_that_goes_on(
     greys: np.ndarray,
     tmp_path: Path,
@@ -171,8 +126,8 @@ def test_all_phases_and_a_run_that_goes_on(
 
 def test_a_log_is_drawn(tmp_path: Path) -> None:
     rows = [
-        {"phase": "masked", "minutes": 1.0, "step": 3, "loss": 1.0, "val_loss": 0.9},
-        {"phase": "clips", "minutes": 1.0, "step": 3, "loss": 1.0, "uar": 0.5, "war": 0.6},
+        {"phase": name, "minutes": 1.0, "step": 3, "loss": 1.0, "uar": 0.5, "war": 0.6}
+        for name in ("stem", "clips")
     ]
     rows[-1]["confusion"] = np.eye(6, dtype=int).tolist()
     (tmp_path / "log").write_text("\n".join(map(json.dumps, rows)))

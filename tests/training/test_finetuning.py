@@ -107,7 +107,7 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
 
 def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path) -> None:
     more = ("optim.epochs=3", "optim.batch=2", "run.save_every=0", "data.repeats=2",
-            "optim.average=0.9", "optim.accumulate=2")  # fmt: skip
+            "optim.average=0.9", "optim.accumulate=2", "framing.zoom_out=0.5")  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     session.finetune(config(*settings(drawn, whole, *more)))
     overrides = settings(drawn, cut, *more)
@@ -128,6 +128,22 @@ def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path)
     ours, theirs = (torch.load(f / loop.FINAL, weights_only=True)["model"] for f in (cut, whole))
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     assert not list(cut.glob("*.part"))
+
+
+def test_views_reach_beyond_the_picture_where_asked_for(drawn: Path, tmp_path: Path) -> None:
+    seen: list[torch.Tensor] = []
+
+    class Seeing(nn.Module):
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            seen.append(clips)
+            return torch.zeros(len(clips), len(LABELS))
+
+    clips = torch.rand(2, 3, 4, 32, 32)
+    for framing in ((), ("framing.zoom_out=1",)):
+        job = Finetuning.prepare(config(*settings(drawn, tmp_path, *PLAIN, *framing)))
+        job.clip_loss(Seeing(), clips, torch.arange(2), np.random.default_rng(0))
+    assert torch.equal(seen[0], clips)
+    assert all(not torch.equal(found, clip) for found, clip in zip(seen[1], clips, strict=True))
 
 
 def test_two_processes_evaluate_as_one(drawn: Path, tmp_path: Path) -> None:
