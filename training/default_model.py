@@ -105,7 +105,7 @@ def make(
         model.patch_embed.stem.load_state_dict(stem.stem.state_dict())
         tubelets = TubeletClassifier(model)
         now = phase("tubelets", 1, 128, 7e-4)
-        teaching = Teaching((stem,), 0.5, borders=True)
+        teaching = Teaching(stem, 0.5, borders=True)
         return fit(tubelets, train, val, size, now, teaching).model.state_dict()
 
     tubelets = kept(path("tubelets"), tubelet_weights)
@@ -115,7 +115,7 @@ def make(
         start_later_stages_as_identity(model)
         now = phase("clips", config.frames, 24, 3e-4)
         now = replace(now, augment=replace(PHOTOGRAPHS, motion=1.0))
-        teaching = Teaching((TubeletClassifier(new(tubelets)),), 0.7, borders=False)
+        teaching = Teaching(TubeletClassifier(new(tubelets)), 0.7, borders=False)
         clips = fit(ClipClassifier(model), train, val, size, now, teaching)
         return clips.model.state_dict()
 

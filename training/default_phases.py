@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -45,11 +44,10 @@ def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Ten
 
 
 @torch.no_grad()
-def mean_probability(teachers: Sequence[nn.Module], clips: Tensor) -> Tensor:
-    """What models of single frames say of the middle frame of clips (B, 3, T, H, W): (B, L)."""
+def middle_answer(teacher: nn.Module, clips: Tensor) -> Tensor:
+    """Probabilities (B, L) by a model of single frames for the middle of clips (B, 3, T, H, W)."""
     middle = clips.shape[2] // 2
-    frames = clips[:, :, middle : middle + 1]
-    return torch.stack([model(frames).float().softmax(1) for model in teachers]).mean(0)
+    return teacher(clips[:, :, middle : middle + 1]).float().softmax(1)
 
 
 @dataclass(frozen=True)
@@ -67,14 +65,14 @@ class Phase:
 
 @dataclass(frozen=True)
 class Teaching:
-    """Models of single frames that are shown the views that another is trained on.
+    """A model of single frames that is shown the views that another is trained on.
 
     Attributes:
-        share: Of each target; the rest is the label.
-        borders: Whether they, too, see the borders that are put around a view.
+        share: Of its answer in each target; the rest is the label.
+        borders: Whether it, too, sees the borders that are put around a view.
     """
 
-    models: Sequence[nn.Module]
+    teacher: nn.Module
     share: float
     borders: bool
 
@@ -95,8 +93,8 @@ def fit(
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=phase.rate)
     average = copy.deepcopy(model)
-    for teacher in teaching.models if teaching else ():
-        teacher.eval()
+    if teaching is not None:
+        teaching.teacher.eval()
 
     def loss_of(step: int) -> Tensor:
         model.train()
@@ -108,7 +106,7 @@ def fit(
         views = zoomed_out(mixed, rng, FRAMING)
         with torch.autocast("cpu", torch.bfloat16):
             if teaching is not None:
-                said = mean_probability(teaching.models, views if teaching.borders else mixed)
+                said = middle_answer(teaching.teacher, views if teaching.borders else mixed)
                 targets = torch.lerp(targets, said, teaching.share)
             logits = model(views).float()
         return cross_entropy(logits, targets)

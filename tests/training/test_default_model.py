@@ -21,7 +21,7 @@ from svfap_edge.training.default_parts import (
     fold_temperature,
     start_later_stages_as_identity,
 )
-from svfap_edge.training.default_phases import mean_probability
+from svfap_edge.training.default_phases import middle_answer
 from svfap_edge.training.model import IMAGENET_MEAN, IMAGENET_STD, TPSBT, preset
 from svfap_edge.training.photographs import (
     LABELS,
@@ -95,12 +95,12 @@ def test_an_oblong_photograph_is_cut_not_filled(tmp_path: Path) -> None:
     assert (faces.images == 200).all()
 
 
-def test_teachers_see_the_middle_frame(greys: np.ndarray) -> None:
+def test_a_teacher_sees_the_middle_frame(greys: np.ndarray) -> None:
     stem = StemClassifier(TPSBT(SMALL)).eval()
     frames = grey_input(np.stack([greys, 255 - greys, greys], axis=1))
     with torch.no_grad():
         wanted = stem(frames[:, :, 1:2]).softmax(1)
-        torch.testing.assert_close(mean_probability([stem, stem], frames), wanted)
+        torch.testing.assert_close(middle_answer(stem, frames), wanted)
 
 
 def test_all_phases_and_a_run_that_goes_on(
