@@ -106,7 +106,8 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
 
 
 def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path) -> None:
-    more = ("optim.epochs=3", "optim.batch=2", "run.save_every=0", "data.repeats=2",
+    epochs = 15  # enough for the kill to come before the end, however late it is noticed
+    more = (f"optim.epochs={epochs}", "optim.batch=2", "run.save_every=0", "data.repeats=2",
             "optim.average=0.9", "optim.accumulate=2", "framing.zoom_out=0.5")  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     session.finetune(config(*settings(drawn, whole, *more)))
@@ -122,7 +123,7 @@ def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path)
     process.send_signal(signal.SIGKILL)
     process.wait()
     place = torch.load(cut / loop.RESUME, weights_only=False)["place"]
-    assert place["epoch"] < 3, "the run ended before it could be killed"
+    assert place["epoch"] < epochs, "the run ended before it could be killed"
     subprocess.run(command(*overrides, "--resume"), check=True, capture_output=True)
     assert history(cut) == history(whole)
     ours, theirs = (torch.load(f / loop.FINAL, weights_only=True)["model"] for f in (cut, whole))
