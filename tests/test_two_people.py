@@ -29,7 +29,7 @@ SIZE = (480, 270)
 
 BLACK = np.zeros((*SIZE[::-1], 3), np.uint8)
 
-WORST, MEAN = {"left": 0.3, "right": 0.1}, {"left": 0.07, "right": 0.03}
+WORST, MEAN = {"left": 0.3, "right": 0.2}, {"left": 0.07, "right": 0.05}
 """How far scores (0..1) beside another may be from those of the video alone: the most by which any
 score of any prediction differs, and the mean over predictions of the most. Two pictures side by
 side are searched at half the scale of one, so that boxes and crops differ by pixels; for her, whose
