@@ -19,11 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from svfap_edge.benchmark import runnable
+from svfap_edge.benchmark.processes import answer_of
+from svfap_edge.benchmark.rounds import runnable
+from svfap_edge.benchmark.timing import cold_start, time_artifacts, time_calls
 from svfap_edge.bundle import Bundle
 from svfap_edge.machine import describe_machine
-from svfap_edge.processes import answer_of
-from svfap_edge.timing import cold_start, time_artifacts, time_calls
 
 
 def torch_latencies(checkpoint: Path, mode: str, clips: int) -> list[float]:

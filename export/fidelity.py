@@ -9,9 +9,10 @@ import numpy as np
 import torch
 
 from svfap_edge.errors import QualityGateError
-from svfap_edge.export.onnx_from_model import IMAGENET_MEAN, IMAGENET_STD
 from svfap_edge.runtimes import Backend
 from svfap_edge.training.model import TPSBT
+
+from .onnx_from_model import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)

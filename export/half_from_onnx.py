@@ -8,10 +8,12 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from svfap_edge.atomic import written_whole
 from svfap_edge.errors import EngineIncompatible
-from svfap_edge.export.files import read_onnx, written_whole
-from svfap_edge.export.tensorrt_graph import adapt_to_tensorrt
+from svfap_edge.export.trt.graph import adapt_to_tensorrt
 from svfap_edge.runtimes.backend import INPUT_NAME
+
+from .model_files import read_onnx
 
 HALF_MAX = 65504.0
 HALF_SMALL = 2.0**-10

@@ -14,14 +14,15 @@ import numpy as np
 from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.errors import SvfapError
-from svfap_edge.export import fidelity
-from svfap_edge.export.clips import Calibration, collect_clips, synthetic_clips
-from svfap_edge.export.options import ExportOptions
-from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
-from svfap_edge.faces import Detector, open_detector
+from svfap_edge.perception.detectors import Detector, open_detector
 from svfap_edge.runtimes import available_engines, load_backend
-from svfap_edge.runtimes.backend import ENGINES
+from svfap_edge.runtimes.choice import ENGINES
 from svfap_edge.training.checkpoint import Checkpoint
+
+from . import fidelity
+from .calibration import Calibration, collect_clips, synthetic_clips
+from .options import ExportOptions
+from .precision import precisions_of_onnx, precisions_of_openvino
 
 CHECK_CLIPS = 4
 """Clips an export without INT8 is checked on."""

@@ -8,9 +8,9 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from svfap_edge.errors import DependencyMissing, SvfapError
-from svfap_edge.faces import check_detector
+from svfap_edge.perception.detectors import check_detector
 from svfap_edge.runtimes import available_engines
-from svfap_edge.runtimes.backend import ENGINES
+from svfap_edge.runtimes.choice import ENGINES
 from svfap_edge.tasks import Task
 
 ARTIFACTS = (
@@ -25,7 +25,7 @@ ARTIFACTS = (
 """What this version exports."""
 
 DEFAULT_MARGIN = 0.0
-"""Crop side beyond the face box, as a share of the box; see `svfap_edge.faces.crop_face`."""
+"""Crop side beyond the face box, as a share of the box; see `perception.detectors.crop_face`."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ExportOptions:
         artifacts: Names out of `ARTIFACTS`.
         calib: List, folder, video or image to check the export on and calibrate INT8 with.
         calib_samples: Calibration clips at most; a fifth, 32 at most, is held back for the gate.
-        detector, face_model: Find the faces in `calib`; see `svfap_edge.faces.open_detector`.
+        detector, face_model: Find the faces in `calib`; see `perception.detectors.open_detector`.
         span_s: Time a clip covers; None for the task's stride at 25 fps.
         margin: Crop side beyond the face box, as a share of the box.
         features: Return the pooled feature as a second output.
@@ -105,9 +105,9 @@ def check_options(options: ExportOptions) -> None:
 
 def _check_tensorrt(options: ExportOptions) -> None:
     """The builder is there, and takes the settings."""
-    from svfap_edge.export.tensorrt_config import configured
-    from svfap_edge.export.tensorrt_library import find_builder
-    from svfap_edge.export.tensorrt_settings import plan_settings
+    from svfap_edge.export.trt.config import configured
+    from svfap_edge.export.trt.library import find_builder
+    from svfap_edge.export.trt.settings import plan_settings
 
     settings = plan_settings(options.trt_options, options.compute_capabilities)
     configured(find_builder("auto", options.compute_capabilities), settings)

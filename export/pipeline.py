@@ -13,12 +13,13 @@ from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BundleError, CheckpointError, TaskError
-from svfap_edge.export.files import write_openvino
-from svfap_edge.export.job import Job, Progress, accept, built_by, prepare
-from svfap_edge.export.onnx_from_model import OPSET, onnx_from_model
-from svfap_edge.export.options import ARTIFACTS, ExportOptions, check_options
 from svfap_edge.tasks import Task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
+
+from .job import Job, Progress, accept, built_by, prepare
+from .model_files import write_openvino
+from .onnx_from_model import OPSET, onnx_from_model
+from .options import ARTIFACTS, ExportOptions, check_options
 
 __all__ = ["ARTIFACTS", "ExportOptions", "export_bundle"]
 
@@ -93,7 +94,7 @@ def _build(job: Job) -> None:
     if "bf16.openvino" in wanted:
         _bf16(job)
     if any(name.startswith("int8") for name in wanted):
-        from svfap_edge.export.int8_artifacts import build_int8
+        from svfap_edge.export.int8.artifacts import build_int8
 
         build_int8(job)
     if {"fp16.onnx", "fp16.tensorrt"} & set(wanted):
@@ -112,7 +113,7 @@ def _build(job: Job) -> None:
 
 
 def _half(job: Job, source: str, name: str, held_to: str | None = None) -> None:
-    from svfap_edge.export.half_from_onnx import half_from_onnx
+    from .half_from_onnx import half_from_onnx
 
     job.progress(f"Writing {name}")
     half_from_onnx(job.folder / source, job.folder / name)
@@ -121,9 +122,9 @@ def _half(job: Job, source: str, name: str, held_to: str | None = None) -> None:
 
 def _plan(job: Job, source: str, name: str) -> None:
     """Build a TensorRT engine of an ONNX artifact that passed the gate."""
-    from svfap_edge.export.tensorrt_from_onnx import needs, plan_from_onnx
-    from svfap_edge.export.tensorrt_library import find_builder
-    from svfap_edge.export.tensorrt_settings import plan_settings
+    from svfap_edge.export.trt.library import find_builder
+    from svfap_edge.export.trt.plan_from_onnx import needs, plan_from_onnx
+    from svfap_edge.export.trt.settings import plan_settings
 
     capabilities = job.options.compute_capabilities
     builder = find_builder("auto", capabilities)

@@ -1,6 +1,7 @@
 """Engines behind one interface, and the streaming API on top. Imports no engine until asked."""
 
-from .backend import Backend, ModelSpec, Outputs, available_engines, load_backend
+from .backend import Backend, ModelSpec, Outputs
+from .choice import available_engines, load_backend
 from .engine import Engine
 from .prediction import Prediction
 from .stream import Stream

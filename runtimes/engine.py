@@ -13,7 +13,8 @@ from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import SampledClip
 from svfap_edge.errors import InferenceError, SvfapError
 
-from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, load_backend
+from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs
+from .choice import load_backend
 from .prediction import Prediction, interpret
 from .stream import Stream
 

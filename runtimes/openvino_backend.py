@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import os
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,6 @@ from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.cache import compiled_model_cache
 
 from .backend import Mode, ModelSpec, Outputs, artifact_error, check_clips, check_model
-from .openvino_import import ov
 
 BF16_INSTRUCTION_SETS = (
     "DEFAULT", "AVX2_VNNI_2", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX",
@@ -127,3 +128,28 @@ def load(
     if mode == "throughput":
         requests = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
     return OpenVinoBackend(compiled, spec, requests)
+
+
+CONVERTER = "openvino.tools.ovc"
+
+
+def _import() -> Any:
+    if "openvino" in sys.modules:
+        return sys.modules["openvino"]
+    sys.modules[CONVERTER] = None  # type: ignore[assignment]  # makes its import an ImportError
+    try:
+        module = importlib.import_module("openvino")
+    finally:
+        del sys.modules[CONVERTER]
+    if not hasattr(module, "convert_model"):
+        module.__getattr__ = _late  # type: ignore[method-assign]
+    return module
+
+
+def _late(name: str) -> Any:
+    if name == "convert_model":
+        return importlib.import_module(CONVERTER).convert_model
+    raise AttributeError(f"module 'openvino' has no attribute '{name}'")
+
+
+ov = _import()

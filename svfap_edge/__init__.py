@@ -17,27 +17,28 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svfap_edge.perception.cameras import Cameras
+    from svfap_edge.perception.perceiver import Perceiver
+    from svfap_edge.sources.opening import open_source
+
     from .bundle import Bundle
-    from .cameras import Cameras
     from .errors import SvfapError
-    from .perceiver import Perceiver
     from .runtimes import Engine, Prediction, Stream
-    from .sources import open_source
     from .tasks import TASKS, Task
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Bundle": "bundle",
-    "Cameras": "cameras",
+    "Cameras": "perception.cameras",
     "Engine": "runtimes",
-    "Perceiver": "perceiver",
+    "Perceiver": "perception.perceiver",
     "Prediction": "runtimes",
     "Stream": "runtimes",
     "SvfapError": "errors",
     "TASKS": "tasks",
     "Task": "tasks",
-    "open_source": "sources",
+    "open_source": "sources.opening",
 }
 
 __all__ = [

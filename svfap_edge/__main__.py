@@ -1,6 +1,6 @@
 """`python -m svfap_edge` is `svfap-edge`."""
 
-from .cli import main
+from svfap_edge.cli.app import main
 
 if __name__ == "__main__":
     main()

@@ -17,13 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import BundleError
-from .manifest import (
-    MANIFEST,
-    Artifact,
-    ArtifactFile,
-    Manifest,
-    parse_manifest,
-)
+from .manifest import MANIFEST, Artifact, ArtifactFile, Manifest, parse_manifest
 
 __all__ = [
     "DEFAULT_BUNDLE",

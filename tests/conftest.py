@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from svfap_edge.bundle import Bundle
-from tests import models
+
+from . import models
 
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("SVFAP_EDGE_TEST_DATA", ROOT.parent / "shared"))

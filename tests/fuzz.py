@@ -27,17 +27,18 @@ from hypothesis import HealthCheck, given, seed, settings
 from hypothesis import strategies as st
 
 from svfap_edge.bundle import DEFAULT_BUNDLE, Bundle, parse_manifest, record_quality
-from svfap_edge.cli import inspect
+from svfap_edge.cli.app import inspect
 from svfap_edge.clip import ClipSpec
-from svfap_edge.datalist import class_targets, find_items, read_list, value_targets
 from svfap_edge.errors import BundleError, SvfapError
-from svfap_edge.runtimes.backend import choose
+from svfap_edge.lists import class_targets, find_items, read_list, value_targets
+from svfap_edge.runtimes.choice import choose
 from svfap_edge.tasks import TASKS
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import load_config, names, to_table
 from svfap_edge.training.model import TPSBT, TPSBTConfig
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
-from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx, save_ours
+
+from .models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx, save_ours
 
 NASTY: tuple[Any, ...] = (
     None, True, 0, -1, 1, 0.5, 1 << 63, 10**400, -(10**400), 1e308, math.nan, math.inf, -math.inf,

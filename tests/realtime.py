@@ -10,9 +10,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from svfap_edge.live import PushSource
 from svfap_edge.runtimes import Engine
-from tests.soak import HOP_S, Limits, Record, judge_latency, judge_memory, resident_mb
+from svfap_edge.sources.live import PushSource
+
+from .soak import HOP_S, Limits, Record, judge_latency, judge_memory, resident_mb
 
 READ_EVERY_S = 1.0
 """Between readings of the memory."""

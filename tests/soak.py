@@ -28,7 +28,7 @@ from svfap_edge.clip import FRAMES_PER_SPACING
 from svfap_edge.errors import SourceError, TimestampError
 from svfap_edge.machine import describe_machine
 from svfap_edge.runtimes import Engine, Prediction, Stream
-from svfap_edge.sources import open_source
+from svfap_edge.sources.opening import open_source
 
 FPS = 30.0
 HOP_S = 0.5
@@ -116,7 +116,7 @@ def video_frames(paths: Sequence[str], side: int, count: int = POOL) -> np.ndarr
     Raises:
         SourceError: the videos do not have so many frames.
     """
-    from svfap_edge.faces import Box, crop_face, open_detector
+    from svfap_edge.perception.detectors import Box, crop_face, open_detector
 
     detector = open_detector("auto")
     frames: list[np.ndarray] = []
@@ -354,7 +354,7 @@ def soak(
             numbers, failures = judge(record, streams, most, limits)
             clock = f"simulated, {frames / streams / FPS / 3600:.3f} hours"
         else:
-            from tests import realtime
+            from . import realtime
 
             record, wrong = realtime.run(loaded, pictures, streams, realtime_s, fps, progress)
             numbers, failures = realtime.judge(record, wrong, limits)

@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("hypothesis")
 
-from tests import fuzz
+from . import fuzz
 
 NAMES = (
     "manifest: any JSON",

@@ -9,6 +9,13 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
+from svfap_edge.evaluation.findings import Drop
+from svfap_edge.evaluation.intervals import (
+    bootstrap,
+    interval,
+    resampled_agreement,
+    resampled_uar_war,
+)
 from svfap_edge.metrics import (
     ccc,
     confusion_matrix,
@@ -22,13 +29,6 @@ from svfap_edge.metrics import (
     uar,
     war,
     weighted_f1,
-)
-from svfap_edge.resampling import (
-    Drop,
-    bootstrap,
-    interval,
-    resampled_agreement,
-    resampled_uar_war,
 )
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from svfap_edge.cli import app
-from tests.conftest import ROOT
+from svfap_edge.cli.app import app
+
+from .conftest import ROOT
 
 README = (ROOT / "README.md").read_text()
 

@@ -13,7 +13,8 @@ import pytest
 from svfap_edge.bundle import Bundle
 from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.stream import Stream
-from tests import soak
+
+from . import soak
 
 LEAK = 16 * 1024  # bytes a frame
 
@@ -112,7 +113,7 @@ def test_frames_of_real_videos(videos: Path, tiny: Bundle) -> None:
 @linux
 @pytest.mark.parametrize("fps", [30, 400], ids=["in time", "too fast"])
 def test_real_time_accounts_for_every_frame(tiny: Bundle, fps: float) -> None:
-    pytest.importorskip("svfap_edge.live", reason="live sources are not in this version")
+    pytest.importorskip("svfap_edge.sources.live", reason="live sources are not in this version")
     limits = soak.Limits(latency=100, slack_mb=64)
     report = soak.soak(
         tiny, 0, 2, engine="onnxruntime", threads=1, limits=limits, realtime_s=8, fps=fps
@@ -124,8 +125,8 @@ def test_real_time_accounts_for_every_frame(tiny: Bundle, fps: float) -> None:
 
 
 def test_a_frame_that_is_not_accounted_for_is_told() -> None:
-    pytest.importorskip("svfap_edge.live", reason="live sources are not in this version")
-    from tests import realtime
+    pytest.importorskip("svfap_edge.sources.live", reason="live sources are not in this version")
+    from . import realtime
 
     found = soak.Record()
     found.counts.update({"frames pushed": 9, "captured": 9, "processed": 6, "dropped": 3})

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from tests.conftest import ROOT
+from .conftest import ROOT
 
 
 def run(*command: object, cwd: Path) -> str:

@@ -1,0 +1,1 @@
+"""Training of SVFAP in PyTorch: the model, pre-training and fine-tuning."""

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from svfap_edge.training.model import TPSBT, preset
+from .model import TPSBT, preset
 
 VARIANTS = ("plain fp32", "fused fp32", "fused bf16")
 WARM_UP = 2

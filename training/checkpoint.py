@@ -15,7 +15,8 @@ import torch
 from torch import Tensor
 
 from svfap_edge.errors import CheckpointError
-from svfap_edge.training.model import BASE, TPSBT, TPSBTConfig
+
+from .model import BASE, TPSBT, TPSBTConfig
 
 PREFIXES = ("module.", "encoder.", "backbone.")
 STATE_KEYS = ("model", "module")

@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap_edge.training.model import (
+from .model import (
     IMAGENET_MEAN,
     IMAGENET_STD,
     LAYER_NORM_EPS,

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-from svfap_edge.training.augment import AugmentSettings
-from svfap_edge.training.framing import FramingSettings
-from svfap_edge.training.mixing import MixSettings
+from svfap_edge.training.clips.augment import AugmentSettings
+from svfap_edge.training.clips.mixing import FramingSettings, MixSettings
 
 
 def _check(good: bool, text: str) -> None:

@@ -16,10 +16,10 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from svfap_edge.bundle import Bundle, describe_file
-from svfap_edge.cli import app
+from svfap_edge.cli.app import app
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BundleError
-from svfap_edge.export.clips import synthetic_clips
+from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.runtimes import Engine
 from tests.conftest import ROOT
@@ -55,7 +55,7 @@ def bundle(checkpoint: Path, listed: Path) -> Bundle:
 FULL_DISK = """
 import resource, sys
 from contextlib import contextmanager
-from svfap_edge import cli, cli_export
+from svfap_edge.cli import app, export
 
 @contextmanager
 def steps(quiet):
@@ -64,8 +64,8 @@ def steps(quiet):
             resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, resource.RLIM_INFINITY))
     yield step
 
-cli_export.steps = steps
-cli.app({call!r})
+export.steps = steps
+app.app({call!r})
 """
 """The command line, on a disk that takes no more than 20 kB a file from one step on."""
 

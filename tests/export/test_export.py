@@ -25,11 +25,11 @@ from svfap_edge.errors import (
     TaskError,
 )
 from svfap_edge.export import fidelity
-from svfap_edge.export.clips import collect_clips, synthetic_clips
+from svfap_edge.export.calibration import collect_clips, synthetic_clips
 from svfap_edge.export.fidelity import check, compare, torch_logits
 from svfap_edge.export.onnx_from_model import graph_of_model, onnx_from_model
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
-from svfap_edge.faces import HaarDetector
+from svfap_edge.perception.detectors import HaarDetector
 from svfap_edge.runtimes import Engine, available_engines, load_backend
 from svfap_edge.tasks import TASKS
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset

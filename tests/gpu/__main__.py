@@ -27,11 +27,12 @@ from svfap_edge.errors import SvfapError
 from svfap_edge.machine import describe_machine
 from svfap_edge.runtimes.cuda_driver import find_gpu
 from svfap_edge.runtimes.ort_providers import available_providers
-from svfap_edge.runtimes.tensorrt_library import NAMES, find_library
-from tests.gpu.latency import latencies
+from svfap_edge.runtimes.trt.library import NAMES, find_library
+
+from .latency import latencies
 
 ROOT = Path(__file__).parents[2]
-TESTS = (ROOT / "tests" / "gpu", ROOT / "tests" / "export" / "test_tensorrt.py")
+TESTS = (ROOT / "tests" / "gpu", ROOT / "tests" / "export" / "trt")
 
 
 class Recorder:

@@ -9,7 +9,7 @@ import pytest
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import BackendUnavailable, SvfapError
 from svfap_edge.runtimes.cuda_driver import Gpu, find_gpu
-from svfap_edge.runtimes.tensorrt_library import find_library
+from svfap_edge.runtimes.trt.library import find_library
 from tests.models import tiny_bundle
 
 PLAN = "fp16.tensorrt"

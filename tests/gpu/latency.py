@@ -11,9 +11,10 @@ import numpy as np
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import SvfapError
-from svfap_edge.export.clips import synthetic_clips
-from svfap_edge.runtimes.backend import ENGINES, Backend, load_backend
-from svfap_edge.runtimes.tensorrt_backend import load
+from svfap_edge.export.calibration import synthetic_clips
+from svfap_edge.runtimes.backend import Backend
+from svfap_edge.runtimes.choice import ENGINES, load_backend
+from svfap_edge.runtimes.trt.backend import load
 
 BATCHES = (1, 4, 8)
 

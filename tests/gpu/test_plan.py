@@ -15,12 +15,13 @@ import pytest
 
 from svfap_edge.bundle import Bundle, digest
 from svfap_edge.errors import BackendUnavailable, EngineIncompatible, InferenceError
-from svfap_edge.export.clips import synthetic_clips
+from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.runtimes import Engine, load_backend
 from svfap_edge.runtimes.cuda_driver import Gpu
-from svfap_edge.runtimes.cuda_memory import find_memory
-from svfap_edge.runtimes.tensorrt_backend import TensorRTBackend, load
-from tests.gpu.conftest import PLAN
+from svfap_edge.runtimes.trt.backend import TensorRTBackend, load
+from svfap_edge.runtimes.trt.cuda_memory import find_memory
+
+from .conftest import PLAN
 
 pytestmark = pytest.mark.gpu
 

@@ -9,7 +9,7 @@ import pytest
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import BackendUnavailable
-from svfap_edge.export.clips import synthetic_clips
+from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.runtimes import load_backend
 from svfap_edge.runtimes.cuda_driver import Gpu
 from svfap_edge.runtimes.ort_providers import available_providers

@@ -11,8 +11,8 @@ import pytest
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BackendUnavailable, BundleError, FrameError, InferenceError
-from svfap_edge.export.clips import synthetic_clips
-from svfap_edge.runtimes import Engine, Stream, available_engines, backend, load_backend
+from svfap_edge.export.calibration import synthetic_clips
+from svfap_edge.runtimes import Engine, Stream, available_engines, choice, load_backend
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx, tiny_bundle
 
 CLIP = ClipSpec(4, 0.4, 8)
@@ -207,10 +207,10 @@ def test_unknown_engine_lists_the_installed_ones(tiny: Bundle) -> None:
 
 
 def test_missing_engine_says_how_to_get_it(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backend, "installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(choice, "installed", lambda name: name == "onnxruntime")
     with pytest.raises(BackendUnavailable, match=r"not installed.*onnxruntime.*pip install openv"):
         Engine.load(tiny, engine="openvino")
-    monkeypatch.setattr(backend, "installed", lambda name: False)
+    monkeypatch.setattr(choice, "installed", lambda name: False)
     with pytest.raises(BackendUnavailable, match=r"No installed engine runs fp32\.onnx"):
         Engine.load(tiny)
 

@@ -10,7 +10,7 @@ import pytest
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.errors import BackendUnavailable, InferenceError
 from svfap_edge.runtimes import Engine, load_backend, ort_providers
-from svfap_edge.runtimes.backend import choose
+from svfap_edge.runtimes.choice import choose
 from svfap_edge.runtimes.cuda_driver import find_gpu
 from svfap_edge.runtimes.ort_providers import assigned, check_used, effective_precision
 

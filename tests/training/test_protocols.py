@@ -12,12 +12,11 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from svfap_edge.datalist import Item
+from svfap_edge.lists import Item
 from svfap_edge.tasks import Task
-from svfap_edge.training.clips import LabelledClips, Sampling
-from svfap_edge.training.evaluation import run_list
+from svfap_edge.training.clips.reading import LabelledClips, Sampling
 from svfap_edge.training.model import TPSBTConfig
-from svfap_edge.training.streaming import evaluate_streaming
+from svfap_edge.training.protocols import evaluate_streaming, run_list
 
 MOODS = Task("moods", "classes", ("calm", "glad"))
 

@@ -1,0 +1,1 @@
+"""INT8 quantization of the exported graph, and the gate it must pass."""

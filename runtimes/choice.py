@@ -1,0 +1,243 @@
+"""Which engine runs which artifact on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import platform
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, get_args
+
+from svfap_edge.bundle import Artifact, Bundle
+from svfap_edge.errors import BackendUnavailable, BundleError, SvfapError
+
+from .backend import Backend, Mode
+
+
+@dataclass(frozen=True)
+class EngineEntry:
+    """A row of `ENGINES`.
+
+    Attributes:
+        module: With `load`.
+        libraries: Python modules, one of which it needs.
+        formats: Those it runs.
+        install: How to get it.
+        check: Module with `obstacle(artifact)`, which tells why an artifact cannot run on this
+            machine; "" where every machine with the library runs every artifact.
+        providers: What may follow its name after a colon, only when asked for.
+    """
+
+    module: str
+    libraries: tuple[str, ...]
+    formats: tuple[str, ...]
+    install: str
+    check: str = ""
+    providers: tuple[str, ...] = ()
+    modes: bool = False
+    """Whether its `load` takes a mode: it shares CPU threads out among clips."""
+
+
+ENGINES: dict[str, EngineEntry] = {
+    "tensorrt": EngineEntry(
+        "trt.backend",
+        ("tensorrt", "tensorrt_rtx", "tensorrt_rtx_bindings"),
+        ("tensorrt",),
+        'pip install "svfap-edge[tensorrt]"',
+        check="trt.plan",
+    ),
+    "openvino": EngineEntry(
+        "openvino_backend",
+        ("openvino",),
+        ("openvino", "onnx"),
+        "pip install openvino",
+        modes=True,
+    ),
+    "onnxruntime": EngineEntry(
+        "ort_backend",
+        ("onnxruntime",),
+        ("onnx",),
+        "pip install onnxruntime",
+        providers=("cpu", "cuda", "tensorrt", "nvtensorrtrtx"),
+        modes=True,
+    ),
+}
+"""Engines in the order in which `auto` tries them. On other processors than x86-64 ONNX Runtime
+comes first for ONNX artifacts."""
+
+
+ARTIFACT_ORDER = (
+    "fp16.tensorrt", "int8.tensorrt", "int8.openvino", "int8.onnx", "fp16.onnx", "fp32.onnx",
+)  # fmt: skip
+"""Which artifact of a bundle `auto` prefers: the fastest first. Plans, which are built for the one
+GPU they run on, come before all; half precision before INT8, which need not be faster there."""
+
+
+BUILD_A_PLAN = (
+    " Build a plan on this machine: svfap-edge export CHECKPOINT --task TASK "
+    "--artifacts fp16.tensorrt -o DIR"
+)
+
+
+def installed(engine: str) -> bool:
+    """Whether a library of an engine can be imported; does not import it."""
+    return any(importlib.util.find_spec(name) is not None for name in ENGINES[engine].libraries)
+
+
+def available_engines(form: str | None = None) -> list[str]:
+    """Engines whose library is installed here; with `form`, those that run this format."""
+    able = [name for name, entry in ENGINES.items() if form is None or form in entry.formats]
+    return [name for name in able if installed(name)]
+
+
+def obstacle(artifact: Artifact, engine: str) -> SvfapError | None:
+    """What keeps an installed engine from running an artifact on this machine; None: nothing."""
+    if not ENGINES[engine].check:
+        return None
+    module = importlib.import_module(f"{__package__}.{ENGINES[engine].check}")
+    found: SvfapError | None = module.obstacle(artifact)
+    return found
+
+
+def split_engine(engine: str) -> tuple[str, str]:
+    """("onnxruntime", "cuda") of "onnxruntime:cuda"; the second is "" where nothing is said.
+
+    Raises:
+        BackendUnavailable: no such engine, or no such provider of it; with those there are.
+    """
+    name, colon, provider = engine.partition(":")
+    if name not in ENGINES:
+        have = ", ".join(available_engines()) or "none"
+        raise BackendUnavailable(
+            f"No engine '{engine}' in this version. Installed here: {have}. "
+            f"Choose one of: auto, {', '.join(ENGINES)}."
+        )
+    providers = ENGINES[name].providers
+    if colon and provider not in providers:
+        known = ", ".join(f"{name}:{known}" for known in providers) or f"{name} alone"
+        raise BackendUnavailable(f"No engine '{engine}' in this version. Choose {known}.")
+    return name, provider
+
+
+def choose(bundle: Bundle, artifact: str | None = None, engine: str = "auto") -> tuple[str, str]:
+    """Artifact and engine for a bundle on this machine.
+
+    An explicit choice is obeyed or refused, never replaced. Left to itself, it passes over plans
+    that this machine cannot run.
+
+    Args:
+        engine: "auto", a name of `ENGINES`, or with a provider: "onnxruntime:cuda".
+
+    Returns:
+        (artifact name, engine name).
+
+    Raises:
+        BundleError: no such artifact, or the engine does not run its format.
+        BackendUnavailable: the engine, or every engine that could run it, is not installed, or
+            what it needs is not here.
+        EngineIncompatible: the artifact was built for another machine, and none else was asked
+            for or is in the bundle.
+    """
+    have = ", ".join(available_engines()) or "none"
+    base = "auto"
+    if engine != "auto":
+        base, _ = split_engine(engine)
+        if not installed(base):
+            raise BackendUnavailable(
+                f"Engine '{base}' is not installed. Installed here: {have}. "
+                f"Install it: {ENGINES[base].install}"
+            )
+    names = [bundle.artifact(artifact).name] if artifact else _by_preference(bundle)
+    obstacles = []
+    for name in names:
+        form = name.partition(".")[2]
+        for candidate in (e for e in _by_speed(form) if base in ("auto", e) and installed(e)):
+            found = obstacle(bundle.artifact(name), candidate)
+            if found is None:
+                return name, candidate if engine == "auto" else engine
+            obstacles.append(found)
+    if obstacles:
+        raise obstacles[0]
+    if base != "auto":
+        what = f"artifact '{artifact}'" if artifact else "any artifact of this bundle"
+        raise BundleError(
+            f"Engine '{base}' does not run {what}; it runs: "
+            f"{', '.join('*.' + f for f in ENGINES[base].formats)}. "
+            f"This bundle has: {', '.join(bundle.manifest.artifacts)}."
+            + (BUILD_A_PLAN if base == "tensorrt" else "")
+        )
+    formats = {name.partition(".")[2] for name in names}
+    ways = [e.install for e in ENGINES.values() if formats & set(e.formats)]
+    raise BackendUnavailable(
+        f"No installed engine runs {artifact or ', '.join(names)}. Installed here: {have}. "
+        + (f"Install one: {' or '.join(ways)}." if ways else "This version has no engine for it.")
+    )
+
+
+def _by_preference(bundle: Bundle) -> list[str]:
+    known = [name for name in ARTIFACT_ORDER if name in bundle.manifest.artifacts]
+    return known + [name for name in bundle.manifest.artifacts if name not in known]
+
+
+def _by_speed(form: str) -> list[str]:
+    able = [name for name, entry in ENGINES.items() if form in entry.formats]
+    x86 = platform.machine().lower() in ("x86_64", "amd64")
+    return able if x86 else able[::-1]
+
+
+def load_backend(
+    bundle: Bundle,
+    artifact: str | None = None,
+    engine: str = "auto",
+    threads: int | None = None,
+    mode: Mode = "latency",
+) -> Backend:
+    """Verify an artifact and load it.
+
+    Args:
+        threads: CPU threads the engine may use; None leaves it to the engine.
+        mode: See `Engine.load`.
+
+    Raises:
+        ValueError: no such mode.
+        BundleError: damaged files, or a model that does not fit the manifest.
+        BackendUnavailable: see `choose`.
+        EngineIncompatible: see `choose`; or the engine refused the plan.
+        InferenceError: the engine refused the model.
+    """
+    if mode not in get_args(Mode):
+        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
+    name, chosen = choose(bundle, artifact, engine)
+    base, provider = split_engine(chosen)
+    path, module = _side_by_side(
+        lambda: bundle.verify(name),
+        lambda: importlib.import_module(f"{__package__}.{ENGINES[base].module}"),
+    )
+    options: dict[str, str] = {"provider": provider} if provider else {}
+    if ENGINES[base].modes:
+        options["mode"] = mode
+    backend: Backend = module.load(path, bundle, bundle.artifact(name), threads, **options)
+    return backend
+
+
+def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
+    """Results of both calls, the first made in a thread; what the first raises goes first."""
+    found: list[Any] = []
+    raised: list[BaseException] = []
+
+    def run_first() -> None:
+        try:
+            found.append(first())
+        except BaseException as error:
+            raised.append(error)
+
+    thread = threading.Thread(target=run_first)
+    thread.start()
+    try:
+        other = second()
+    finally:
+        thread.join()
+        if raised:
+            raise raised[0]
+    return found[0], other

@@ -1,0 +1,1 @@
+"""TensorRT: loading its library, plans, memory and execution."""

@@ -1,0 +1,323 @@
+"""GPU memory, pinned host memory and streams, by pycuda or by cuda-python: one small interface.
+
+pycuda is used where it is installed, on the primary context of the GPU, so that it lives beside
+PyTorch and other threads (contexts of its own would not); cuda-python otherwise.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, Protocol
+
+import numpy as np
+
+from svfap_edge.errors import BackendUnavailable, InferenceError
+from svfap_edge.runtimes.cuda_driver import DEVICE, CudaError, PrimaryContext
+
+MIB = 1 << 20
+NON_BLOCKING = 1
+"""Flag of a stream that does not wait for the default stream, which other code may use."""
+
+CHECK = "Check that nvidia-smi lists a GPU with free memory."
+INSTALL = "pip install pycuda (needs the CUDA toolkit) or pip install cuda-python"
+
+
+class Stream(Protocol):
+    """A queue of GPU work of its own."""
+
+    @property
+    def handle(self) -> int: ...
+
+    def wait(self) -> None:
+        """Until all its work is done; other Python threads run meanwhile."""
+        ...
+
+    def free(self) -> None: ...
+
+
+class Buffer(Protocol):
+    """Memory on the GPU at `address`, and pinned host memory of the same size as `host`.
+
+    `host` is (size,) uint8; size 0 for memory without a host side.
+    """
+
+    address: int
+    host: np.ndarray
+
+    def upload(self, size: int, stream: Stream) -> None:
+        """Put the copy of the first `size` bytes to the GPU on the stream."""
+        ...
+
+    def download(self, size: int, stream: Stream) -> None: ...
+
+    def free(self) -> None: ...
+
+
+class CudaMemory(Protocol):
+    """Everything below `current` must be called inside it, `free` and `wait` of its parts too.
+
+    All of it, and of its streams and buffers, raises CudaError where CUDA fails, whatever the
+    binding itself raises.
+    """
+
+    name: str
+
+    def current(self) -> AbstractContextManager[None]:
+        """The primary context is current in this thread; what was current before is restored."""
+        ...
+
+    def stream(self) -> Stream: ...
+
+    def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
+        """Raises InferenceError with the sizes if there is not enough memory."""
+        ...
+
+    def free_bytes(self) -> tuple[int, int]:
+        """(free, total) of the GPU's memory."""
+        ...
+
+    def close(self) -> None: ...
+
+
+def find_memory(binding: str = "auto") -> CudaMemory:
+    """The binding to use: "pycuda", "cuda-python", or "auto": the first of them that is here.
+
+    Raises:
+        BackendUnavailable: none is installed, none can be imported, or CUDA gives none of them the
+            GPU's context; in their words.
+    """
+    reasons = []
+    advice = f"Install one: {INSTALL}."
+    for name, kind in (("pycuda", PycudaMemory), ("cuda-python", CudaPythonMemory)):
+        if binding not in ("auto", name):
+            continue
+        try:
+            return kind()
+        except (ImportError, OSError) as error:
+            reasons.append(f"{name}: {error}")
+        except CudaError as error:
+            reasons.append(str(error))
+            advice = CHECK
+    raise BackendUnavailable(
+        f"No Python binding of CUDA can be used ({'; '.join(reasons)}). {advice}"
+    )
+
+
+class OutOfMemory(CudaError):
+    """In CUDA's words, without the sizes."""
+
+
+def out_of_memory(what: str, size: int, free: int, total: int) -> InferenceError:
+    """Both sides named, and what to do. `size` is 0 where it is not known."""
+    needs = f"needs {size / MIB:.1f} MiB" if size else "has no room"
+    return InferenceError(
+        f"Out of GPU memory: {what} {needs}; {free / MIB:.1f} of "
+        f"{total / MIB:.1f} MiB are free. Close other programs, or build the plan for smaller "
+        "batches (svfap-edge export ... --trt batch=1,1,1)."
+    )
+
+
+class PycudaMemory:
+    """By pycuda, on the retained primary context."""
+
+    name = "pycuda"
+
+    def __init__(self) -> None:
+        self._cuda = importlib.import_module("pycuda.driver")
+        with _translated(self._cuda):
+            self._context = _pycuda_context(self._cuda)
+
+    @contextmanager
+    def current(self) -> Iterator[None]:
+        with _translated(self._cuda):
+            self._context.push()
+        try:
+            yield
+        finally:
+            with _translated(self._cuda):
+                self._cuda.Context.pop()
+
+    def stream(self) -> Stream:
+        return _PycudaStream(self._cuda)
+
+    def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
+        try:
+            return _PycudaBuffer(self._cuda, size, pinned)
+        except OutOfMemory as error:
+            raise out_of_memory("a buffer", size, *self.free_bytes()) from error
+
+    def free_bytes(self) -> tuple[int, int]:
+        with _translated(self._cuda):
+            free, total = self._cuda.mem_get_info()
+        return int(free), int(total)
+
+    def close(self) -> None:
+        """Nothing: pycuda's context is kept for the process."""
+
+
+@contextmanager
+def _translated(cuda: Any) -> Iterator[None]:
+    """pycuda's own errors, which its `Error` is the base of, as CudaError in their words."""
+    try:
+        yield
+    except (cuda.MemoryError, MemoryError) as error:
+        raise OutOfMemory(f"pycuda: {error}") from error
+    except cuda.Error as error:
+        raise CudaError(f"pycuda: {error}") from error
+
+
+@functools.cache
+def _pycuda_context(cuda: Any) -> Any:
+    """Retained once: pycuda leaves a released primary context on the thread's stack."""
+    cuda.init()
+    return cuda.Device(DEVICE).retain_primary_context()
+
+
+class _PycudaStream:
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+        with _translated(cuda):
+            self.raw = cuda.Stream(NON_BLOCKING)
+
+    @property
+    def handle(self) -> int:
+        return int(self.raw.handle)
+
+    def wait(self) -> None:
+        with _translated(self._cuda):
+            self.raw.synchronize()
+
+    def free(self) -> None:
+        self.raw = None
+
+
+class _PycudaBuffer:
+    def __init__(self, cuda: Any, size: int, pinned: bool) -> None:
+        self._cuda = cuda
+        with _translated(cuda):
+            self._device = cuda.mem_alloc(max(size, 1))
+            self.address = int(self._device)
+            self.host = np.empty(0, np.uint8)
+            if pinned and size:
+                try:
+                    self.host = cuda.pagelocked_empty(size, np.uint8)
+                except (cuda.Error, MemoryError):
+                    self._device.free()
+                    raise
+
+    def upload(self, size: int, stream: Any) -> None:
+        with _translated(self._cuda):
+            self._cuda.memcpy_htod_async(self._device, self.host[:size], stream.raw)
+
+    def download(self, size: int, stream: Any) -> None:
+        with _translated(self._cuda):
+            self._cuda.memcpy_dtoh_async(self.host[:size], self._device, stream.raw)
+
+    def free(self) -> None:
+        with _translated(self._cuda):
+            self._device.free()
+        self.host = np.empty(0, np.uint8)  # the last reference; pycuda frees it here and now
+
+
+class CudaPythonMemory:
+    """By cuda-python, version 11.8 and later (12.8 moved the module)."""
+
+    name = "cuda-python"
+
+    def __init__(self) -> None:
+        self._cuda = runtime_of_cuda_python()
+        self._context = PrimaryContext()
+
+    def current(self) -> AbstractContextManager[None]:
+        return self._context.current()
+
+    def stream(self) -> Stream:
+        return _CudaPythonStream(self._cuda)
+
+    def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
+        try:
+            return _CudaPythonBuffer(self._cuda, size, pinned)
+        except OutOfMemory as error:
+            raise out_of_memory("a buffer", size, *self.free_bytes()) from error
+
+    def free_bytes(self) -> tuple[int, int]:
+        free, total = checked(self._cuda, self._cuda.cudaMemGetInfo())
+        return int(free), int(total)
+
+    def close(self) -> None:
+        self._context.release()
+
+
+def runtime_of_cuda_python() -> Any:
+    """Raises ImportError if it is not installed."""
+    try:
+        return importlib.import_module("cuda.bindings.runtime")
+    except ImportError:
+        return importlib.import_module("cuda.cudart")
+
+
+def checked(cuda: Any, returned: tuple[Any, ...]) -> Any:
+    """What a call of cuda-python returned beside its status.
+
+    Raises:
+        OutOfMemory: out of memory.
+        CudaError: any other failure, in CUDA's words.
+    """
+    status, *values = returned
+    if status != cuda.cudaError_t.cudaSuccess:
+        full = status == cuda.cudaError_t.cudaErrorMemoryAllocation
+        words = cuda.cudaGetErrorString(status)[1]
+        raise (OutOfMemory if full else CudaError)(f"{words.decode()} ({status.name})")
+    return values[0] if len(values) == 1 else tuple(values)
+
+
+class _CudaPythonStream:
+    def __init__(self, cuda: Any) -> None:
+        self._cuda = cuda
+        self.raw = checked(cuda, cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
+
+    @property
+    def handle(self) -> int:
+        return int(self.raw)
+
+    def wait(self) -> None:
+        checked(self._cuda, self._cuda.cudaStreamSynchronize(self.raw))
+
+    def free(self) -> None:
+        checked(self._cuda, self._cuda.cudaStreamDestroy(self.raw))
+
+
+class _CudaPythonBuffer:
+    def __init__(self, cuda: Any, size: int, pinned: bool) -> None:
+        self._cuda = cuda
+        self.address = int(checked(cuda, cuda.cudaMalloc(max(size, 1))))
+        self._pinned, self.host = 0, np.empty(0, np.uint8)
+        if pinned and size:
+            try:
+                self._pinned = int(checked(cuda, cuda.cudaMallocHost(size)))
+            except CudaError:
+                cuda.cudaFree(self.address)
+                raise
+            raw = (ctypes.c_uint8 * size).from_address(self._pinned)
+            self.host = np.ctypeslib.as_array(raw)
+
+    def upload(self, size: int, stream: Any) -> None:
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyHostToDevice
+        self._copy(self.address, self._pinned, size, kind, stream)
+
+    def download(self, size: int, stream: Any) -> None:
+        kind = self._cuda.cudaMemcpyKind.cudaMemcpyDeviceToHost
+        self._copy(self._pinned, self.address, size, kind, stream)
+
+    def _copy(self, target: int, source: int, size: int, kind: Any, stream: Any) -> None:
+        checked(self._cuda, self._cuda.cudaMemcpyAsync(target, source, size, kind, stream.raw))
+
+    def free(self) -> None:
+        self.host = np.empty(0, np.uint8)
+        checked(self._cuda, self._cuda.cudaFree(self.address))
+        if self._pinned:
+            checked(self._cuda, self._cuda.cudaFreeHost(self._pinned))

@@ -1,0 +1,275 @@
+"""A plan on this machine: what it needs, reading it, and contexts to run it in.
+
+Everything in which TensorRT 10, 11 and TensorRT for RTX differ at run time is here.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from svfap_edge.bundle import Artifact
+from svfap_edge.cache import compiled_model_cache
+from svfap_edge.errors import BundleError, EngineIncompatible, InferenceError, SvfapError
+from svfap_edge.runtimes.backend import INPUT_NAME
+from svfap_edge.runtimes.cuda_driver import Gpu, find_gpu
+
+from .cuda_memory import Buffer, CudaMemory, out_of_memory
+from .library import NAMES, TensorRT, find_library, log_of, reasons
+
+OUTPUT_NAMES = ("logits", "features")
+RTX_DEFAULT_FROM = (8, 0)
+"""Where no GPU was asked for, TensorRT for RTX builds for this compute capability and later."""
+
+
+def require(artifact: Artifact) -> tuple[TensorRT, Gpu]:
+    """The library and the GPU that run a plan here, checked against what the plan needs.
+
+    Raises:
+        BackendUnavailable: the kind of TensorRT it needs, the driver or a GPU is not here.
+        EngineIncompatible: they are not those it was built for.
+    """
+    needs = artifact.needs
+    check_platform(artifact, {"os": sys.platform, "machine": platform.machine()})
+    flavour = needs.get("flavour", "tensorrt")
+    if flavour not in NAMES:
+        raise EngineIncompatible(
+            f"'{artifact.name}' was built for '{flavour}'; this version knows {', '.join(NAMES)}. "
+            "Upgrade svfap-edge."
+        )
+    library = find_library(flavour)
+    check_version(artifact, library)
+    gpu = find_gpu()
+    check_gpu(artifact, gpu)
+    return library, gpu
+
+
+def obstacle(artifact: Artifact) -> SvfapError | None:
+    """What keeps a plan from running here; None if nothing known does."""
+    try:
+        require(artifact)
+    except SvfapError as error:
+        return error
+    return None
+
+
+def check_platform(artifact: Artifact, here: Mapping[str, str]) -> None:
+    """Raises EngineIncompatible unless system and processor are those of the build."""
+    for key, found in here.items():
+        wanted = artifact.needs.get(key)
+        if wanted is not None and wanted != found:
+            raise _built_for(artifact, f"{key} {wanted}", found)
+
+
+def check_version(artifact: Artifact, library: TensorRT) -> None:
+    """Raises EngineIncompatible unless the release is that of the build (first three numbers)."""
+    wanted = artifact.needs.get("tensorrt")
+    if wanted is not None and _release(str(wanted)) != _release(library.version):
+        raise _built_for(artifact, f"{library.name} {wanted}", library.version)
+
+
+def check_gpu(artifact: Artifact, gpu: Gpu) -> None:
+    """Raises EngineIncompatible unless the plan is for this GPU's compute capability."""
+    wanted = [str(capability) for capability in artifact.needs.get("compute_capability") or []]
+    here = f"{gpu.capability} ({gpu.name})"
+    if wanted and gpu.capability not in wanted:
+        raise _built_for(
+            artifact, f"GPUs of compute capability {', '.join(wanted)}", here, gpu.capability
+        )
+    by_default = not wanted and artifact.needs.get("flavour") == "rtx"
+    if by_default and _numbers(gpu.capability) < RTX_DEFAULT_FROM:
+        raise _built_for(artifact, "GPUs of compute capability 8.0 and later", here, gpu.capability)
+
+
+def _built_for(
+    artifact: Artifact, wanted: str, here: str, capability: str = ""
+) -> EngineIncompatible:
+    ahead = capability and artifact.needs.get("flavour") == "rtx"
+    more = f" --compute-capability {capability}" if ahead else ""
+    return EngineIncompatible(
+        f"'{artifact.name}' was built for {wanted}; here is {here}. Build it again on this "
+        f"machine: svfap-edge export CHECKPOINT --task TASK --artifacts {artifact.name}{more} "
+        "-o DIR, or choose an ONNX artifact, which runs everywhere."
+    )
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", version))
+
+
+def _release(version: str) -> tuple[int, ...]:
+    return _numbers(version)[:3]
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a plan reads and returns.
+
+    Attributes:
+        shape: Of `clips`, None where free.
+        type: Of `clips`, "uint8".
+        widths: Of the outputs by name, logits first.
+        batch: Fewest and most clips in one run.
+    """
+
+    shape: tuple[int | None, ...]
+    type: str
+    widths: dict[str, int]
+    batch: tuple[int, int]
+
+
+def deserialize(path: Path, artifact: Artifact, library: TensorRT) -> Any:
+    """The plan's engine. A CUDA context must be current.
+
+    Raises:
+        EngineIncompatible: TensorRT does not take the plan; in its own words.
+    """
+    log = log_of(library.trt)
+    log.lines.clear()
+    runtime = library.trt.Runtime(log)
+    what = f"{library.name} {library.version} does not take '{artifact.name}'"
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
+        if library.ahead_of_time and (flags := _invalid(runtime, library.trt, plan)):
+            words = f"\n  {reasons(log)}" if log.lines else ""
+            raise EngineIncompatible(
+                f"{what}: {flags}.{words}\nBuild it again on this machine, or update the driver."
+            )
+        engine = runtime.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineIncompatible(f"{what}:\n  {reasons(log)}\nBuild it again on this machine.")
+    return engine
+
+
+def _invalid(runtime: Any, trt: Any, plan: Any) -> str:
+    """What TensorRT for RTX (1.1 and later) finds wrong in the header of a plan; "" if nothing."""
+    if not hasattr(runtime, "get_engine_validity"):
+        return ""
+    validity, found = runtime.get_engine_validity(plan[: runtime.engine_header_size])
+    if validity != trt.EngineValidity.INVALID:
+        return ""
+    flags = trt.EngineInvalidityDiagnostics.__members__.items()
+    named = [name.lower().replace("_", " ") for name, flag in flags if int(found) & int(flag.value)]
+    return ", ".join(named) or "the header is not valid here"
+
+
+def tensors_of(engine: Any, trt: Any, path: Path) -> Tensors:
+    """Names, types and shapes of an engine.
+
+    Raises:
+        BundleError: not those of our models.
+    """
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
+    outputs = [name for name in OUTPUT_NAMES if name in names]
+    if inputs != [INPUT_NAME] or outputs[:1] != ["logits"] or len(names) != 1 + len(outputs):
+        raise BundleError(
+            f"'{path}' has the tensors {', '.join(names)}; expected {INPUT_NAME}, logits and "
+            "maybe features. It is no plan of this SDK; export the bundle again."
+        )
+    for name in outputs:
+        if (kind := engine.get_tensor_dtype(name)) != trt.float32:
+            raise BundleError(f"'{path}' returns {name} as {kind}; expected float32.")
+    shape = tuple(engine.get_tensor_shape(INPUT_NAME))
+    batch = (shape[0], shape[0])
+    if shape[0] < 0:
+        least, _, most = engine.get_tensor_profile_shape(INPUT_NAME, 0)
+        batch = (least[0], most[0])
+    return Tensors(
+        tuple(None if size < 0 else size for size in shape),
+        engine.get_tensor_dtype(INPUT_NAME).name.lower(),
+        {name: engine.get_tensor_shape(name)[-1] for name in outputs},
+        batch,
+    )
+
+
+class Contexts:
+    """Execution contexts of an engine, and the memory they compute in.
+
+    TensorRT: a context gets its memory from its user, so that contexts that never run at the same
+    time share it. TensorRT for RTX: a context has memory of its own; it makes CUDA graphs by
+    itself, and kernels on first use, which are kept in the cache folder.
+    """
+
+    def __init__(self, engine: Any, library: TensorRT, gpu: Gpu, sha256: str, graphs: bool) -> None:
+        self._engine = engine
+        self._library = library
+        self._config: Any = None
+        self._kernels: Any = None
+        self._kernels_file: Path | None = None
+        if library.ahead_of_time and hasattr(engine, "create_runtime_config"):
+            self._configure(sha256, gpu, graphs)
+        self.captures = graphs and not library.ahead_of_time
+        """Whether the user of the contexts is to capture CUDA graphs."""
+
+    @functools.cached_property
+    def scratch(self) -> int:
+        """Bytes of GPU memory a context computes in, from its user; 0: it has its own."""
+        if self._library.ahead_of_time:
+            return 0
+        engine = self._engine
+        size = getattr(engine, "device_memory_size_v2", None)  # since 10.1
+        return int(engine.device_memory_size if size is None else size)
+
+    def make(self, memory: CudaMemory, scratch: Buffer | None, stream: int) -> Any:
+        """A context on `scratch`, made by `memory` of size `scratch`, or None if that is 0.
+
+        Raises:
+            InferenceError: no memory for it, or another failure, in TensorRT's words.
+        """
+        trt, log = self._library.trt, log_of(self._library.trt)
+        log.lines.clear()
+        if self._config is not None:
+            context = self._engine.create_execution_context(self._config)
+        elif scratch is None:
+            context = self._engine.create_execution_context()
+        else:
+            strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+            context = self._engine.create_execution_context(strategy)
+        if context is None:
+            self._explain(memory)
+        if scratch is not None and hasattr(context, "set_device_memory"):  # since 10.1
+            context.set_device_memory(scratch.address, self.scratch)
+        elif scratch is not None:
+            context.device_memory = scratch.address
+        if context.active_optimization_profile < 0:
+            context.set_optimization_profile_async(0, stream)
+        return context
+
+    def _explain(self, memory: CudaMemory) -> None:
+        words = reasons(log_of(self._library.trt))
+        if "memory" in words.lower():
+            size = int(getattr(self._engine, "device_memory_size_v2", 0) or 0)
+            raise out_of_memory("an execution context", size, *memory.free_bytes())
+        raise InferenceError(f"{self._library.name} makes no execution context:\n  {words}")
+
+    def _configure(self, sha256: str, gpu: Gpu, graphs: bool) -> None:
+        trt, config = self._library.trt, self._engine.create_runtime_config()
+        if hasattr(trt, "CudaGraphStrategy"):  # since 1.2
+            kinds = trt.CudaGraphStrategy
+            config.cuda_graph_strategy = kinds.WHOLE_GRAPH_CAPTURE if graphs else kinds.DISABLED
+        self._kernels = config.create_runtime_cache()
+        folder = compiled_model_cache(sha256, f"tensorrt-rtx-{self._library.version}")
+        if folder is not None:
+            self._kernels_file = folder / f"kernels-{gpu.capability}.bin"
+            if self._kernels_file.is_file():  # one that does not fit is refused, and made anew
+                self._kernels.deserialize(self._kernels_file.read_bytes())
+        config.set_runtime_cache(self._kernels)
+        self._config = config
+
+    def close(self) -> None:
+        """Keep the kernels made; drop the engine. No context may be left."""
+        if self._kernels is not None and self._kernels_file is not None:
+            partial = self._kernels_file.with_suffix(".partial")
+            try:
+                partial.write_bytes(memoryview(self._kernels.serialize()))
+                partial.replace(self._kernels_file)
+            except (OSError, TypeError):  # a full disk: they are made again next time
+                partial.unlink(missing_ok=True)
+        self._config = self._kernels = self._engine = None

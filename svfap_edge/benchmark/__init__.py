@@ -1,0 +1,1 @@
+"""Latency, throughput, memory and cold start, measured in fresh processes that take turns."""

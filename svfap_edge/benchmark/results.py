@@ -1,0 +1,251 @@
+"""What a benchmark was asked for, and what it found."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svfap_edge.sources.passwords import without_passwords
+
+from .stages import PER_PREDICTION, StageTimes
+from .timing import ModelTimes, Timed
+
+MIN_FOR_P99 = 100
+"""Below so many values a 99th percentile is just the largest, and is not told."""
+
+
+@dataclass(frozen=True)
+class BenchmarkOptions:
+    """How to measure.
+
+    Attributes:
+        artifacts: Names; None for all that can run here.
+        engine: "all" for every engine that runs an artifact, "auto" for the best, or a name.
+        compare: Two or more of "ARTIFACT" or "ARTIFACT@ENGINE": the first against each other
+            one. Alone, without `artifacts`, nothing else is measured. The same one twice shows
+            how far two equal rows differ.
+        source: Video of the application, "sample", or None for none.
+        detector, face_model: As `Perceiver` takes them.
+        seconds: That each measurement of an artifact takes, all rounds together.
+        rounds: Processes of each measurement.
+        cold: Counted cold starts, with and without cache each; 0 for none.
+        threads: CPU threads of the engine.
+        batches: Clips in a call; one clip is always measured.
+    """
+
+    artifacts: Sequence[str] | None = None
+    engine: str = "all"
+    compare: Sequence[str] = ()
+    source: str | None = "sample"
+    detector: str = "auto"
+    face_model: Path | None = None
+    seconds: float = 5.0
+    rounds: int = 3
+    cold: int = 3
+    threads: int | None = None
+    batches: Sequence[int] = (4,)
+
+    @property
+    def source_name(self) -> str | None:
+        """The source without passwords."""
+        if self.source is None or os.path.exists(self.source):
+            return self.source
+        return without_passwords(self.source)
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Percentiles; the 99th is None for fewer than `MIN_FOR_P99` values."""
+
+    p50: float
+    p95: float
+    p99: float | None
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread | None:
+        """None of no values."""
+        if not len(values):
+            return None
+        p50, p95, p99 = (float(p) for p in np.percentile(values, [50, 95, 99]))
+        return cls(p50, p95, p99 if len(values) >= MIN_FOR_P99 else None, len(values))
+
+    def to_json(self) -> dict[str, Any]:
+        return {name: round(v, 4) if v is not None else None for name, v in asdict(self).items()}
+
+
+@dataclass
+class Row:
+    """An artifact on an engine, and what was measured of it.
+
+    Attributes:
+        name: "fp32.onnx on openvino"; unique in a benchmark.
+        timed: What ran.
+        bytes: Size of the artifact.
+        uncached_s, cached_s: Cold starts; `cached_s` is empty where the engine keeps no cache.
+        peak_mb: Of the process that predicts once; 0 without cold starts.
+        times: Of the model, one entry a round.
+        stages: Of the application, one entry a round; empty without a source.
+    """
+
+    name: str
+    timed: Timed
+    bytes: int
+    uncached_s: list[float] = field(default_factory=list)
+    cached_s: list[float] = field(default_factory=list)
+    peak_mb: float = 0.0
+    times: list[ModelTimes] = field(default_factory=list)
+    stages: list[StageTimes] = field(default_factory=list)
+
+    @property
+    def precision(self) -> str:
+        """What the engine really computed in."""
+        return self.times[0].precision
+
+    def latency(self) -> Spread:
+        """Milliseconds of one clip."""
+        found = Spread.of([ms for times in self.times for ms in times.ms[1]])
+        assert found is not None
+        return found
+
+    def throughput(self) -> dict[int, float]:
+        """Clips per second by clips in a call."""
+        found = {}
+        for batch in self.times[0].ms:
+            calls = [ms for times in self.times for ms in times.ms[batch]]
+            found[batch] = batch * len(calls) * 1e3 / sum(calls)
+        return found
+
+    def stage(self, name: str) -> Spread | None:
+        """Milliseconds of a stage of the application; None if it never ran."""
+        return Spread.of([ms for times in self.stages for ms in times.ms.get(name, ())])
+
+    def stage_names(self) -> list[str]:
+        return list(dict.fromkeys(name for times in self.stages for name in times.total_s))
+
+    def application(self) -> dict[str, Any] | None:
+        """Frames per second, and the stages."""
+        if not sum(times.frames for times in self.stages):
+            return None
+        wall_s = sum(times.wall_s for times in self.stages)
+        frames = sum(times.frames for times in self.stages)
+        stages = {}
+        for name in self.stage_names():
+            spread = self.stage(name)
+            total_s = sum(times.total_s[name] for times in self.stages)
+            stages[name] = {
+                "per": "frame with predictions" if name in PER_PREDICTION else "frame",
+                "share": round(total_s / wall_s, 4),
+                "ms": spread.to_json() if spread else None,
+            }
+        return {
+            "detector": self.stages[0].detector,
+            "frames": frames,
+            "predictions": sum(times.predictions for times in self.stages),
+            "fps": round(frames / wall_s, 2),
+            "peak_mb": round(max(times.peak_mb for times in self.stages), 1),
+            "stages": stages,
+        }
+
+    def to_json(self) -> dict[str, Any]:
+        return {
+            "name": self.name,
+            "artifact": self.timed.artifact,
+            "engine": self.timed.engine,
+            "precision": self.precision,
+            "bytes": self.bytes,
+            "cold_start_s": {
+                "without_cache": _of_starts(self.uncached_s),
+                "with_cache": _of_starts(self.cached_s),
+            },
+            "latency_ms": self.latency().to_json(),
+            "clips_per_s": {str(b): round(rate, 3) for b, rate in self.throughput().items()},
+            "peak_mb": round(self.peak_mb, 1) or None,
+            "application": self.application(),
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How two rows relate: the median over rounds of the ratio within each, and its range.
+
+    Attributes:
+        first, second: Names of the rows.
+        what: "latency", or "clips/s of 4".
+        ratio: Of the first to the second.
+        low, high: Smallest and largest ratio of a round.
+        rounds: That were compared.
+    """
+
+    first: str
+    second: str
+    what: str
+    ratio: float
+    low: float
+    high: float
+    rounds: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An artifact that cannot run here, and why."""
+
+    artifact: str
+    engine: str
+    reason: str
+
+
+@dataclass
+class Benchmark:
+    """All that was found; `notes` are what was not measured and why."""
+
+    bundle: Path
+    options: BenchmarkOptions
+    rows: list[Row]
+    left_out: list[LeftOut]
+    comparisons: list[Comparison]
+    notes: list[str]
+    machine: dict[str, str]
+
+    def to_json(self) -> dict[str, Any]:
+        options = asdict(self.options)
+        options["face_model"] = str(options["face_model"]) if options["face_model"] else None
+        options["source"] = self.options.source_name
+        return {
+            "bundle": str(self.bundle),
+            "machine": self.machine,
+            "options": options,
+            "rows": [row.to_json() for row in self.rows],
+            "comparisons": [found.to_json() for found in self.comparisons],
+            "left_out": [asdict(each) for each in self.left_out],
+            "notes": self.notes,
+        }
+
+
+def compare(first: Row, second: Row) -> list[Comparison]:
+    """Latency of one clip, and throughput of larger calls."""
+    found = []
+    for batch in first.times[0].ms:
+        ratios = []
+        for a, b in zip(first.times, second.times, strict=True):
+            ratio = float(np.median(a.ms[batch]) / np.median(b.ms[batch]))
+            ratios.append(ratio if batch == 1 else 1 / ratio)
+        middle, low, high = float(np.median(ratios)), min(ratios), max(ratios)
+        what = "latency" if batch == 1 else f"clips/s of {batch}"
+        found.append(Comparison(first.name, second.name, what, middle, low, high, len(ratios)))
+    return found
+
+
+def _of_starts(seconds: Sequence[float]) -> dict[str, float] | None:
+    if not seconds:
+        return None
+    values = {"median": float(np.median(seconds)), "min": min(seconds), "max": max(seconds)}
+    return {name: round(value, 4) for name, value in values.items()}

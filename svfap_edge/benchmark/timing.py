@@ -1,0 +1,192 @@
+"""Latency and cold start of artifacts, each in a process of its own, processes alternating.
+
+Two engines in one process slow each other, and a machine's speed drifts; so every round starts one
+fresh process per artifact, one after the other, and ratios compare what ran side by side.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .processes import answer_of
+
+WARM_UP = 3
+"""Calls made before those that count."""
+
+COLD = """
+import sys, time
+from svfap_edge import Engine
+import numpy as np
+folder, artifact, engine, threads = sys.argv[1:]
+with Engine.load(folder, artifact=artifact, engine=engine, threads=int(threads) or None) as loaded:
+    loaded.infer(np.zeros((1, *loaded.spec.clip.shape), np.uint8))
+    predicted = time.time()
+    from svfap_edge.machine import peak_memory_mb
+    print(f"[{predicted}, {peak_memory_mb()}]")
+"""
+"""What `cold_start` runs: the least that an application does."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An artifact to time.
+
+    Attributes:
+        bundle: Its folder.
+        artifact, engine: As `Engine.load` takes them.
+    """
+
+    bundle: Path
+    artifact: str
+    engine: str
+
+    def __str__(self) -> str:
+        return f"{self.artifact} on {self.engine}"
+
+
+@dataclass(frozen=True)
+class ModelTimes:
+    """How fast one process ran a model.
+
+    Attributes:
+        precision: The effective one.
+        ms: Milliseconds of each call, by clips in the call.
+    """
+
+    precision: str
+    ms: dict[int, list[float]]
+
+
+@dataclass(frozen=True)
+class ColdStart:
+    """A process that loads a model and predicts once.
+
+    Attributes:
+        seconds: From the start of the process to the prediction.
+        peak_mb: Most memory it held.
+    """
+
+    seconds: float
+    peak_mb: float
+
+
+def time_artifacts(
+    artifacts: Sequence[Timed],
+    *,
+    clips: int = 20,
+    rounds: int = 3,
+    threads: int | None = None,
+    progress: Callable[[str], None] = lambda message: None,
+) -> list[np.ndarray]:
+    """Latencies in ms (rounds * clips,) of single clips, for each artifact.
+
+    Raises:
+        SvfapError: a process failed, with the end of what it said.
+    """
+    latencies: list[list[float]] = [[] for _ in artifacts]
+    for number in range(rounds):
+        progress(f"Timing, round {number + 1} of {rounds}")
+        for row, artifact in zip(latencies, artifacts, strict=True):
+            row += time_model(artifact, calls=clips, threads=threads).ms[1]
+    return [np.array(row) for row in latencies]
+
+
+def time_model(
+    timed: Timed,
+    *,
+    calls: int,
+    seconds: float = 0.0,
+    batches: Sequence[int] = (1,),
+    threads: int | None = None,
+) -> ModelTimes:
+    """Time one model in a fresh process.
+
+    Args:
+        calls, seconds: Each batch size is called at least so often and so long.
+        batches: Clips in a call.
+
+    Raises:
+        SvfapError: it failed; see `answer_of`.
+    """
+    job = {
+        "folder": str(timed.bundle),
+        "artifact": timed.artifact,
+        "engine": timed.engine,
+        "calls": calls,
+        "seconds": seconds,
+        "batches": list(batches),
+        "threads": threads,
+    }
+    found = answer_of(["-m", __name__, json.dumps(job)], f"Timing {timed}")
+    ms = {int(batch): values for batch, values in found["ms"].items()}
+    return ModelTimes(found["precision"], ms)
+
+
+def cold_start(timed: Timed, threads: int | None = None, cache: str | None = None) -> ColdStart:
+    """Start a process that loads the model and predicts once.
+
+    The file system's cache is as warm as the last start left it; only a reboot empties it.
+
+    Args:
+        cache: Overrules `SVFAP_EDGE_CACHE`; "off" for no cache.
+
+    Raises:
+        SvfapError: it failed; see `answer_of`.
+    """
+    options = [str(timed.bundle), timed.artifact, timed.engine, str(threads or 0)]
+    setting = {} if cache is None else {"SVFAP_EDGE_CACHE": cache}
+    start = time.time()  # the one clock that two processes share everywhere
+    predicted, memory = answer_of(["-c", COLD, *options], f"Starting {timed}", setting)
+    return ColdStart(predicted - start, memory)
+
+
+def measure(
+    folder: str,
+    artifact: str,
+    engine: str,
+    calls: int,
+    seconds: float,
+    batches: Sequence[int],
+    threads: int | None,
+) -> ModelTimes:
+    """`time_model` in this process."""
+    from svfap_edge.runtimes import Engine
+
+    random = np.random.default_rng(0)
+    ms = {}
+    with Engine.load(folder, artifact=artifact, engine=engine, threads=threads) as loaded:
+        for batch in batches:
+            clips = random.integers(0, 256, (batch, *loaded.spec.clip.shape), dtype=np.uint8)
+
+            def infer(clips: np.ndarray = clips) -> object:
+                return loaded.infer(clips)
+
+            ms[batch] = time_calls(infer, calls, seconds)
+        return ModelTimes(loaded.spec.precision, ms)
+
+
+def time_calls(call: Callable[[], object], count: int, seconds: float = 0.0) -> list[float]:
+    """Milliseconds of each call, after `WARM_UP` that do not count: at least `count` calls, and as
+    many as take `seconds`."""
+    for _ in range(WARM_UP):
+        call()
+    found: list[float] = []
+    total_ms = 0.0
+    while len(found) < count or total_ms < seconds * 1e3:
+        start = time.perf_counter()
+        call()
+        found.append((time.perf_counter() - start) * 1e3)
+        total_ms += found[-1]
+    return found
+
+
+if __name__ == "__main__":
+    times = measure(**json.loads(sys.argv[1]))
+    print(json.dumps({"precision": times.precision, "ms": times.ms}))

@@ -1,0 +1,131 @@
+"""`svfap-edge evaluate`: what the artifacts of bundles lose and gain."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .console import Json, console, reporting, split, steps, stopping_cleanly
+
+if TYPE_CHECKING:
+    from svfap_edge.bundle import Bundle
+    from svfap_edge.evaluation.analysis import Analysis
+
+
+def evaluate(
+    bundles: Annotated[list[Path], typer.Argument(help="One or more bundles of one task.")],
+    data: Annotated[
+        Path, typer.Option(help="Labelled list ('path label' a line), or a folder of labels.")
+    ],
+    baseline: Annotated[
+        str | None, typer.Option(help="Artifact the others are compared with (fp32.onnx).")
+    ] = None,
+    artifacts: Annotated[
+        str | None, typer.Option(help="Comma-separated; all that run here by default.")
+    ] = None,
+    engine: Annotated[
+        str, typer.Option(help="auto, onnxruntime[:PROVIDER], openvino or tensorrt.")
+    ] = "auto",
+    detector: Annotated[
+        str, typer.Option(help="Face detector: auto, yunet, haar, or none (frame = face).")
+    ] = "auto",
+    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
+    max_drop: Annotated[
+        float | None, typer.Option(help="Exit 4 if a metric loses more points than this.", min=0)
+    ] = None,
+    ignore: Annotated[
+        str | None, typer.Option(help="Comma-separated labels whose files are left out.")
+    ] = None,
+    speed: Annotated[bool, typer.Option(help="Time the artifacts too.")] = True,
+    report: Annotated[Path | None, typer.Option(help="Write a report into this folder.")] = None,
+    record: Annotated[
+        bool, typer.Option("--record", help="Write the figures into the bundles' manifests.")
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Measure what each artifact loses in accuracy against the baseline, and gains in speed."""
+    with reporting(as_json):
+        from svfap_edge.bundle import Bundle
+        from svfap_edge.errors import QualityGateError
+        from svfap_edge.evaluation import analysis
+        from svfap_edge.evaluation.evaluate import EvaluationOptions
+        from svfap_edge.evaluation.evaluate import evaluate as run_evaluation
+        from svfap_edge.perception.detectors import open_detector
+
+        opened = [Bundle.open(path) for path in bundles]
+        options = EvaluationOptions(
+            baseline=baseline,
+            artifacts=split(artifacts),
+            engine=engine,
+            max_drop=max_drop,
+            ignore=split(ignore) or (),
+            speed=speed,
+        )
+        finder = open_detector(detector, face_model)
+        with stopping_cleanly(), steps(as_json) as step:
+            found = analysis.analyse(run_evaluation(opened, data, finder, options, step))
+            if report is not None:
+                from svfap_edge.evaluation.report.report import write_report
+
+                step(f"Writing {report}")
+                write_report(found, report)
+            if record:
+                _record(opened, found)
+        if as_json:
+            print(json.dumps(found.to_json(), ensure_ascii=False))
+        else:
+            _print_evaluation(found)
+        failed = [c.artifact.name for c in found.candidates if c.passed is False]
+        if failed and not as_json:
+            raise QualityGateError(
+                f"{', '.join(failed)} lost more than {max_drop:g} points against "
+                f"{found.baseline.name}."
+            )
+        if failed:
+            raise typer.Exit(QualityGateError.exit_code)
+
+
+def _record(bundles: list[Bundle], found: Analysis) -> None:
+    from svfap_edge.bundle import record_quality
+
+    rows: list[tuple[Any, dict[str, float]]] = [(found.baseline, {})]
+    rows += [
+        (c.artifact, {d.metric: round(d.points, 2) for d in c.drops}) for c in found.candidates
+    ]
+    for bundle in bundles:
+        measured = {
+            row.name.rpartition("/")[2]: {
+                "measured": {m.name: round(m.value, 4) for m in row.metrics},
+                "data": f"{found.data}, {found.files} files, {found.created[:10]}",
+                **({"drop_points": drop} if drop else {}),
+            }
+            for row, drop in rows
+            if row.bundle == bundle.manifest.name
+        }
+        record_quality(bundle, measured)
+
+
+def _print_evaluation(found: Analysis) -> None:
+    from rich.table import Table
+
+    out = console(stderr=False)
+    out.print(
+        f"{found.files} files, {found.coverage:.1%} with a face; baseline {found.baseline.name}"
+    )
+    table = Table(box=None, pad_edge=False)
+    table.add_column("artifact")
+    primary = [m for m in found.baseline.metrics if m.low is not None]
+    for heading in (*(m.name for m in primary), "p50 ms", "MB"):
+        table.add_column(heading, justify="right")
+    for row in (found.baseline, *(c.artifact for c in found.candidates)):
+        cells = [f"{m.value:.3f}" for m in row.metrics if m.low is not None]
+        latency = f"{row.latency.p50_ms:.1f}" if row.latency else "-"
+        table.add_row(
+            f"{row.name} ({row.engine}, {row.precision})", *cells, latency, f"{row.bytes / 1e6:.1f}"
+        )
+    out.print(table)
+    for candidate in found.candidates:
+        out.print(candidate.verdict)

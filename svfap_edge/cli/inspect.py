@@ -1,0 +1,138 @@
+"""`svfap-edge inspect`: what a bundle or checkpoint holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from svfap_edge.errors import SvfapError
+
+from .console import Json, console, reporting
+
+
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle, or a checkpoint (.pth).")],
+    heads: Annotated[int | None, typer.Option(help="Attention heads, if not known.")] = None,
+    depths: Annotated[str | None, typer.Option(help="Blocks of each stage: 12-6-3.")] = None,
+    as_json: Json = False,
+) -> None:
+    """Tell what a bundle or checkpoint holds, after checking it."""
+    with reporting(as_json):
+        if path.is_file():
+            _show_checkpoint(path, geometry(heads=heads, depths=depths), as_json)
+        else:
+            show_bundle(path, as_json)
+
+
+def show_bundle(path: Path, as_json: bool) -> None:
+    from svfap_edge.bundle import Bundle
+    from svfap_edge.runtimes.choice import available_engines, obstacle
+
+    bundle = Bundle.open(path)
+    for name in bundle.manifest.artifacts:
+        bundle.verify(name)
+    manifest = bundle.manifest
+    if as_json:
+        print(json.dumps({"path": str(path), **manifest.to_json()}, ensure_ascii=False))
+        return
+    from rich.table import Table
+
+    out = console(stderr=False)
+    task, clip = manifest.task, manifest.clip
+    out.print(f"bundle    {path} ({manifest.name})")
+    certain = "" if task.order_certain else "  (order assumed)"
+    out.print(f"task      {task.name}, {task.kind}: {', '.join(task.labels)}{certain}")
+    out.print(
+        f"clip      {clip.frames} frames of {clip.size} px over {clip.span_s:.2f} s "
+        f"(one every {clip.spacing_s * 1e3:.0f} ms), face box +{manifest.margin:.0%}"
+    )
+    facts = manifest.provenance
+    if facts:
+        out.print(
+            f"model     {facts.get('parameters', 0) / 1e6:.1f} M parameters, from "
+            f"{facts.get('checkpoint')} ({str(facts.get('checkpoint_sha256'))[:12]}), "
+            f"{facts.get('created')}"
+        )
+    table = Table(box=None, pad_edge=False)
+    for heading in ("artifact", "MB", "runs here on", "made by", "SHA-256"):
+        table.add_column(heading, justify="right" if heading == "MB" else "left")
+    for artifact in manifest.artifacts.values():
+        able = available_engines(artifact.format)
+        here = [engine for engine in able if obstacle(artifact, engine) is None]
+        none = "not this machine" if able else "nothing installed"
+        made = ", ".join(f"{tool} {number}" for tool, number in artifact.built_by.items())
+        table.add_row(
+            artifact.name,
+            f"{artifact.bytes / 1e6:.1f}",
+            ", ".join(here) or none,
+            made,
+            artifact.files[0].sha256[:12],
+        )
+    out.print(table)
+    if "float_cost" in manifest.quantization:
+        out.print(f"int8      {manifest.quantization['float_cost']}")
+    for name, quality in manifest.quality.items():
+        if "layers" in quality:
+            counts = ", ".join(f"{n} {kind}" for kind, n in sorted(quality["layers"].items()))
+            out.print(f"layers    {name}: {counts}")
+        for engine, parity in quality.get("parity", {}).items():
+            out.print(
+                f"checked   {name} on {engine}: max abs difference of logits "
+                f"{parity['max_abs']:.1e} on {parity['clips']} {quality.get('clips', '')} clips"
+            )
+        if "measured" in quality:
+            figures = ", ".join(f"{k} {v:.3f}" for k, v in quality["measured"].items())
+            out.print(f"measured  {name}: {figures} on {quality.get('data', '?')}")
+
+
+def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None:
+    try:
+        from svfap_edge.training.checkpoint import load_checkpoint
+    except ImportError as error:
+        from svfap_edge.errors import DependencyMissing
+
+        raise DependencyMissing(
+            f"Opening a checkpoint needs '{error.name}': pip install \"svfap-edge[export]\""
+        ) from error
+    loaded = load_checkpoint(path, **changes)
+    config = loaded.model.config
+    facts = {
+        "path": str(path),
+        "kind": loaded.kind,
+        "parameters": loaded.parameters,
+        "config": config.to_dict(),
+        **({"epoch": loaded.info["epoch"]} if "epoch" in loaded.info else {}),
+        "args": {k: v for k, v in loaded.info.get("args", {}).items() if _plain(v)},
+    }
+    if as_json:
+        print(json.dumps(facts, ensure_ascii=False))
+        return
+    out = console(stderr=False)
+    out.print(f"checkpoint  {path}: {loaded.kind}, {loaded.parameters / 1e6:.1f} M parameters")
+    out.print(
+        f"model       TPSBT, {config.frames} frames of {config.size} px, width {config.width}, "
+        f"{config.heads} heads, stages {'-'.join(map(str, config.depths))}"
+    )
+    out.print(f"outputs     {config.outputs}")
+    for key in ("data_set", "epochs", "lr", "model"):
+        if key in facts["args"]:
+            out.print(f"{key:<11} {facts['args'][key]}")
+    out.print(f"next        svfap-edge export {path} --task TASK -o DIR")
+
+
+def _plain(value: Any) -> bool:
+    return value is None or isinstance(value, (bool, int, float, str))
+
+
+def geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:
+    """Fields of the model's configuration that were given."""
+    changes: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
+    if depths is not None:
+        try:
+            changes["depths"] = tuple(int(part) for part in depths.split("-"))
+        except ValueError as error:
+            raise SvfapError(f"--depths must look like 12-6-3; got '{depths}'.") from error
+    return changes

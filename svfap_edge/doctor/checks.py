@@ -1,0 +1,284 @@
+"""What surrounds the engines: packages, the processor, memory and disk."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from svfap_edge.cache import FACE_MODEL_NAME, cache_root
+from svfap_edge.errors import SvfapError
+from svfap_edge.machine import (
+    INSTRUCTION_SETS,
+    cpu_flags,
+    cpu_name,
+    free_memory_bytes,
+    usable_cores,
+)
+
+from .check import Answer, Check, State, one_line, version_of
+
+OPTIONAL = (
+    ("scikit-image", "the built-in sample", "demo"),
+    ("matplotlib", "timeline pictures and reports", "report"),
+    ("torch", "export and training", "export"),
+    ("onnx", "export", "export"),
+    ("nncf", "INT8 export", "export"),
+    ("lightning", "training", "train"),
+)
+"""Distribution, what it is for, the extra that brings it."""
+
+SHARING = (
+    ("cv2", ("opencv-python", "opencv-python-headless", "opencv-contrib-python",
+             "opencv-contrib-python-headless")),
+    ("onnxruntime", ("onnxruntime", "onnxruntime-gpu", "onnxruntime-openvino",
+                     "onnxruntime-directml")),
+)  # fmt: skip
+"""Distributions that install into one folder: where two are there, parts of both are used."""
+
+LOW_MEMORY_BYTES = 1 << 30
+LOW_DISK_BYTES = 1 << 29
+
+
+def check_software() -> Iterator[Check]:
+    system = f"{platform.system()} {platform.machine()}"
+    yield Check("software", "python", "ok", f"{platform.python_version()} on {system}")
+    for name in ("svfap-edge", "numpy"):
+        found = version_of(name)
+        if found:
+            yield Check("software", name, "ok", found)
+        else:
+            yield Check("software", name, "note", "not installed by pip", "")
+    for folder, names in SHARING:
+        there = [f"{name} {version_of(name)}" for name in names if version_of(name)]
+        if len(there) > 1:
+            yield Check(
+                "software", folder, "note",
+                f"{' and '.join(there)} overwrite each other",
+                f"Uninstall all of them with pip, then install the one you need: {folder} comes "
+                "from each.",
+            )  # fmt: skip
+
+
+def check_processor(openvino: Answer | None) -> Iterator[Check]:
+    flags = cpu_flags()
+    sets = ", ".join(name for flag, name in INSTRUCTION_SETS if flag in flags)
+    if not flags and isinstance(openvino, dict):
+        sets = f"as OpenVINO says: {', '.join(openvino['offers'])}"
+    state, advice = cpu_advice(flags, platform.machine().lower())
+    cores = usable_cores()
+    fact = f"{cpu_name()}, {cores} core{'s' if cores > 1 else ''}; {sets or 'instructions unknown'}"
+    yield Check("processor", "cpu", state, fact, advice)
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
+    if limit:
+        advice = "Unset ONEDNN_MAX_CPU_ISA, unless you imitate a smaller processor."
+        yield Check("processor", "limit", "note", f"OpenVINO is held to {limit}", advice)
+
+
+def cpu_advice(flags: set[str], machine: str) -> tuple[State, str]:
+    """Which artifacts suit a processor, by its flags as the Linux kernel names them.
+
+    The figures behind it: docs/benchmarks.md.
+    """
+    if not flags:
+        return "note", "Measure which artifact is the quickest: svfap-edge benchmark BUNDLE"
+    if machine in ("x86_64", "amd64"):
+        if "avx2" not in flags:
+            return "note", "No AVX2: every engine is slow here."
+        if not flags & {"avx512_vnni", "avx_vnni"}:
+            return "note", (
+                "No VNNI: INT8 is slower than fp32 on OpenVINO here. Prefer int8.onnx on "
+                "onnxruntime, or fp32.onnx."
+            )
+        if flags & {"avx512_bf16", "amx_bf16"}:
+            return "ok", "VNNI and BF16: INT8 is the quickest, bf16.openvino the next."
+        return "ok", "VNNI, no BF16: INT8 is the quickest; bf16.openvino computes in fp32."
+    if "asimddp" not in flags:
+        return "note", "No dot-product instruction: INT8 saves memory here rather than time."
+    return "ok", "Dot-product instructions: measure INT8 against fp32 with svfap-edge benchmark."
+
+
+def check_space() -> Iterator[Check]:
+    memory = free_memory_bytes()
+    if memory is not None:
+        low = memory < LOW_MEMORY_BYTES
+        advice = "A base model needs up to 0.9 GB (docs/benchmarks.md)." if low else ""
+        fact = f"{memory / 1e9:.1f} GB free"
+        yield Check("space", "memory", "note" if low else "ok", fact, advice)
+    root = cache_root()
+    if root is None:
+        yield Check(
+            "space", "cache", "note", "off: OpenVINO compiles at every start",
+            "Set SVFAP_EDGE_CACHE to a folder.",
+        )  # fmt: skip
+        return
+    existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
+        yield Check(
+            "space", "cache", "broken", f"{root} cannot be written",
+            "Make it writable, or set SVFAP_EDGE_CACHE to another folder.",
+        )  # fmt: skip
+        return
+    size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) if root.is_dir() else 0
+    free = shutil.disk_usage(existing).free
+    low = free < LOW_DISK_BYTES
+    yield Check(
+        "space", "cache", "note" if low else "ok",
+        f"{root}: {size / 1e6:.1f} MB used, {free / 1e9:.1f} GB free on its disk",
+        "Free some disk space." if low else "",
+    )  # fmt: skip
+
+
+def check_optional() -> Iterator[Check]:
+    for name, use, extra in OPTIONAL:
+        found = version_of(name)
+        if found:
+            yield Check("optional", name, "ok", f"{found}, for {use}")
+        else:
+            advice = f'pip install "svfap-edge[{extra}]"'
+            yield Check("optional", name, "missing", f"not installed; needed for {use}", advice)
+
+
+GPU_PACKAGES = (
+    ("tensorrt", ("tensorrt",), "tensorrt", "tensorrt", 'pip install "svfap-edge[tensorrt]"'),
+    ("tensorrt for rtx", ("tensorrt_rtx", "tensorrt_rtx_bindings"), "tensorrt", "rtx",
+     'pip install "svfap-edge[tensorrt-rtx]"'),
+    ("pycuda", ("pycuda",), "module", "pycuda.driver", "pip install pycuda"),
+    ("cuda-python", ("cuda.bindings",), "module", "cuda.bindings.driver",
+     "pip install cuda-python"),
+)  # fmt: skip
+"""Name, modules of which one is there if it is installed, its probe, and how to get it."""
+
+
+def engine_table() -> tuple[dict[str, Any], list[Check]]:
+    """Engines that can run the model in the package; none, and the reason, where even numpy is
+    broken. TensorRT, which runs plans only, is among the GPU's packages."""
+    try:
+        from svfap_edge.runtimes.choice import ENGINES
+    except Exception as error:  # a broken numpy raises all kinds of errors
+        return {}, [
+            Check(
+                "engines", "all", "broken", one_line(str(error)),
+                "pip install --force-reinstall numpy",
+            )
+        ]  # fmt: skip
+    return {name: entry for name, entry in ENGINES.items() if "onnx" in entry.formats}, []
+
+
+def check_package_model(answer: Answer) -> Check:
+    name = "model in the package"
+    if isinstance(answer, SvfapError):
+        advice = "Install svfap-edge again: pip install --force-reinstall --no-deps svfap-edge"
+        return Check("model", name, "broken", one_line(str(answer)), advice)
+    return Check("model", name, "ok", f"{answer['name']}: {', '.join(answer['artifacts'])}")
+
+
+def check_engine(name: str, entry: Any, answer: Answer | None, model: Answer) -> Check:
+    if answer is None:
+        return Check("engines", name, "missing", "not installed", f"{entry.install}")
+    if isinstance(answer, dict):
+        ran = f"{answer['version']}: ran {answer['artifact']} in {answer['precision']}"
+        offers = f"; offers {', '.join(answer['offers'])}" if answer.get("offers") else ""
+        return Check("engines", name, "ok", (ran + offers).removeprefix(": "))
+    if isinstance(model, SvfapError):
+        return Check("engines", name, "note", "installed; not tried without an intact model")
+    formats = {artifact.partition(".")[2] for artifact in model["artifacts"]}
+    if not formats & set(entry.formats):
+        reason = "installed; not tried, for the model in the package has no artifact for it"
+        return Check("engines", name, "note", reason, "Try it: svfap-edge benchmark BUNDLE")
+    advice = f"Install it again: {entry.install} --force-reinstall"
+    return Check("engines", name, "broken", one_line(str(answer)), advice)
+
+
+def check_driver(answer: Answer) -> Check:
+    advice = "Nothing, unless this machine should run TensorRT."
+    if isinstance(answer, SvfapError):
+        return Check("gpu", "nvidia driver", "broken", one_line(str(answer)), "Install it again.")
+    if answer.get("problem") == "no NVIDIA driver":
+        return Check("gpu", "nvidia driver", "missing", "not installed", advice)
+    if "problem" in answer:
+        return Check(
+            "gpu", "nvidia driver", "broken", answer["problem"],
+            "See nvidia-smi. In a container, start it with its GPUs (--gpus all).",
+        )  # fmt: skip
+    gpus = ", ".join(
+        f"{gpu['name']} (compute capability {gpu['compute_capability']}, {gpu['memory_mib']} MiB)"
+        for gpu in answer["gpus"]
+    )
+    return Check("gpu", "nvidia driver", "ok", f"CUDA {answer['cuda']}: {gpus or 'no GPU'}")
+
+
+def check_gpu_packages(answers: dict[str, Answer]) -> Iterator[Check]:
+    for name, _, _, _, install in GPU_PACKAGES:
+        answer = answers.get(name)
+        if answer is None:
+            advice = f"For NVIDIA GPUs only: {install}"
+            yield Check("gpu", name, "missing", "not installed", advice)
+        elif isinstance(answer, SvfapError):
+            yield Check(
+                "gpu", name, "broken", one_line(str(answer)), f"Install it again: {install}"
+            )
+        else:
+            found = answer["version"] or version_of(name) or "unknown version"
+            yield Check("gpu", name, "ok", f"{found}, loads")
+
+
+FACE_MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
+"""Of YuNet's file in OpenCV Zoo, March 2023."""
+
+
+def check_opencv(answer: Answer) -> Iterator[Check]:
+    if isinstance(answer, SvfapError):
+        advice = (
+            'Install it again: pip install --force-reinstall "opencv-python>=4.10,<5"; on a '
+            "machine without libGL, opencv-python-headless instead."
+        )
+        yield Check("video", "opencv", "broken", one_line(str(answer)), advice)
+        return
+    yield Check("video", "opencv", "ok", f"{answer['version']} ({answer['file']})")
+    uses = {
+        "FFmpeg": ("video files and streams", "Install opencv-python from PyPI, which has it."),
+        "GStreamer": (
+            "GStreamer pipelines",
+            "Only if you need pipelines: use an OpenCV built with GStreamer, such as the "
+            "system's on Jetson; PyPI's has none.",
+        ),
+        "V4L": ("cameras on Linux", "Only if you need cameras: use an OpenCV built with V4L."),
+    }
+    for name, (use, advice) in uses.items():
+        if answer[name]:
+            yield Check("video", name, "ok", f"built in, for {use}")
+        else:
+            yield Check("video", name, "missing", f"not built in: no {use}", advice)
+
+
+def check_detectors(answer: Answer, face_model: Path | None) -> Iterator[Check]:
+    facts = answer if isinstance(answer, dict) else {}
+    haar = facts.get("haar", "not tried without OpenCV")
+    if face_model is None:
+        where = f"copy it to {cache_root() or 'the cache folder'}, or set SVFAP_EDGE_FACE_MODEL"
+        yield Check(
+            "video", "yunet", "missing", "no file, so that the Haar cascade finds the faces",
+            f"Better faces: get {FACE_MODEL_NAME} from OpenCV Zoo and {where}.",
+        )  # fmt: skip
+    else:
+        yield _yunet(face_model, facts.get("yunet", "not tried without OpenCV"))
+    if haar:
+        yield Check("video", "haar", "missing", one_line(haar), "Use YuNet, or --detector none.")
+    else:
+        yield Check("video", "haar", "ok", "OpenCV's frontal-face cascade")
+
+
+def _yunet(path: Path, problem: str) -> Check:
+    again = f"Copy {FACE_MODEL_NAME} from OpenCV Zoo again."
+    if problem:
+        return Check("video", "yunet", "broken", one_line(problem), again)
+    found = hashlib.sha256(path.read_bytes()).hexdigest()
+    if found != FACE_MODEL_SHA256:
+        fact = f"{path} works, but is another file (SHA-256 {found[:12]}...) than was tested"
+        return Check("video", "yunet", "note", fact, again)
+    return Check("video", "yunet", "ok", str(path))

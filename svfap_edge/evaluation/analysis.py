@@ -1,0 +1,249 @@
+"""What an evaluation found: metrics with intervals, what each artifact lost, and a verdict.
+
+analysis = analyse(Evaluation(task, "test.txt", ..., baseline=fp32, candidates=(int8,)))
+for candidate in analysis.candidates:
+    print(candidate.verdict)
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from svfap_edge import metrics
+from svfap_edge.tasks import Task
+
+from . import intervals
+from .answers import ArtifactResult, Evaluation
+from .findings import (
+    Analysis,
+    ArtifactAnalysis,
+    CandidateAnalysis,
+    ClassScore,
+    Drop,
+    Flip,
+    Latency,
+    McNemar,
+    Metric,
+    OutputScore,
+    Right,
+)
+from .verdict import judge, sentence
+
+__all__ = ["Analysis", "ArtifactResult", "Evaluation", "analyse"]
+
+DEFAULT_LIMIT = 1.0
+"""Points that a metric may drop when the user set no limit. Only the verdict uses it."""
+
+
+def analyse(evaluation: Evaluation) -> Analysis:
+    """Measure the baseline and every candidate, compare them, and judge (see `verdict.judge`).
+
+    Intervals are 95 % percentile bootstrap over files; a drop resamples the files of both together.
+    The same evaluation always gives the same numbers.
+    """
+    task, targets = evaluation.task, evaluation.targets
+    results = (evaluation.baseline, *evaluation.candidates)
+    baseline, *others = (
+        replace(_measure(task, targets, result), name=name)
+        for result, name in zip(results, _names(results), strict=True)
+    )
+    limit = DEFAULT_LIMIT if evaluation.max_drop is None else evaluation.max_drop
+    answered, missing = len(evaluation.files), len(evaluation.missing)
+    return Analysis(
+        task=task.name,
+        kind=task.kind,
+        labels=task.labels,
+        data=evaluation.data,
+        data_sha256=evaluation.data_sha256,
+        files=answered,
+        missing=evaluation.missing,
+        coverage=answered / (answered + missing),
+        max_drop=evaluation.max_drop,
+        limit=limit,
+        baseline=baseline,
+        candidates=tuple(
+            _compare(evaluation, result, baseline, artifact, limit)
+            for result, artifact in zip(evaluation.candidates, others, strict=True)
+        ),
+        machine=dict(evaluation.machine),
+        created=evaluation.created,
+    )
+
+
+def _compare(
+    evaluation: Evaluation,
+    result: ArtifactResult,
+    baseline: ArtifactAnalysis,
+    artifact: ArtifactAnalysis,
+    limit: float,
+) -> CandidateAnalysis:
+    drops = _drops(evaluation, result, baseline, artifact)
+    speedup = None
+    if baseline.latency and artifact.latency:
+        speedup = baseline.latency.p50_ms / artifact.latency.p50_ms
+    shrink = baseline.bytes / max(artifact.bytes, 1)
+    files = len(evaluation.files)
+    outcome, drop = judge(drops, files, limit, speedup, shrink)
+    allowed = evaluation.max_drop
+    classes = evaluation.task.kind == "classes"
+    return CandidateAnalysis(
+        artifact=artifact,
+        drops=drops,
+        mcnemar=_mcnemar(evaluation, result) if classes else None,
+        agreement=_agreement(evaluation, result),
+        flips=_flips(evaluation, result) if classes else (),
+        speedup=speedup,
+        outcome=outcome,
+        verdict=sentence(outcome, drop, baseline, artifact, files, limit, speedup),
+        passed=None if allowed is None else all(d.points <= allowed + 1e-9 for d in drops),
+    )
+
+
+def _measure(task: Task, targets: np.ndarray, result: ArtifactResult) -> ArtifactAnalysis:
+    latency = None
+    if result.latency_ms.size:
+        p50, p95 = np.percentile(result.latency_ms, [50, 95])
+        latency = Latency(float(p50), float(p95), int(result.latency_ms.size))
+    values: tuple[Metric, ...]
+    classes: tuple[ClassScore, ...] = ()
+    outputs: tuple[OutputScore, ...] = ()
+    matrix = np.zeros((0, 0), np.int64)
+    if task.kind == "classes":
+        predicted = result.predicted
+        matrix = metrics.confusion_matrix(targets, predicted, len(task.labels))
+        values = _class_metrics(task, targets, predicted, matrix, result.scores)
+        scores = zip(metrics.recalls(matrix), metrics.f1(matrix), strict=True)
+        classes = tuple(
+            ClassScore(label, int(matrix[i].sum()), float(recall), float(f1))
+            for i, (label, (recall, f1)) in enumerate(zip(task.labels, scores, strict=True))
+        )
+    else:
+        outputs = _output_scores(task, targets, result.scores)
+        values = _output_metrics(task, targets, result.scores, outputs)
+    return ArtifactAnalysis(
+        name=result.name,
+        bundle=result.bundle,
+        engine=result.engine,
+        precision=result.precision,
+        bytes=result.bytes,
+        metrics=values,
+        classes=classes,
+        outputs=outputs,
+        confusion=tuple(tuple(int(v) for v in row) for row in matrix),
+        latency=latency,
+    )
+
+
+def _class_metrics(
+    task: Task,
+    targets: np.ndarray,
+    predicted: np.ndarray,
+    matrix: np.ndarray,
+    scores: np.ndarray,
+) -> tuple[Metric, ...]:
+    correct = (predicted == targets)[:, None]
+    draws = intervals.resampled_uar_war(targets, correct, len(task.labels))[:, :, 0]
+    primary = _primary_first(
+        task,
+        Metric("UAR", metrics.uar(matrix), *intervals.interval(draws[:, 0])),
+        Metric("WAR", metrics.war(matrix), *intervals.interval(draws[:, 1])),
+    )
+    return (
+        *primary,
+        Metric("macro F1", metrics.macro_f1(matrix)),
+        Metric("weighted F1", metrics.weighted_f1(matrix)),
+        Metric("ECE", metrics.ece(scores, targets)),
+    )
+
+
+def _output_scores(task: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[OutputScore, ...]:
+    span = task.high - task.low
+    return tuple(
+        OutputScore(label, metrics.pcc(x, y), metrics.ccc(x, y), metrics.one_minus_mae(x, y, span))
+        for label, x, y in zip(task.labels, targets.T, scores.T, strict=True)
+    )
+
+
+def _output_metrics(
+    task: Task, targets: np.ndarray, scores: np.ndarray, outputs: tuple[OutputScore, ...]
+) -> tuple[Metric, ...]:
+    draws = intervals.resampled_agreement(targets, scores, task.high - task.low)
+    means = np.mean([(o.pcc, o.ccc, o.one_minus_mae) for o in outputs], axis=0)
+    return _primary_first(
+        task,
+        *(
+            Metric(name, float(mean), *intervals.interval(draws[:, i]))
+            for i, (name, mean) in enumerate(zip(intervals.AGREEMENT, means, strict=True))
+        ),
+    )
+
+
+def _primary_first(task: Task, *found: Metric) -> tuple[Metric, ...]:
+    """In the order that the task's field reports them; what it does not report comes last."""
+    order = {name: i for i, name in enumerate(task.metrics)}
+    return tuple(sorted(found, key=lambda m: order.get(m.name, len(order))))
+
+
+def _drops(
+    evaluation: Evaluation,
+    result: ArtifactResult,
+    baseline: ArtifactAnalysis,
+    artifact: ArtifactAnalysis,
+) -> tuple[Drop, ...]:
+    task, targets = evaluation.task, evaluation.targets
+    names: tuple[str, ...] = intervals.AGREEMENT
+    if task.kind == "classes":
+        names = ("UAR", "WAR")
+        pair = [r.predicted == targets for r in (evaluation.baseline, result)]
+        draws = intervals.resampled_uar_war(targets, np.stack(pair, axis=1), len(task.labels))
+        differences = draws[:, :, 0] - draws[:, :, 1]
+    elif np.array_equal(evaluation.baseline.scores, result.scores):
+        differences = np.zeros((1, len(names)))  # exactly, whatever order sums are taken in
+    else:
+        ours, theirs = (
+            intervals.resampled_agreement(targets, r.scores, task.high - task.low)
+            for r in (evaluation.baseline, result)
+        )
+        differences = ours - theirs
+    column = {name: i for i, name in enumerate(names)}
+    return tuple(
+        Drop.from_resamples(ours.name, ours.value, theirs.value, differences[:, column[ours.name]])
+        for ours, theirs in zip(baseline.metrics, artifact.metrics, strict=True)
+        if ours.name in column
+    )
+
+
+def _mcnemar(evaluation: Evaluation, result: ArtifactResult) -> McNemar:
+    ours, theirs = (r.predicted == evaluation.targets for r in (evaluation.baseline, result))
+    return McNemar(*metrics.mcnemar_exact(ours, theirs))
+
+
+def _agreement(evaluation: Evaluation, result: ArtifactResult) -> float:
+    ours, theirs = evaluation.baseline, result
+    if evaluation.task.kind == "classes":
+        return float(np.mean(ours.predicted == theirs.predicted))
+    if np.array_equal(ours.scores, theirs.scores):
+        return 1.0
+    pairs = zip(ours.scores.T, theirs.scores.T, strict=True)
+    return float(np.mean([metrics.pcc(x, y) for x, y in pairs]))
+
+
+def _flips(evaluation: Evaluation, result: ArtifactResult) -> tuple[Flip, ...]:
+    labels, targets = evaluation.task.labels, evaluation.targets
+    ours, theirs = evaluation.baseline.predicted, result.predicted
+    flips = []
+    for i in np.flatnonzero(ours != theirs):
+        target, a, b = int(targets[i]), int(ours[i]), int(theirs[i])
+        right: Right = "baseline" if a == target else "candidate" if b == target else "neither"
+        flips.append(Flip(evaluation.files[i], labels[target], labels[a], labels[b], right))
+    return tuple(flips)
+
+
+def _names(results: Sequence[ArtifactResult]) -> list[str]:
+    """Names to show: with the bundle in front where several bundles have the same one."""
+    bundles = Counter(name for name, _ in {(r.name, r.bundle) for r in results})
+    return [f"{r.bundle}/{r.name}" if bundles[r.name] > 1 else r.name for r in results]

@@ -1,0 +1,204 @@
+"""What an analysis found, as plain values."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from .intervals import interval
+
+
+@dataclass(frozen=True)
+class Drop:
+    """How much a metric fell from the baseline. Positive is worse.
+
+    Attributes:
+        metric: Its name, like "UAR".
+        baseline, value: The metric of both, bounded by 1.
+        points: 100 * (baseline - value).
+        low, high: 95 % interval of `points`, from resampling the items of both together.
+    """
+
+    metric: str
+    baseline: float
+    value: float
+    points: float
+    low: float
+    high: float
+
+    @classmethod
+    def from_resamples(
+        cls, metric: str, baseline: float, value: float, differences: np.ndarray
+    ) -> Drop:
+        """From (R,) resampled differences baseline - value."""
+        low, high = interval(100 * differences)
+        return cls(metric, baseline, value, 100 * (baseline - value), low, high)
+
+
+Outcome = Literal["ship", "no gain", "slower", "unmeasured", "over limit", "too few", "drop"]
+"""The rules of `verdict.judge`."""
+
+Right = Literal["baseline", "candidate", "neither"]
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A number and, for the primary metrics, its 95 % interval."""
+
+    name: str
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class ClassScore:
+    """One class: items, recall and F1 (nan without items)."""
+
+    label: str
+    count: int
+    recall: float
+    f1: float
+
+
+@dataclass(frozen=True)
+class OutputScore:
+    """One continuous output; 1-MAE counts the error as a share of the task's range."""
+
+    label: str
+    pcc: float
+    ccc: float
+    one_minus_mae: float
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Of single clips, in milliseconds."""
+
+    p50_ms: float
+    p95_ms: float
+    clips: int
+
+
+@dataclass(frozen=True)
+class ArtifactAnalysis:
+    """One artifact by itself.
+
+    Attributes:
+        name: Of the artifact; with its bundle in front where names would be the same.
+        metrics: Primary ones first, in the task's order.
+        classes: Per class (classes only).
+        outputs: Per output (values and traits only).
+        confusion: Rows true, columns predicted (classes only).
+        latency: None when not measured.
+    """
+
+    name: str
+    bundle: str
+    engine: str
+    precision: str
+    bytes: int
+    metrics: tuple[Metric, ...]
+    classes: tuple[ClassScore, ...]
+    outputs: tuple[OutputScore, ...]
+    confusion: tuple[tuple[int, ...], ...]
+    latency: Latency | None
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Files that only one of the two gets right, and the exact p of no difference."""
+
+    only_baseline: int
+    only_candidate: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Flip:
+    """A file to which the two give different labels, and who is right."""
+
+    file: str
+    target: str
+    baseline: str
+    candidate: str
+    right: Right
+
+
+@dataclass(frozen=True)
+class CandidateAnalysis:
+    """One candidate against the baseline.
+
+    Attributes:
+        artifact: The candidate by itself.
+        drops: Of the primary metrics, in the order of `artifact.metrics`.
+        mcnemar: None for values and traits.
+        agreement: Share of files with the same label; for values the mean PCC between the two.
+        flips: Files with another label (classes only).
+        speedup: Baseline p50 / candidate p50; None when not measured.
+        outcome: Which rule of `verdict.judge` the verdict comes from.
+        verdict: One line in plain words.
+        passed: No primary metric drops by more than `max_drop`; None without a gate.
+    """
+
+    artifact: ArtifactAnalysis
+    drops: tuple[Drop, ...]
+    mcnemar: McNemar | None
+    agreement: float
+    flips: tuple[Flip, ...]
+    speedup: float | None
+    outcome: Outcome
+    verdict: str
+    passed: bool | None
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """Everything a report says.
+
+    Attributes:
+        task, kind, labels: Of the task.
+        data, data_sha256: Where the files were listed.
+        files: Number of files with an answer.
+        missing: Names of the files without one.
+        coverage: Share of all files that were answered.
+        limit: Points used by the verdicts: max_drop, or `analysis.DEFAULT_LIMIT`.
+    """
+
+    task: str
+    kind: str
+    labels: tuple[str, ...]
+    data: str
+    data_sha256: str
+    files: int
+    missing: tuple[str, ...]
+    coverage: float
+    max_drop: float | None
+    limit: float
+    baseline: ArtifactAnalysis
+    candidates: tuple[CandidateAnalysis, ...]
+    machine: dict[str, str]
+    created: str
+
+    @property
+    def passed(self) -> bool | None:
+        """All candidates pass; None without a gate."""
+        return None if self.max_drop is None else all(c.passed for c in self.candidates)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain JSON types; a number that is not known (nan) is None."""
+        content: dict[str, Any] = _plain({"passed": self.passed, **asdict(self)})
+        return content
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _plain(v) for key, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(v) for v in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

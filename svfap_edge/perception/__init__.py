@@ -1,0 +1,1 @@
+"""From frames to people: find faces, follow them, keep a stream for each."""

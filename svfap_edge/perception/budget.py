@@ -1,0 +1,127 @@
+"""Keeping the time a frame takes within a bound, by looking less often."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from svfap_edge.smoothing import Average
+
+LEVELS = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (4, 8))
+"""What the detection interval and the hop are multiplied with, the least loss first. Hops stay
+multiples of each other, so that streams of all levels fall due together."""
+
+AVERAGE_S = 1.0
+"""Time constant of the measured costs."""
+
+RECOVERY = 0.8
+"""A level is left for a better one only if that one should take less than this share of the
+budget, so that it is not taken back at once."""
+
+SETTLE_S = 1.0
+"""A level is kept at least so long."""
+
+
+@dataclass(frozen=True)
+class Load:
+    """What one frame took.
+
+    Attributes:
+        detect_s: Of a search for faces; None if there was none.
+        crop_s: Of cropping.
+        model_s: Of the model.
+        clips: That the model ran.
+        rate: Clips a second that are wanted at level 0: people by hops.
+    """
+
+    detect_s: float | None
+    crop_s: float
+    model_s: float
+    clips: int
+    rate: float
+
+
+class Budget:
+    """Chooses the level at which frames take `budget_s` on average.
+
+    The time of a search and of a clip are measured; from them follows what each level takes, and
+    the first that fits is chosen. So it also comes back when people leave or the machine is free.
+    A frame whose parts alone take longer than the budget keeps it only on average.
+
+    Attributes:
+        level: Index of `LEVELS`; 0 is what was asked for.
+        holds: Whether the level should keep the budget. False at the last level under overload.
+    """
+
+    def __init__(self, budget_s: float, detect_every: int, predict_s: float) -> None:
+        """
+        Args:
+            budget_s: Seconds that a frame may take on average.
+            detect_every: Frames between searches at level 0.
+            predict_s: The interval between searches is not made longer than this.
+        """
+        self.budget_s = budget_s
+        self.level = 0
+        self.holds = True
+        self._every = detect_every
+        self._predict_s = predict_s
+        self._detect, self._crop = Average(AVERAGE_S), Average(AVERAGE_S)
+        self._clip, self._spacing = Average(AVERAGE_S), Average(AVERAGE_S)
+        self._rate = 0.0
+        self._last_s: float | None = None
+        self._since_s: float | None = None
+
+    @property
+    def detect_every(self) -> int:
+        """Frames between searches at this level."""
+        return self._interval(self.level)
+
+    @property
+    def hop_factor(self) -> int:
+        """What the hop is multiplied with at this level."""
+        return LEVELS[self.level][1]
+
+    def clips_at_once(self) -> int | None:
+        """Clips to run with one frame, so that this one keeps the budget too if it can; None for
+        any number, before the first was measured."""
+        if self._clip.value is None or not self._clip.value:
+            return None
+        left = self.budget_s - (self._detect.value or 0.0) - (self._crop.value or 0.0)
+        return max(1, int(left / self._clip.value))
+
+    def take(self, load: Load, timestamp_s: float) -> bool:
+        """Count a frame. Returns whether the level changed."""
+        if self._last_s is not None:
+            self._spacing.add(timestamp_s - self._last_s, timestamp_s)
+        self._last_s = timestamp_s
+        self._since_s = timestamp_s if self._since_s is None else self._since_s
+        self._crop.add(load.crop_s, timestamp_s)
+        if load.detect_s is not None:
+            self._detect.add(load.detect_s, timestamp_s)
+        if load.clips:
+            self._clip.add(load.model_s / load.clips, timestamp_s)
+        self._rate = load.rate
+        before, (level, self.holds) = self.level, self._fitting()
+        if level == before or timestamp_s - self._since_s < SETTLE_S:
+            return False
+        self.level, self._since_s = level, timestamp_s
+        return True
+
+    def expected(self, level: int) -> float:
+        """Seconds that a frame should take on average at a level."""
+        spacing = self._spacing.value or 0.0
+        clips = self._rate * spacing / LEVELS[level][1]
+        detect = (self._detect.value or 0.0) / self._interval(level)
+        return detect + (self._crop.value or 0.0) + (self._clip.value or 0.0) * clips
+
+    def _fitting(self) -> tuple[int, bool]:
+        for level in range(len(LEVELS)):
+            share = RECOVERY if level < self.level else 1.0
+            if self.expected(level) <= share * self.budget_s:
+                return level, True
+        return len(LEVELS) - 1, False
+
+    def _interval(self, level: int) -> int:
+        wanted = self._every * LEVELS[level][0]
+        spacing = self._spacing.value
+        longest = int(self._predict_s / spacing + 1e-6) if spacing else wanted
+        return max(self._every, min(wanted, longest))

@@ -1,0 +1,237 @@
+"""Many cameras, one engine: the ready clips of all of them in one batch."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from svfap_edge.errors import InferenceError
+from svfap_edge.runtimes import Engine, Prediction, Stream
+from svfap_edge.runtimes.engine import MAX_BATCH
+
+from .perceiver import Perceiver
+from .results import Perception, StateChange
+
+
+class Cameras:
+    """A perceiver for each camera, and one engine for all.
+
+        with Engine.load(mode="throughput") as engine, Cameras(engine, ["door", "desk"]) as cameras:
+            for frames in grabbed:         # {"door": (image, timestamp_s), "desk": ...}
+                for name, perception in cameras.process(frames).items():
+                    print(name, perception.people)
+
+    Where cameras run at their own pace, each has a thread that calls `look` with its frames, and
+    one thread calls `step` in a loop. Any thread may call anything.
+
+    People are named after their camera: "door-1". Each camera has its own clock.
+
+    Attributes:
+        perceivers: By name of the camera.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        names: Iterable[str],
+        *,
+        most: int = MAX_BATCH,
+        workers: int = 1,
+        budget_s: float | None = None,
+        **options: Any,
+    ) -> None:
+        """
+        Args:
+            engine: Closed by the caller.
+            names: One for each camera.
+            most: Clips in a batch. If more are ready, cameras take turns, and the next batch begins
+                with the camera after the last one served.
+            workers: Threads in which `process` looks at frames of different cameras.
+            budget_s: Seconds that a frame of every camera together may take on average; each
+                camera gets an equal share. See `Perceiver`.
+            options: Of every `Perceiver`. A detector must be named, not given: each camera has its
+                own.
+
+        Raises:
+            ValueError: no names, the same one twice, or a bad option.
+            SourceError: the face model is missing or wrong.
+        """
+        listed = list(names)
+        if not listed or len(set(listed)) < len(listed):
+            raise ValueError(f"Every camera needs a name of its own; got {listed}.")
+        if most < 1 or workers < 1:
+            raise ValueError("most and workers must be 1 or more.")
+        if not isinstance(options.get("detector", "auto"), str) and len(listed) > 1:
+            raise ValueError("Name the detector: one object cannot serve several cameras at once.")
+        share = None if budget_s is None else budget_s / len(listed)
+        self.perceivers = {
+            name: Perceiver(engine, prefix=name, budget_s=share, **options) for name in listed
+        }
+        self._engine = engine
+        self._most = most
+        self._order = listed
+        self._next = 0  # whose turn it is to be served first
+        self._locks = {name: threading.Lock() for name in listed}
+        self._looking = {name: threading.Lock() for name in listed}  # taken before the other one
+        self._looked: dict[str, bool] = dict.fromkeys(listed, False)
+        self._stepping = threading.Lock()
+        self._pool = ThreadPoolExecutor(workers, "svfap-edge-camera") if workers > 1 else None
+
+    def process(self, frames: Mapping[str, tuple[np.ndarray, float]]) -> dict[str, Perception]:
+        """Take at most one frame of each camera, and run what is ready.
+
+        Args:
+            frames: (image, timestamp_s) by camera; see `Perceiver.process`.
+
+        Returns:
+            For each camera that gave a frame, or that a prediction came for.
+
+        Raises:
+            FrameError, TimestampError: of any frame. Nothing was changed.
+            InferenceError: as `step`.
+            ValueError: an unknown camera.
+        """
+        for name, (image, timestamp_s) in frames.items():
+            with self._lock(name):
+                self.perceivers[name].check(image, timestamp_s)
+        if self._pool is None:
+            for name, frame in frames.items():
+                self.look(name, *frame)
+        else:
+            for _ in self._pool.map(lambda item: self.look(item[0], *item[1]), frames.items()):
+                pass
+        return self.step()
+
+    def look(self, name: str, image: np.ndarray, timestamp_s: float) -> bool:
+        """Take a frame without running the model.
+
+        Returns:
+            Whether a clip of this camera is ready for `step`.
+
+        Raises:
+            FrameError, TimestampError: as `Perceiver.process`.
+            ValueError: an unknown camera.
+        """
+        lock, perceiver = self._lock(name), self.perceivers[name]
+        with self._looking[name]:
+            boxes = perceiver.search(image, timestamp_s)  # `step` does not wait for this
+            with lock:
+                perceiver.follow(image, timestamp_s, boxes)
+                self._looked[name] = True
+                return bool(perceiver.waiting())
+
+    def step(self) -> dict[str, Perception]:
+        """Run ready clips of all cameras in one batch.
+
+        Returns:
+            For each camera that gave frames since the last step, or that a prediction came for.
+
+        Raises:
+            InferenceError: the engine failed; the clips of this batch are dropped. What else the
+                frames brought is told by the next step.
+        """
+        with self._stepping:
+            chosen = self._take_turns()
+            owner = {stream.name: name for name, stream in chosen}
+            started = time.perf_counter()
+            try:
+                predictions = self._engine.step([stream for _, stream in chosen])
+            except InferenceError:
+                for name in set(owner.values()):
+                    with self._locks[name]:
+                        self.perceivers[name].forget_predictions()
+                raise
+            spent = time.perf_counter() - started
+            found: dict[str, list[Prediction]] = {name: [] for name in self._order}
+            for prediction in predictions:
+                found[owner[prediction.stream]].append(prediction)
+            return {
+                name: self._tell(name, mine, spent * len(mine) / max(1, len(predictions)))
+                for name, mine in found.items()
+                if mine or self._looked[name]
+            }
+
+    def missing(self, name: str, timestamp_s: float) -> list[StateChange]:
+        """A camera gives no frames; see `Perceiver.missing`."""
+        with self._stepping, self._lock_all(name):
+            return self.perceivers[name].missing(timestamp_s)
+
+    def reset(self, name: str) -> None:
+        """The next frame of a camera comes after a gap; see `Perceiver.reset`."""
+        with self._stepping, self._lock_all(name):
+            self.perceivers[name].reset()
+
+    def restart_clock(self, name: str) -> list[StateChange]:
+        """After a jump of a camera's clock; see `Perceiver.restart_clock`."""
+        with self._stepping, self._lock_all(name):
+            self._looked[name] = False
+            return self.perceivers[name].restart_clock()
+
+    def end(self, name: str) -> list[StateChange]:
+        """End the streams of a camera that gives no more frames; the others go on."""
+        with self._stepping, self._lock_all(name):
+            perceiver = self.perceivers[name]
+            told = perceiver.tell([]) if self._looked[name] else None
+            self._looked[name] = False
+            return [*(told.changes if told else ()), *perceiver.finish()]
+
+    def finish(self) -> dict[str, list[StateChange]]:
+        """End all streams of all cameras."""
+        changes = {}
+        with self._stepping:
+            for name in self._order:
+                with self._lock_all(name):
+                    changes[name] = self.perceivers[name].finish()
+        return changes
+
+    def close(self) -> None:
+        """End all streams and threads. Idempotent."""
+        self.finish()
+        if self._pool is not None:
+            self._pool.shutdown()
+
+    def _lock(self, name: str) -> threading.Lock:
+        if name not in self._locks:
+            raise ValueError(f"No camera '{name}'; there are: {', '.join(self._order)}.")
+        return self._locks[name]
+
+    @contextmanager
+    def _lock_all(self, name: str) -> Iterator[None]:
+        """No frame of this camera is being looked at, either."""
+        lock = self._lock(name)
+        with self._looking[name], lock:
+            yield
+
+    def _take_turns(self) -> list[tuple[str, Stream]]:
+        """Ready streams, one of each camera in turn until the batch is full."""
+        queues = []
+        for offset in range(len(self._order)):
+            name = self._order[(self._next + offset) % len(self._order)]
+            with self._locks[name]:
+                perceiver = self.perceivers[name]
+                queues.append((name, perceiver.waiting()[: perceiver.clips_at_once]))
+        chosen: list[tuple[str, Stream]] = []
+        for turn in range(max(len(streams) for _, streams in queues)):
+            for name, streams in queues:
+                if turn < len(streams) and len(chosen) < self._most:
+                    chosen.append((name, streams[turn]))
+        if chosen:
+            self._next = (self._order.index(chosen[-1][0]) + 1) % len(self._order)
+        return chosen
+
+    def _tell(self, name: str, predictions: list[Prediction], model_s: float) -> Perception:
+        with self._locks[name]:
+            self._looked[name] = False
+            return self.perceivers[name].tell(predictions, model_s)
+
+    def __enter__(self) -> Cameras:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

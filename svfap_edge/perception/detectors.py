@@ -1,0 +1,227 @@
+"""Finding faces, and cutting them out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import cv2
+import numpy as np
+
+from svfap_edge.cache import FACE_MODEL_NAME, cache_root, find_face_model
+from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
+
+DETECTORS = ("auto", "yunet", "haar", "none")
+"""What `open_detector` takes."""
+
+DETECTION_SIDE = 320
+"""Frames are shrunk to this many pixels on the longer side before detection."""
+
+
+@dataclass(frozen=True)
+class Box:
+    """A face in pixels of the frame: left, top, width, height; `score` in 0..1."""
+
+    x: float
+    y: float
+    width: float
+    height: float
+    score: float = 1.0
+
+    @property
+    def center(self) -> tuple[float, float]:
+        return self.x + self.width / 2, self.y + self.height / 2
+
+    @property
+    def side(self) -> float:
+        return max(self.width, self.height)
+
+    def iou(self, other: Box) -> float:
+        """Intersection over union, 0..1."""
+        w = min(self.x + self.width, other.x + other.width) - max(self.x, other.x)
+        h = min(self.y + self.height, other.y + other.height) - max(self.y, other.y)
+        if w <= 0 or h <= 0:
+            return 0.0
+        shared = w * h
+        return shared / (self.width * self.height + other.width * other.height - shared)
+
+    def moved(self, dx: float, dy: float) -> Box:
+        return replace(self, x=self.x + dx, y=self.y + dy)
+
+    def blended(self, newer: Box, share: float) -> Box:
+        """This box moved towards `newer` by `share` of the difference."""
+        return Box(
+            self.x + share * (newer.x - self.x),
+            self.y + share * (newer.y - self.y),
+            self.width + share * (newer.width - self.width),
+            self.height + share * (newer.height - self.height),
+            newer.score,
+        )
+
+
+def whole_frame(frame: np.ndarray) -> Box:
+    """The box of a frame that is itself a face."""
+    return Box(0, 0, frame.shape[1], frame.shape[0])
+
+
+def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = None) -> np.ndarray:
+    """Cut a square around a face; beyond the frame, its border pixels are repeated.
+
+    Args:
+        frame: (H, W, 3) uint8.
+        box: The face.
+        margin: Side of the square beyond the longer side of the box, as a share of it.
+        size: Resize to (size, size, 3); None keeps the pixels.
+    """
+    side = max(2, round(box.side * (1 + margin)))
+    x = round(box.center[0] - side / 2)
+    y = round(box.center[1] - side / 2)
+    height, width = frame.shape[:2]
+    # Keep at least one column and row of the frame, wherever a prediction put the box.
+    x, y = min(max(x, 1 - side), width - 1), min(max(y, 1 - side), height - 1)
+    inside = frame[max(0, y) : y + side, max(0, x) : x + side]
+    pads = (max(0, -y), max(0, y + side - height), max(0, -x), max(0, x + side - width))
+    if any(pads):
+        inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_REPLICATE)
+    if size is None:
+        return inside
+    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
+    return cv2.resize(inside, (size, size), interpolation=how)
+
+
+class Detector(Protocol):
+    """Finds faces in one frame."""
+
+    name: str
+
+    def detect(self, frame: np.ndarray) -> list[Box]:
+        """(H, W, 3) uint8 RGB to boxes in its pixels, the largest first."""
+        ...
+
+
+class YuNetDetector:
+    """YuNet (Wu et al. 2023), the network that OpenCV Zoo publishes."""
+
+    name = "yunet"
+
+    def __init__(self, model: Path, min_score: float = 0.7) -> None:
+        """
+        Raises:
+            SourceError: the file is missing or is not YuNet.
+        """
+        if not model.is_file():
+            raise SourceError(f"No face model at '{model}'. Expected {FACE_MODEL_NAME}.")
+        try:
+            self._net = cv2.FaceDetectorYN.create(str(model), "", (64, 64), min_score, 0.3)
+            self._net.detect(np.zeros((64, 64, 3), np.uint8))
+        except cv2.error as error:
+            raise SourceError(
+                f"'{model}' is not a YuNet face model: {str(error).strip()[:200]}. "
+                f"Expected OpenCV Zoo's {FACE_MODEL_NAME}."
+            ) from error
+
+    def detect(self, frame: np.ndarray) -> list[Box]:
+        small, scale = _shrink(frame)
+        self._net.setInputSize((small.shape[1], small.shape[0]))
+        _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        if found is None:
+            return []
+        boxes = [
+            _unshrunk(row[:4], scale, float(row[14])) for row in found if row[2] > 0 and row[3] > 0
+        ]
+        return sorted(boxes, key=lambda box: -box.side)
+
+
+class HaarDetector:
+    """The frontal-face cascade that OpenCV 4 ships (Viola and Jones 2001)."""
+
+    name = "haar"
+
+    def __init__(self) -> None:
+        """
+        Raises:
+            DependencyMissing: this OpenCV has no cascades (5.0 dropped them).
+        """
+        folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
+        path = Path(folder or "") / "haarcascade_frontalface_default.xml"
+        if not hasattr(cv2, "CascadeClassifier") or not folder or not path.is_file():
+            raise DependencyMissing(
+                f"This OpenCV ({cv2.__version__}) has no Haar cascades. Give YuNet's file instead "
+                f"(--face-model {FACE_MODEL_NAME}), or install opencv-python 4.x."
+            )
+        self._cascade = cv2.CascadeClassifier(str(path))
+
+    def detect(self, frame: np.ndarray) -> list[Box]:
+        small, scale = _shrink(frame)
+        grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
+        found, _, weights = self._cascade.detectMultiScale3(
+            grey, scaleFactor=1.1, minNeighbors=5, minSize=(24, 24), outputRejectLevels=True
+        )
+        boxes = [
+            _unshrunk(box, scale, 1 / (1 + float(np.exp(-weight))))
+            for box, weight in zip(found, np.ravel(weights), strict=True)
+        ]
+        return sorted(boxes, key=lambda box: -box.side)
+
+
+class WholeFrame:
+    """No detector: every frame is one face already."""
+
+    name = "none"
+
+    def detect(self, frame: np.ndarray) -> list[Box]:
+        return [whole_frame(frame)]
+
+
+def check_detector(choice: str) -> None:
+    """Raises SvfapError unless `choice` is one of `DETECTORS`."""
+    if choice not in DETECTORS:
+        raise SvfapError(f"No detector '{choice}'. Choose one of: {', '.join(DETECTORS)}.")
+
+
+def open_detector(
+    choice: str = "auto", face_model: str | os.PathLike[str] | None = None
+) -> Detector:
+    """A face detector.
+
+    Args:
+        choice: "yunet", "haar", "none" (the frame is the face), or "auto": YuNet where its file
+            is given, named by `SVFAP_EDGE_FACE_MODEL` or cached, Haar otherwise.
+        face_model: YuNet's file.
+
+    Raises:
+        SourceError: the YuNet file is missing or wrong.
+        DependencyMissing: Haar was asked for and this OpenCV has none.
+        SvfapError: an unknown choice.
+    """
+    check_detector(choice)
+    if choice == "none":
+        return WholeFrame()
+    if choice == "haar":
+        return HaarDetector()
+    model = Path(face_model) if face_model else find_face_model()
+    if model is not None:
+        return YuNetDetector(model)
+    if choice == "yunet":
+        raise SourceError(
+            f"YuNet needs its file {FACE_MODEL_NAME}, from OpenCV Zoo: pass --face-model FILE, "
+            f"set SVFAP_EDGE_FACE_MODEL, or copy it to {cache_root() or 'the cache folder'}."
+        )
+    return HaarDetector()
+
+
+def _shrink(frame: np.ndarray) -> tuple[np.ndarray, float]:
+    longer = max(frame.shape[:2])
+    if longer <= DETECTION_SIDE:
+        return frame, 1.0
+    scale = DETECTION_SIDE / longer
+    width, height = (max(1, round(n * scale)) for n in frame.shape[1::-1])
+    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), scale
+
+
+def _unshrunk(values: Iterable[Any], scale: float, score: float) -> Box:
+    x, y, width, height = (float(value) / scale for value in values)
+    return Box(x, y, width, height, score)

@@ -1,0 +1,134 @@
+"""The people before one camera: a stream for each, and the newest prediction of each."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from svfap_edge.runtimes import Engine, Prediction, Stream
+from svfap_edge.runtimes.stream import State
+
+from .results import Person, StateChange
+from .tracking import Track
+
+
+class People:
+    """Streams by the number of the person's track.
+
+    Attributes:
+        given: Identities so far.
+    """
+
+    def __init__(
+        self, engine: Engine, *, prefix: str, hop_s: float, min_coverage: float, smoothing_s: float
+    ) -> None:
+        """See `Perceiver`."""
+        self.given = 0
+        self._engine = engine
+        self._prefix, self._hop_s = prefix, hop_s
+        self._min_coverage, self._smoothing_s = min_coverage, smoothing_s
+        self._streams: dict[int, Stream] = {}
+        self._latest: dict[int, Prediction] = {}
+        self._told: dict[str, State] = {}
+        self._missed = 0  # by those who left
+
+    def stream_of(self, number: int) -> Stream:
+        """The stream of a person, opened when they are new."""
+        if number not in self._streams:
+            self._streams[number] = self._engine.open_stream(
+                f"{self._prefix}-{number}",
+                hop_s=self._hop_s,
+                min_coverage=self._min_coverage,
+                smoothing_s=self._smoothing_s,
+            )
+            self.given += 1
+        return self._streams[number]
+
+    @property
+    def numbers(self) -> list[int]:
+        """Of those who are present."""
+        return list(self._streams)
+
+    @property
+    def valid(self) -> int:
+        """How many are being predicted."""
+        return sum(stream.state == "valid" for stream in self._streams.values())
+
+    @property
+    def missed(self) -> int:
+        """Clips that were due and replaced by newer ones."""
+        return self._missed + sum(stream.missed for stream in self._streams.values())
+
+    def waiting(self) -> list[Stream]:
+        """Streams with a clip that is ready; whose last prediction is the oldest first."""
+        ready = [(number, stream) for number, stream in self._streams.items() if stream.ready]
+
+        def newest(item: tuple[int, Stream]) -> float:
+            prediction = self._latest.get(item[0])
+            return -np.inf if prediction is None else prediction.end_s
+
+        return [stream for _, stream in sorted(ready, key=newest)]
+
+    def take(self, predictions: Iterable[Prediction]) -> list[Prediction]:
+        """Keep the newest prediction of each.
+
+        Returns:
+            Those kept: not of people who left meanwhile, or whose stream is valid no more.
+        """
+        numbers = {s.name: number for number, s in self._streams.items() if s.state == "valid"}
+        kept = [prediction for prediction in predictions if prediction.stream in numbers]
+        self._latest |= {numbers[prediction.stream]: prediction for prediction in kept}
+        return kept
+
+    def shown(self, tracks: Iterable[Track]) -> tuple[Person, ...]:
+        """Those of the tracks who have a stream."""
+        return tuple(
+            Person(
+                name=stream.name,
+                box=track.box,
+                visible=track.visible,
+                state=stream.state,
+                prediction=self._latest.get(track.number) if stream.state == "valid" else None,
+            )
+            for track in tracks
+            if (stream := self._streams.get(track.number)) is not None
+        )
+
+    def changes(self, timestamp_s: float) -> list[StateChange]:
+        """States entered since the last call."""
+        changes = []
+        for stream in self._streams.values():
+            if self._told.get(stream.name) != stream.state:
+                self._told[stream.name] = stream.state
+                changes.append(StateChange(stream.name, stream.state, timestamp_s))
+        return changes
+
+    def end(self, numbers: Iterable[int], timestamp_s: float) -> list[StateChange]:
+        """These have left."""
+        changes = []
+        for number in numbers:
+            stream = self._streams.pop(number)
+            self._missed += stream.missed
+            self._latest.pop(number, None)
+            self._told.pop(stream.name, None)
+            stream.close()
+            changes.append(StateChange(stream.name, "ended", timestamp_s))
+        return changes
+
+    def set_hop(self, hop_s: float) -> None:
+        """Seconds between predictions, of everyone and of those who come."""
+        self._hop_s = hop_s
+        for stream in self._streams.values():
+            stream.set_hop(hop_s)
+
+    def forget_predictions(self) -> None:
+        self._latest.clear()
+
+    def mark_stale(self) -> None:
+        for stream in self._streams.values():
+            stream.mark_stale()
+
+    def reset(self) -> None:
+        for stream in self._streams.values():
+            stream.reset()

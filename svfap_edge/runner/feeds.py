@@ -1,0 +1,100 @@
+"""Live sources of a run: a thread each, in which faces are found as frames come."""
+
+from __future__ import annotations
+
+import threading
+import time
+
+from svfap_edge.errors import SvfapError
+from svfap_edge.perception.perceiver import StateChange
+from svfap_edge.sources.frames import Gap, Source
+
+from .account import Account
+
+_POLL_S = 0.1
+_JOIN_S = 5.0
+
+
+class Feeds:
+    """A thread for each live source, which looks at its frames as they come.
+
+    Attributes:
+        ended: Sources whose thread looks at nothing any more, and the error that ended it.
+    """
+
+    def __init__(self, account: Account, seconds: float | None) -> None:
+        self.ended: dict[str, BaseException | None] = {}
+        self._account, self._cameras, self._seconds = account, account.cameras, seconds
+        self._news = threading.Event()
+        self._order = threading.Lock()  # gaps are told in their order with steps
+        self._gaps: list[tuple[str, Gap, list[StateChange]]] = []
+        self._threads = [
+            threading.Thread(target=self._feed, args=(name,), name=f"svfap-{name}", daemon=True)
+            for name in account.sources
+        ]
+
+    def step(self) -> None:
+        """Wait for news, run what is ready, and tell it."""
+        self._news.wait(_POLL_S)
+        self._news.clear()
+        with self._order:
+            gaps, self._gaps = self._gaps, []
+            found = self._account.step(self._cameras.step, self._account.wall_s)
+        for gap in gaps:
+            self._account.tell_gap(*gap)
+        self._account.tell(found)
+
+    def failure_of(self, name: str) -> SvfapError | None:
+        """Why the source ended too early. Raises what is no error of a source."""
+        error = self.ended[name]
+        if error is None or isinstance(error, SvfapError):
+            return error
+        raise error
+
+    def _feed(self, name: str) -> None:
+        """Runs in the thread of the source."""
+        source, failure = self._account.sources[name], None
+        try:
+            self._look(name, source)
+        except BaseException as error:
+            failure = error
+        try:
+            source.close()
+        except BaseException as error:
+            failure = failure or error
+        self.ended[name] = failure
+        self._news.set()
+
+    def _look(self, name: str, source: Source) -> None:
+        items = source.items()
+        time_s = 0.0
+        while self._seconds is None or time_s < self._seconds:
+            started = time.perf_counter()
+            item = next(items, None)
+            self._account.waited(name, time.perf_counter() - started)
+            if item is None:
+                return
+            begun = self._account.summaries[name].frames > 0
+            if begun or not isinstance(item, Gap):  # waiting for the first frame takes no time
+                time_s = item.timestamp_s
+            if isinstance(item, Gap):
+                with self._order:
+                    changes = self._cameras.missing(name, time_s) if begun else []
+                    self._gaps.append((name, item, changes))
+            else:
+                if item.gap:
+                    self._cameras.reset(name)
+                self._account.took(name, item)
+                self._cameras.look(name, item.image, time_s)
+            self._news.set()
+
+    def __enter__(self) -> Feeds:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for source in self._account.sources.values():
+            source.stop()
+        for thread in self._threads:
+            thread.join(_JOIN_S)

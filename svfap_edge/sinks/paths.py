@@ -1,0 +1,78 @@
+"""What a run writes must not be what it reads, nor two things in one file."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Mapping
+from itertools import combinations
+from pathlib import Path
+
+from svfap_edge.errors import SourceError
+from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.sources.files import TIMESTAMPS
+
+
+def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[str]) -> None:
+    """Refuse outputs that would destroy an input or each other. Opens nothing.
+
+    Args:
+        outputs: Paths by the option that names them. Devices and pipes are let pass.
+        inputs: Files, folders of images, or anything else, which is no matter.
+
+    Raises:
+        SourceError: an output is an input, lies as an image in a folder that is read, or is
+            another output.
+    """
+    written = {option: path for option, path in outputs.items() if not _is_device(path)}
+    for (one, path), (other, second) in combinations(written.items(), 2):
+        if _same(path, second):
+            raise SourceError(
+                f"{one} and {other} would both write '{path}'. Give each a file of its own."
+            )
+    for source in inputs:
+        for option, path in written.items():
+            if os.path.isfile(source) and _same(path, Path(source)):
+                raise SourceError(
+                    f"{option} '{path}' would overwrite the source '{source}'. Nothing was "
+                    "changed; write to another file."
+                )
+            if os.path.isdir(source) and _is_read_from(Path(source), path):
+                raise SourceError(
+                    f"{option} '{path}' would be one of the images of the source '{source}', or "
+                    "their times. Nothing was changed; write to another folder."
+                )
+
+
+def _is_read_from(folder: Path, path: Path) -> bool:
+    """Whether a folder of images, when read, reads this file; also under another name of it."""
+    if _is_part(path) and _same(path.parent, folder):
+        return True
+    if not path.exists():
+        return False
+    return any(_same(path, part) for part in folder.iterdir() if _is_part(part))
+
+
+def _is_part(path: Path) -> bool:
+    return path.suffix.lower() in IMAGE_SUFFIXES or path.name == TIMESTAMPS
+
+
+def _same(one: Path, other: Path) -> bool:
+    """Whether both are the same file or folder, or would be: over links and any spelling."""
+    try:
+        return os.path.samefile(one, other)
+    except OSError:  # one is not there
+        first, second = (os.path.normcase(os.path.realpath(path)) for path in (one, other))
+        return first == second
+
+
+def _is_device(path: Path) -> bool:
+    return path.exists() and not path.is_file() and not path.is_dir()
+
+
+def check_writable(path: Path) -> None:
+    """Raises SourceError unless a file can be made at `path`; makes none."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise SourceError(f"Cannot write '{path}': there is no folder '{folder}'.")
+    if path.is_dir():
+        raise SourceError(f"Cannot write '{path}': it is a folder.")

@@ -1,0 +1,1 @@
+"""Where frames come from: files, pictures, cameras, URLs, pushed frames."""

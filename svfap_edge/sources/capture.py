@@ -1,0 +1,223 @@
+"""Opening cameras, URLs and GStreamer pipelines with OpenCV, and reading from them."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from svfap_edge.errors import DependencyMissing, SourceError
+
+from .passwords import without_passwords
+
+Kind = Literal["camera", "url", "gstreamer"]
+
+TCP_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
+"""Ports where a URL names none (IANA; rtmps as FFmpeg has it)."""
+
+
+class Capture(Protocol):
+    """An open camera. Used by one thread, which may be left behind if `read` never returns."""
+
+    fps: float | None
+
+    def read(self) -> tuple[np.ndarray, float] | None:
+        """The next frame, waiting for it.
+
+        Returns:
+            (H, W, 3) uint8 RGB, never written to again, and the time it was grabbed in seconds of
+            `time.monotonic`; None if the frame was damaged or none came.
+
+        Raises:
+            Exception: the camera is gone.
+        """
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Target:
+    """Something to open.
+
+    Attributes:
+        kind: How.
+        address: Device number, URL, or pipeline.
+        name: The address without passwords, for messages.
+    """
+
+    kind: Kind
+    address: str
+    name: str
+
+
+def find_target(text: str) -> Target | None:
+    """What a text names: "0", "camera:0", "/dev/video0", a URL or a pipeline; None if no such.
+
+    Raises:
+        SourceError: a pipeline without an appsink, or a file:// URL.
+    """
+    match = re.fullmatch(r"(?:camera:|/dev/video)?(\d+)", text)
+    if match:
+        return Target("camera", match[1], f"camera:{match[1]}")
+    # Elements of a pipeline may hold URLs.
+    if re.search(r"\s!\s", text):
+        name = without_passwords(text)
+        if "appsink" not in text:
+            raise SourceError(
+                f"The GStreamer pipeline '{name}' does not end in an appsink, so no frame could be "
+                "read. End it with: ! videoconvert ! appsink drop=true max-buffers=1"
+            )
+        return Target("gstreamer", text, name)
+    match = re.match(r"([a-z][a-z0-9+.-]+)://", text, re.IGNORECASE)
+    if match:
+        if match[1].lower() == "file":
+            raise SourceError(f"'{without_passwords(text)}' is a file: pass its path.")
+        return Target("url", text, without_passwords(text))
+    return None
+
+
+def built_with(library: str) -> bool:
+    """Whether the installed OpenCV reads video with "FFMPEG" or "GStreamer"."""
+    found = re.search(rf"^\s*{library}:\s+YES\b", cv2.getBuildInformation(), re.MULTILINE)
+    return found is not None
+
+
+def check_available(target: Target) -> None:
+    """Raises DependencyMissing if the installed OpenCV cannot open this kind."""
+    needs = {"url": "FFMPEG", "gstreamer": "GStreamer"}.get(target.kind)
+    if needs is None or built_with(needs):
+        return
+    ways = {
+        "url": "Install opencv-python from PyPI, which has FFmpeg, or use a GStreamer pipeline if "
+        "this OpenCV has GStreamer.",
+        "gstreamer": "The wheels on PyPI have none. Use the OpenCV of your system (JetPack, "
+        "Debian: python3-opencv) or one built with -DWITH_GSTREAMER=ON; a network camera also "
+        "works by its rtsp:// URL.",
+    }
+    raise DependencyMissing(
+        f"'{target.name}' needs {needs}, and this OpenCV ({cv2.__version__}) was built without it. "
+        + ways[target.kind]
+    )
+
+
+class OpenCvCapture:
+    """A `Capture` on `cv2.VideoCapture`."""
+
+    def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
+        """
+        Args:
+            connect_timeout_s, read_timeout_s: Kept by FFmpeg, so for URLs only.
+
+        Raises:
+            SourceError: it cannot be opened, or is a recording.
+        """
+        if target.kind == "camera":
+            self._capture = cv2.VideoCapture(int(target.address), cv2.CAP_ANY)
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver has it
+        elif target.kind == "gstreamer":
+            self._capture = cv2.VideoCapture(target.address, cv2.CAP_GSTREAMER)
+        else:
+            left_s = connect_timeout_s - _knock(target, connect_timeout_s)
+            timeouts = [
+                cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, max(1, round(left_s * 1e3)),
+                cv2.CAP_PROP_READ_TIMEOUT_MSEC, round(read_timeout_s * 1e3),
+            ]  # fmt: skip
+            self._capture = cv2.VideoCapture(target.address, cv2.CAP_FFMPEG, timeouts)
+        if not self._capture.isOpened():
+            raise SourceError(_cannot_open(target))
+        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
+        if re.match("https?:", target.address) and count > 0:
+            self._capture.release()
+            raise SourceError(
+                f"'{target.name}' is a recording of {count:.0f} frames. It would be read faster "
+                "than it plays, with wrong times. Download it and pass the file."
+            )
+        fps = self._capture.get(cv2.CAP_PROP_FPS)
+        self.fps = fps if 0 < fps < 1000 else None
+
+    def read(self) -> tuple[np.ndarray, float] | None:
+        if not self._capture.grab():
+            return None
+        grabbed_s = time.monotonic()
+        good, image = self._capture.retrieve()
+        if not good or image is None:
+            return None
+        return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), grabbed_s
+
+    def close(self) -> None:
+        self._capture.release()
+
+
+def _knock(target: Target, timeout_s: float) -> float:
+    """Make sure that somebody listens, if the URL's protocol begins with a TCP connection.
+
+    OpenCV opens one URL at a time in a process, so a machine that is switched off would keep all
+    others waiting for the whole timeout. And FFmpeg would print what it takes for the host, which
+    is a piece of the password where that is not percent-encoded.
+
+    Returns:
+        Seconds that it took.
+
+    Raises:
+        SourceError: nobody does.
+    """
+    started = time.monotonic()
+    try:
+        parts = urlsplit(target.address)
+    except ValueError:  # not well-formed; FFmpeg will say so
+        return 0.0
+    scheme = parts.scheme.lower()
+    if scheme not in TCP_PORTS or (scheme in ("http", "https") and _has_proxy()):
+        return 0.0
+    try:
+        if not parts.hostname:
+            raise ValueError("it has no host")
+        port = parts.port or TCP_PORTS[scheme]
+        socket.create_connection((parts.hostname, port), timeout_s).close()
+    except (OSError, ValueError) as error:  # the words of a ValueError may hold the password
+        reason = f" Connecting: {error.strerror or error}." if isinstance(error, OSError) else ""
+        raise SourceError(_cannot_open(target, reason)) from None
+    return time.monotonic() - started
+
+
+def _has_proxy() -> bool:
+    """Whether FFmpeg connects to another machine than the URL names."""
+    return any(os.environ.get(name) for name in ("http_proxy", "https_proxy"))
+
+
+def _cannot_open(target: Target, reason: str = "") -> str:
+    if target.kind == "camera":
+        there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
+        return (
+            f"Camera {target.address} cannot be opened. Devices here: {there or 'none'}. "
+            "Check that it is plugged in, not used by another program, and that you may read it "
+            "(group 'video')."
+        )
+    if target.kind == "gstreamer":
+        return (
+            f"The pipeline '{target.name}' cannot be opened. Try it with gst-launch-1.0, its "
+            "appsink replaced by fakesink; GST_DEBUG=2 says what fails."
+        )
+    return (
+        f"'{target.name}' cannot be opened. Check the address, the password, and that it plays in "
+        "ffplay; OPENCV_FFMPEG_LOGLEVEL=24 says what fails."
+        f"{reason}{_encoding_advice(target.address)}"
+    )
+
+
+def _encoding_advice(url: str) -> str:
+    if "@" not in url:
+        return ""
+    return (
+        " In a user or password, these are written percent-encoded: # %23, / %2F, ? %3F, @ %40, "
+        ": %3A, % %25."
+    )

@@ -1,0 +1,63 @@
+"""Frames that are drawn: the built-in demonstration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import cv2
+import numpy as np
+
+from svfap_edge.errors import DependencyMissing
+
+from .frames import BaseSource, Frame
+
+
+class Generated(BaseSource):
+    """Frames drawn by a function of time."""
+
+    def __init__(
+        self, name: str, draw: Callable[[float], np.ndarray], seconds: float, fps: float
+    ) -> None:
+        super().__init__(name, round(seconds * fps), fps)
+        self._draw = draw
+
+    def __iter__(self) -> Iterator[Frame]:
+        assert self.frames is not None and self.fps is not None
+        for index in range(self.frames):
+            timestamp_s = index / self.fps
+            yield Frame(self._draw(timestamp_s), timestamp_s, index)
+
+
+def sample_source() -> Generated:
+    """The built-in demonstration: 6 s of a camera over a portrait of a smiling astronaut.
+
+    The portrait is NASA's, in the public domain, carried by scikit-image
+    (`skimage.data.astronaut()`). For 3.5 s the camera sways over the face, then it swings away
+    to the shuttle model beside it. 640x360 pixels, 25 fps.
+
+    Raises:
+        DependencyMissing: scikit-image is not installed.
+    """
+    try:
+        from skimage import data
+    except ImportError as error:
+        raise DependencyMissing(
+            'The sample needs scikit-image: pip install "svfap-edge[demo]". '
+            "Or run on a video of your own: svfap-edge run VIDEO"
+        ) from error
+    portrait = data.astronaut()  # type: ignore[no-untyped-call]
+    # View (center x, center y, width) of the 512x512 portrait at these times.
+    times = (0.0, 1.2, 2.4, 3.5, 4.2, 6.0)
+    views = np.array(
+        [(215, 125, 300), (235, 120, 270), (222, 135, 250), (230, 125, 290), (400, 390, 200),
+         (395, 400, 210)],
+        float,
+    )  # fmt: skip
+
+    def draw(timestamp_s: float) -> np.ndarray:
+        x, y, width = (np.interp(timestamp_s, times, column) for column in views.T)
+        scale = 640 / width
+        shift = np.array([[scale, 0, 320 - scale * x], [0, scale, 180 - scale * y]])
+        return cv2.warpAffine(portrait, shift, (640, 360), borderMode=cv2.BORDER_REPLICATE)
+
+    return Generated("sample", draw, seconds=6.0, fps=25.0)

@@ -1,0 +1,229 @@
+"""The one place where a live source's newest frame waits, and the account of all of them."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import cv2
+import numpy as np
+
+from svfap_edge.errors import SvfapError
+
+from .frames import Frame, Gap, SourceCounts
+
+BLACK_LEVEL = 16
+"""A picture is black if none of its 32x32 parts is brighter than this on average (of 255). Sensors
+behind a lens cap give noise below it; video's limited range has black at 16."""
+
+SAMPLE_STEP = 16
+"""Every so many rows and columns are compared first, then the whole picture if these agree."""
+
+
+@dataclass(frozen=True)
+class _Entry:
+    image: np.ndarray
+    time_s: float
+    index: int
+    gap: bool
+
+
+class Slot:
+    """Holds the newest frame until it is taken; a newer one replaces it. One may put while another
+    takes, from different threads; the one who puts never waits.
+
+    A frame that repeats the one before it exactly (a camera's picture never does: its noise
+    differs), or is black, is withheld.
+    """
+
+    def __init__(
+        self,
+        warn: Callable[[str], None],
+        missing_s: float,
+        *,
+        counting: bool = True,
+        withholding: bool = True,
+    ) -> None:
+        """
+        Args:
+            warn: Takes what went wrong, once for each kind.
+            missing_s: Without a frame for so long there is a gap.
+            counting: Keep frames from now on; else from `start` on, and none before.
+            withholding: Whether repeated and black frames are withheld.
+        """
+        self._warn = warn
+        self._missing_s = missing_s
+        self._counting = counting
+        self._withholding = withholding
+        self._changed = threading.Condition()
+        self._counts = SourceCounts()
+        self._entry: _Entry | None = None
+        self._previous: np.ndarray | None = None
+        self._black = False
+        self._said: set[str] = set()
+        self._reason = "silent"
+        self._after_gap = False
+        self._last_s: float | None = None
+        self._news_at = time.monotonic()
+        self._told = 0
+        self._closed = False
+        self.origin_s: float | None = None
+        self.error: SvfapError | None = None
+        self.finished = False
+
+    @property
+    def drained(self) -> bool:
+        """No more frames come and none waits."""
+        with self._changed:
+            return self.finished and self._entry is None
+
+    @property
+    def counts(self) -> SourceCounts:
+        with self._changed:
+            return self._counts
+
+    def start(self) -> None:
+        """Frames are wanted from now on."""
+        with self._changed:
+            self._counting = True
+            self._news_at = time.monotonic()
+
+    def put(self, image: np.ndarray, time_s: float) -> None:
+        """Leave a frame, which must not be written to any more. `time_s` must exceed the last."""
+        duplicate = self._withholding and _same(image, self._previous)
+        black = self._withholding and (self._black if duplicate else _is_black(image))
+        with self._changed:
+            if self._closed or self.finished:
+                return
+            before, self._previous, self._black = self._previous, image, black
+            if before is not None and before.shape != image.shape:
+                self._resize(before, image)
+            if not self._counting:
+                return
+            index = self._counts.captured
+            self._add(captured=1)
+            if duplicate or black:
+                self._withhold(black)
+                return
+            if self._last_s is not None and time_s <= self._last_s:
+                self._add(dropped=1)
+                return
+            if self._entry is not None:
+                self._add(dropped=1)
+                self._after_gap |= self._entry.gap
+            self.origin_s = time_s if self.origin_s is None else self.origin_s
+            self._entry = _Entry(image, time_s, index, self._after_gap)
+            self._after_gap = False
+            self._reason, self._told = "silent", 0
+            self._last_s, self._news_at = time_s, time.monotonic()
+            self._changed.notify_all()
+
+    def take(self, timeout_s: float) -> Frame | None:
+        """The newest frame, once; None if none came in time or no more will."""
+        with self._changed:
+            if self._entry is None and not self.finished:
+                self._changed.wait(timeout_s)
+            entry, self._entry = self._entry, None
+            if entry is None or self.origin_s is None:
+                return None
+            self._add(processed=1)
+            self._changed.notify_all()
+            return Frame(entry.image, entry.time_s - self.origin_s, entry.index, entry.gap)
+
+    def wait_taken(self, timeout_s: float) -> bool:
+        """Wait until no frame lies here; whether that is so."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._entry is None, timeout_s)
+
+    def gap(self) -> Gap | None:
+        """Whether frames have been missing for `missing_s`, once per such time."""
+        with self._changed:
+            silent_s = time.monotonic() - self._news_at
+            number = int(silent_s / self._missing_s)
+            if self._entry is not None or number <= self._told:
+                return None
+            first, self._told = self._told == 0, number
+            self._after_gap = True
+            if first:
+                self._add(gaps=1)
+                self._say(self._reason, _GAP_TEXTS[self._reason].format(self._missing_s))
+            known = self._last_s is not None and self.origin_s is not None
+            last_s = self._last_s - self.origin_s if known else 0.0  # type: ignore[operator]
+            return Gap(last_s + silent_s, self._reason, first)
+
+    def note(self, *, lost: bool = False, gap: bool = False, **counts: int) -> None:
+        """Add to the counts.
+
+        Args:
+            lost: The connection is lost: so a gap will be called.
+            gap: The next frame comes after a gap.
+        """
+        with self._changed:
+            self._add(**counts)
+            self._after_gap |= gap
+            self._reason = "lost" if lost else self._reason
+
+    def end(self, error: SvfapError | None = None) -> None:
+        """No more frames come. The waiting one can still be taken; then `error` is due."""
+        with self._changed:
+            if not self.finished:
+                self.finished, self.error = True, error
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        """No more frames are wanted; the waiting one is dropped. Idempotent."""
+        with self._changed:
+            self._closed = self.finished = True
+            if self._entry is not None:
+                self._entry = None
+                self._add(dropped=1)
+            self._previous = None
+            self._changed.notify_all()
+
+    def _add(self, **counts: int) -> None:
+        if counts:
+            new = {name: getattr(self._counts, name) + by for name, by in counts.items()}
+            self._counts = replace(self._counts, **new)
+
+    def _withhold(self, black: bool) -> None:
+        self._add(dropped=1, **{"black" if black else "duplicate": 1})
+        self._reason = "black" if black else "frozen"
+        if not black:
+            text = "Some frames repeat the one before them exactly; they are left out."
+            self._say("duplicate", text)
+
+    def _resize(self, before: np.ndarray, now: np.ndarray) -> None:
+        self._after_gap = True
+        self._add(resized=1)
+        sizes = (f"{image.shape[1]}x{image.shape[0]}" for image in (before, now))
+        self._say("size", "The frame size changed from {} to {}.".format(*sizes))
+
+    def _say(self, kind: str, text: str) -> None:
+        if kind not in self._said:
+            self._said.add(kind)
+            self._warn(text)
+
+
+_GAP_TEXTS = {
+    "lost": "The connection was lost for more than {:g} s.",
+    "silent": "No frame came for more than {:g} s.",
+    "frozen": "The picture froze: it repeated itself exactly for more than {:g} s. "
+    "Nothing is predicted until it changes.",
+    "black": "The picture was black for more than {:g} s. Nothing is predicted from it.",
+}
+
+
+def _same(image: np.ndarray, other: np.ndarray | None) -> bool:
+    if other is None or image.shape != other.shape:
+        return False
+    step = SAMPLE_STEP
+    few = np.array_equal(image[::step, ::step], other[::step, ::step])
+    return few and np.array_equal(image, other)
+
+
+def _is_black(image: np.ndarray) -> bool:
+    step = max(1, min(image.shape[:2]) // 128)
+    small = cv2.resize(image[::step, ::step], (32, 32), interpolation=cv2.INTER_AREA)
+    return int(small.max()) <= BLACK_LEVEL

@@ -1,0 +1,122 @@
+"""Detectors and the crop."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
+from svfap_edge.perception.detectors import (
+    Box,
+    Detector,
+    HaarDetector,
+    WholeFrame,
+    YuNetDetector,
+    crop_face,
+    open_detector,
+)
+from svfap_edge.sources.opening import open_source
+
+
+@pytest.fixture(scope="module")
+def portrait() -> np.ndarray:
+    data = pytest.importorskip("skimage.data")
+    return np.asarray(data.astronaut())
+
+
+@pytest.fixture(params=["haar", "yunet"])
+def detector(request: pytest.FixtureRequest) -> Detector:
+    if request.param == "haar":
+        return HaarDetector()
+    return YuNetDetector(request.getfixturevalue("yunet"))
+
+
+def test_finds_the_astronauts_face(detector: Detector, portrait: np.ndarray) -> None:
+    faces = detector.detect(portrait)
+    assert faces
+    x, y = faces[0].center
+    assert 190 < x < 260
+    assert 70 < y < 160
+    assert 60 < faces[0].side < 150
+    assert 0 <= faces[0].score <= 1
+
+
+def test_boxes_are_in_pixels_of_the_full_frame(detector: Detector, portrait: np.ndarray) -> None:
+    small = detector.detect(portrait)[0]
+    big = detector.detect(cv2.resize(portrait, None, fx=3, fy=3))[0]
+    assert big.iou(Box(*(3 * v for v in (small.x, small.y, small.width, small.height)))) > 0.7
+
+
+def test_nothing_in_an_empty_frame(detector: Detector) -> None:
+    assert detector.detect(np.full((360, 640, 3), 90, np.uint8)) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (3, 500), (17, 9)])
+def test_odd_frames_do_not_crash(detector: Detector, size: tuple[int, int]) -> None:
+    detector.detect(np.zeros((*size, 3), np.uint8))
+
+
+def test_video_detection_rate(detector: Detector, videos: Path) -> None:
+    """Every frame of the first 2.6 s has a face, none after 2.9 s has."""
+    for frame in list(open_source(videos / "face_noface.mov"))[::10]:
+        found = bool(detector.detect(frame.image))
+        if frame.timestamp_s < 2.3:
+            assert found, frame.timestamp_s
+        if frame.timestamp_s > 2.9:
+            assert not found, frame.timestamp_s
+
+
+def test_choices(yunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert open_detector("none").name == "none"
+    assert open_detector("auto").name == "haar"
+    assert open_detector("auto", yunet).name == "yunet"
+    monkeypatch.setenv("SVFAP_EDGE_FACE_MODEL", str(yunet))
+    assert open_detector("auto").name == "yunet"
+    assert open_detector("haar").name == "haar"
+
+
+def test_bad_choices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(SvfapError, match="auto, yunet, haar, none"):
+        open_detector("psychic")
+    with pytest.raises(SourceError, match="--face-model"):
+        open_detector("yunet")
+    with pytest.raises(SourceError, match="No face model at"):
+        open_detector("yunet", tmp_path / "none.onnx")
+    (tmp_path / "x.onnx").write_bytes(b"not a model")
+    with pytest.raises(SourceError, match="not a YuNet face model"):
+        open_detector("yunet", tmp_path / "x.onnx")
+    monkeypatch.setattr(cv2.data, "haarcascades", "/nowhere/")
+    with pytest.raises(DependencyMissing, match="no Haar cascades"):
+        open_detector("haar")
+
+
+def test_crop_is_square_and_centered() -> None:
+    frame = np.zeros((100, 200, 3), np.uint8)
+    frame[40:60, 90:110] = 255
+    crop = crop_face(frame, Box(90, 40, 20, 20), 0.0)
+    assert crop.shape == (20, 20, 3)
+    assert (crop == 255).all()
+    wide = crop_face(frame, Box(90, 40, 20, 20), 1.0)
+    assert wide.shape == (40, 40, 3)
+    assert (wide[10:30, 10:30] == 255).all()
+    assert wide.mean() == pytest.approx(255 / 4)
+    assert crop_face(frame, Box(90, 30, 20, 40), 0.0).shape == (40, 40, 3)  # the longer side
+    assert crop_face(frame, Box(90, 40, 20, 20), 0.0, 7).shape == (7, 7, 3)
+
+
+@pytest.mark.parametrize(
+    "box", [Box(-30, -30, 60, 60), Box(190, 90, 40, 40), Box(-500, 0, 10, 10), Box(0, 900, 5, 5)]
+)
+def test_crop_beyond_the_frame_repeats_its_border(box: Box) -> None:
+    frame = np.full((100, 200, 3), 77, np.uint8)
+    crop = crop_face(frame, box, 0.2, 16)
+    assert crop.shape == (16, 16, 3)
+    assert (crop == 77).all()
+
+
+def test_whole_frame_detector_covers_the_frame() -> None:
+    (box,) = WholeFrame().detect(np.zeros((100, 200, 3), np.uint8))
+    assert (box.x, box.y, box.width, box.height) == (0, 0, 200, 100)

@@ -1,0 +1,103 @@
+"""When live sources began: a line with their first frame, and in their summaries."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from svfap_edge.perception.cameras import Cameras
+from svfap_edge.perception.perceiver import Perceiver
+from svfap_edge.runner import run as runner
+from svfap_edge.runner.run import run
+from svfap_edge.runtimes import Engine
+from svfap_edge.sinks.jsonl import CameraLines, JsonLines
+from svfap_edge.sources.frames import Frame, Gap, Source
+from svfap_edge.sources.live import PushSource
+from svfap_edge.sources.sample import Generated
+from tests.cameras import noise
+from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
+from tests.runner.test_several_sources import CLIP, fake, lines_of
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
+    folder = tmp_path_factory.mktemp("o") / "brightness"
+    bundle = bundle_of_onnx(folder, brightness_model(CLIP), BRIGHTNESS_TASK, CLIP)
+    with Engine.load(bundle, engine="onnxruntime", threads=1) as loaded:
+        yield loaded
+
+
+def wall_s(line: dict[str, Any]) -> float:
+    moment = datetime.fromisoformat(line["wall_time"])
+    assert moment.utcoffset() is not None
+    return moment.timestamp()
+
+
+def test_lines_of_several_cameras_lie_on_one_axis(engine: Engine, tmp_path: Path) -> None:
+    sources: dict[str, Source] = {"door": fake()[1], "desk": fake()[1]}
+    before = time.time()
+    with Cameras(engine, sources, detector="none", hop_s=0.2) as cameras:
+        lines = CameraLines(str(tmp_path / "x"))
+        summary = run.run(sources, engine, cameras, lines, seconds=0.8)
+    after, shift_s = time.time(), time.time() - time.monotonic()
+    for name in sources:
+        first, *others, last = lines_of(tmp_path / "x", name)
+        assert list(first) == ["type", "camera", "source", "origin_s", "wall_time"]
+        assert (first["type"], first["source"]) == ("source", "fake")
+        assert before - 0.1 < wall_s(first) < after
+        assert first["origin_s"] + shift_s == pytest.approx(wall_s(first), abs=0.1)
+        assert first["origin_s"] == round(sources[name].origin_s, 6)  # type: ignore[attr-defined]
+        assert all(line["type"] != "source" for line in others)
+        assert last["type"] == "summary" and last["wall_time"] == first["wall_time"]
+        assert summary.to_json()["cameras"][name]["origin_s"] == first["origin_s"]
+    assert "origin_s" not in lines_of(tmp_path / "x")[-1]
+
+
+def test_one_live_source(engine: Engine, tmp_path: Path) -> None:
+    """Pushed frames have a clock of their own; a gap before the first is no frame."""
+    source = PushSource("ros")
+
+    class Pushing:
+        def write(self, *_: object) -> None:
+            source.end()
+
+        missing = finish = close = write
+
+    source.push(noise(0), 7000.5)
+    before = time.time()
+    perceiver = Perceiver(engine, detector="none")
+    sinks: list[Any] = [Pushing(), JsonLines(str(tmp_path / "x"))]
+    summary = runner.run_one(source, engine, perceiver, sinks)
+    first, *_, last = [json.loads(line) for line in (tmp_path / "x").read_text().splitlines()]
+    assert first["type"] == "source" and first["origin_s"] == last["origin_s"] == 7000.5
+    assert "camera" not in first
+    assert before - 0.1 <= wall_s(first) <= time.time()
+    assert summary.origin is not None and summary.origin.wall_time == last["wall_time"]
+
+
+def still(seconds: float) -> Generated:
+    return Generated("still", lambda time_s: np.full((24, 32, 3), 90, np.uint8), seconds, 25.0)
+
+
+def test_a_file_has_none(engine: Engine, tmp_path: Path) -> None:
+    perceiver = Perceiver(engine, detector="none")
+    runner.run_one(still(1.0), engine, perceiver, [JsonLines(str(tmp_path / "x"))])
+    lines = lines_of(tmp_path / "x")
+    assert all(line["type"] != "source" and "origin_s" not in line for line in lines)
+
+
+def test_people_of_a_run_are_counted_without_keeping_names(engine: Engine) -> None:
+    """The perceiver may have run before."""
+    perceiver = Perceiver(engine, detector="none", hop_s=0.2)
+    with_gap = PushSource("ros")
+    assert runner.run_one(still(1.0), engine, perceiver).people == 1
+    with_gap.end()
+    assert runner.run_one(with_gap, engine, perceiver).people == 0
+    assert not any(isinstance(item, (Frame, Gap)) for item in with_gap.items())

@@ -1,0 +1,193 @@
+"""Augmentation of a clip: one draw for all its frames, and motion for photographs.
+
+All geometry of a frame (crop, flip, rotation, shear, motion) is one affine map, so its pixels are
+interpolated once; all changes of its levels are one table.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import numpy as np
+
+from .geometry import GEOMETRIC_OPS, draw_maps, fit, warp
+from .photometry import (
+    LEVEL_OPS,
+    apply_tables,
+    equalized,
+    level_tables,
+    saturated,
+    shade_and_noise,
+    soften,
+)
+
+OPS = (*GEOMETRIC_OPS, *LEVEL_OPS, "saturation", "sharpness")
+"""What RandAugment chooses from."""
+
+MAX_SATURATION = 0.9  # greatest change at magnitude 10, as RandAugment's (Cubuk et al. 2020)
+MAX_SHARPNESS = 0.9
+MAGNITUDE_DEVIATION = 0.5  # as published for VideoMAE fine-tuning
+ERASE_LEAST_AREA = 0.02  # Zhong et al. 2020
+ERASE_RATIO = 1 / 0.3
+
+
+@dataclass(frozen=True)
+class AugmentSettings:
+    """How strongly training clips are changed; probabilities unless said otherwise.
+
+    Attributes:
+        crop_area: Least share of the area that a random crop keeps. The published 0.08 is meant
+            for objects; 0.6 of a face crop (0.77 of each side) mostly keeps eyes and mouth.
+        crop_ratio: Greatest ratio of a crop's sides, and its inverse (published: 4/3).
+        flip: Of a horizontal mirror image.
+        tilt: Greatest rotation of every clip in degrees, as heads tilt.
+        light: Strength of the change of gamma, contrast and brightness of every clip; 0 for none.
+        ops: Operations of RandAugment for each clip, beside those (a number; 0 for none).
+        magnitude: Their strength from 0 to 10 (published for VideoMAE fine-tuning: 7).
+        erase: That one box is covered through the whole clip (Zhong et al. 2020).
+        erase_area: Greatest share of the image that it covers. The published 1/3 can cover eyes
+            and mouth at once.
+        grey: That colour is removed.
+        soft: That the clip is shrunk and enlarged again, like a face far away.
+        soft_side: Least side in pixels of such a face.
+        shade: Greatest change of level at the border by light from one side, of 1.
+        noise: Greatest standard deviation of camera noise, of 1.
+        motion: Strength of the movement and change of light given to photographs (clips whose
+            frames are all alike): 1 turns them by up to 5 degrees and moves them by up to 4 % of
+            the side; 0 keeps them still.
+    """
+
+    crop_area: float = 0.6
+    crop_ratio: float = 4 / 3
+    flip: float = 0.5
+    tilt: float = 10.0
+    light: float = 1.0
+    ops: int = 2
+    magnitude: float = 7.0
+    erase: float = 0.25
+    erase_area: float = 0.2
+    grey: float = 0.2
+    soft: float = 0.2
+    soft_side: int = 28
+    shade: float = 0.2
+    noise: float = 0.03
+    motion: float = 1.0
+
+    def __post_init__(self) -> None:
+        shares = ("flip", "erase", "erase_area", "grey", "soft", "shade", "noise")
+        good = (
+            all(math.isfinite(getattr(self, each.name)) for each in fields(self))
+            and all(0 <= getattr(self, name) <= 1 for name in shares)
+            and 0 < self.crop_area <= 1 <= self.crop_ratio
+            and 0 <= self.magnitude <= 10
+            and 0 <= self.ops <= len(OPS)
+            and min(self.tilt, self.light, self.motion) >= 0
+            and self.soft_side >= 2
+        )
+        if not good:
+            raise ValueError(
+                "AugmentSettings: probabilities and shares are in 0..1, crop_area above 0, "
+                f"crop_ratio at least 1, magnitude in 0..10, ops in 0..{len(OPS)}, soft_side at "
+                f"least 2, tilt, light and motion not negative. Got {self}."
+            )
+
+    @classmethod
+    def none(cls) -> AugmentSettings:
+        """Everything off; the start for settings with little."""
+        return cls(
+            crop_area=1, crop_ratio=1, flip=0, tilt=0, light=0, ops=0, erase=0, grey=0, soft=0,
+            shade=0, noise=0, motion=0,
+        )  # fmt: skip
+
+
+def augment(
+    frames: np.ndarray, size: int, rng: np.random.Generator, settings: AugmentSettings
+) -> np.ndarray:
+    """A training clip: cropped, turned, recoloured, partly covered; every frame alike, except
+    for the motion of photographs and for noise.
+
+    Args:
+        frames: (T, H, W, 3) uint8 RGB; their longer side fills the square, as in `centre`.
+        size: Side of the result in pixels.
+        rng: Everything random comes from it; nothing is kept between calls.
+
+    Returns:
+        (T, size, size, 3) uint8.
+    """
+    steps = len(frames)
+    motion = settings.motion if is_still(frames) else 0.0
+    moved = steps if motion else 1
+    chosen = _choose_ops(rng, settings)
+    crop = (settings.crop_area, settings.crop_ratio, settings.flip, math.radians(settings.tilt))
+    maps = draw_maps(rng, *crop, chosen, moved, motion)
+    tables = level_tables(rng, chosen, settings.light, moved, motion)
+    saturation = float(rng.random() >= settings.grey)
+    saturation *= 1 + MAX_SATURATION * chosen.get("saturation", 0.0)
+    side = _soft_side(rng, settings, size)
+    box, level = _erased(rng, settings, size)
+
+    clip = warp(frames[:1] if _is_repeated(frames) else frames, maps, size)
+    if saturation != 1:
+        clip = saturated(clip, saturation)
+    clip = apply_tables(clip, tables)
+    if "equalize" in chosen:
+        clip = equalized(clip, abs(chosen["equalize"]))
+    soften(clip, side, MAX_SHARPNESS * chosen.get("sharpness", 0.0))
+    if len(clip) < steps:
+        clip = np.repeat(clip, steps, axis=0)
+    shade_and_noise(clip, rng, settings.shade, settings.noise)
+    if box is not None:
+        clip[:, box[0], box[1]] = level
+    return clip
+
+
+def centre(frames: np.ndarray, size: int) -> np.ndarray:
+    """An evaluation clip (T, size, size, 3): the whole frame, its longer side filling the square.
+
+    Beyond the shorter side the border pixels are repeated, as a deployment does at the edge of
+    the camera's picture.
+    """
+    if _is_repeated(frames):
+        return np.repeat(fit(frames[0], size)[None], len(frames), axis=0)
+    return np.stack([fit(frame, size) for frame in frames])
+
+
+def is_still(frames: np.ndarray) -> bool:
+    """Whether all frames (T, H, W, 3) are the same picture."""
+    return _is_repeated(frames) or all(np.array_equal(frames[0], f) for f in frames[1:])
+
+
+def _is_repeated(frames: np.ndarray) -> bool:
+    """Whether the frames share their memory, as `LabelledClips.read` repeats an image."""
+    return frames.strides[0] == 0
+
+
+def _choose_ops(rng: np.random.Generator, settings: AugmentSettings) -> dict[str, float]:
+    """Distinct operations and their strengths in -1..1."""
+    picked = rng.permutation(len(OPS))[: settings.ops]
+    strengths = settings.magnitude + MAGNITUDE_DEVIATION * rng.standard_normal(len(picked))
+    signs = 1 - 2 * rng.integers(2, size=len(picked))
+    signed = signs * strengths.clip(0, 10) / 10
+    return {OPS[i]: float(strength) for i, strength in zip(picked, signed, strict=True)}
+
+
+def _soft_side(rng: np.random.Generator, settings: AugmentSettings, size: int) -> int:
+    chance, share = rng.random(2)
+    least = min(settings.soft_side, size)
+    return least + int(share * (size - least)) if chance < settings.soft else size
+
+
+def _erased(
+    rng: np.random.Generator, settings: AugmentSettings, size: int
+) -> tuple[tuple[slice, slice] | None, int]:
+    """Rows and columns of the covered box, if any, and its grey level."""
+    chance, share, ratio, y, x, level = rng.random(6)
+    least = min(ERASE_LEAST_AREA, settings.erase_area)
+    side = size * math.sqrt(least + share * (settings.erase_area - least))
+    stretch = math.exp((2 * ratio - 1) * math.log(ERASE_RATIO) / 2)
+    height = min(size, max(1, round(side * stretch)))
+    width = min(size, max(1, round(side / stretch)))
+    top, left = int(y * (size - height + 1)), int(x * (size - width + 1))
+    box = (slice(top, top + height), slice(left, left + width))
+    return (box if chance < settings.erase else None), int(256 * level)

@@ -1,0 +1,1 @@
+"""From the official release of a data set to lists of labelled clips."""

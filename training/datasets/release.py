@@ -1,0 +1,183 @@
+"""What a release of a data set holds once it is found on disk, and how it is looked for.
+
+The finders of single data sets are in `release_posed` and `release_wild`. Nothing is decoded here.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from svfap_edge.errors import SourceError
+from svfap_edge.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+Part = Literal["train", "val", "test"]
+PARTS: tuple[Part, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Found:
+    """One clip on disk.
+
+    Attributes:
+        path: A video, a folder of frames, or an image.
+        label: Index in the labels of the task.
+        group: Person, scene or run of numbers (`DataSet.group`); a group is never divided
+            between training and validation.
+        part: The part of the fold it was found in; validation is taken from "train" later.
+    """
+
+    path: Path
+    label: int
+    group: str
+    part: Part
+
+
+@dataclass(frozen=True)
+class Release:
+    """What a finder found: clips, official names that are not on disk, and things to know."""
+
+    clips: tuple[Found, ...]
+    missing: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class DataSet:
+    """One data set that can be prepared.
+
+    Attributes:
+        name: Key in `DATASETS`; also the task whose label order the lists use.
+        title: As its authors write it.
+        find: `(root, fold, clips) -> Release`; `clips` replaces the official folder of clips.
+        folds: Number of folds of the field's protocol, counted from 1.
+        group: What `Found.group` is. "person" is the only one that makes parts person-disjoint.
+        caution: What the split does and does not keep apart; printed with every list.
+        citation: Who made it.
+        required: Parts without which nothing is written.
+    """
+
+    name: str
+    title: str
+    find: Callable[[Path, int, Path | None], Release]
+    folds: int
+    group: str
+    caution: str
+    citation: str
+    required: tuple[Part, ...] = ("train", "test")
+
+
+def first_folder(root: Path, known: Sequence[str], title: str, unpack: str) -> Path:
+    """The first of these folders that is there."""
+    for relative in known:
+        if (root / relative).is_dir():
+            return root / relative
+    raise no_layout(title, root, known, unpack)
+
+
+def no_layout(title: str, root: Path, known: Sequence[str], unpack: str) -> SourceError:
+    """The error of a folder that is not laid out as the release; names what is there instead."""
+    if not root.is_dir():
+        return SourceError(f"{title}: no folder '{root}'.")
+    names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir() if p.name[0] != ".")
+    shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
+    folders = (p for p in sorted(root.iterdir()) if p.is_dir())
+    deeper = [folder for folder in folders if any((folder / name).is_dir() for name in known)]
+    advice = (
+        f"It is in '{deeper[0]}': give that folder."
+        if deeper
+        else f"Unpack {unpack} there, or give the folder that holds it."
+    )
+    return SourceError(
+        f"{title}: '{root}' is not laid out as the official release. "
+        f"Looked for {' or '.join(known)}; found {shown or 'nothing'}. {advice}"
+    )
+
+
+def clip_at(base: Path, name: str) -> Path | None:
+    """The folder of frames, or the video, of this name; None if neither is there."""
+    folder = base / name
+    if folder.is_dir():
+        return folder if _holds_images(folder) else None
+    videos = (base / f"{name}{suffix}" for suffix in VIDEO_SUFFIXES)
+    return next((video for video in videos if video.is_file()), None)
+
+
+def _holds_images(folder: Path) -> bool:
+    with os.scandir(folder) as entries:
+        return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+
+
+def scan(base: Path) -> Iterator[Path]:
+    """Every video, and every folder that holds images, under a folder, in order."""
+    for place, folders, files in os.walk(base, followlinks=True):
+        folders.sort()
+        if any(file.lower().endswith(IMAGE_SUFFIXES) for file in files):
+            folders.clear()
+            yield Path(place)
+        else:
+            videos = [file for file in sorted(files) if file.lower().endswith(VIDEO_SUFFIXES)]
+            yield from (Path(place, file) for file in videos)
+
+
+def stem(path: Path) -> str:
+    """Name of a clip: of a video without its suffix, of a folder of frames as it is."""
+    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+
+
+def nothing_found(title: str, base: Path, example: str, others: Sequence[str]) -> SourceError:
+    """The error of a folder whose clips have other names than the release gives them."""
+    seen = f"clips of other names, such as '{others[0]}'" if others else "no videos or frames"
+    return SourceError(
+        f"{title}: no clip named as '{example}' under '{base}'; found {seen}. "
+        "Unpack the videos there, or name the folder that holds them with --clips."
+    )
+
+
+def left_out(others: Sequence[str]) -> list[str]:
+    """A note on clips that the naming of the release does not explain."""
+    note = "Clips of other names or folders are left out: {}, such as '{}'."
+    return [note.format(len(others), others[0])] if others else []
+
+
+def find_images(root: Path, labels: Sequence[str] = ()) -> tuple[tuple[str, ...], Release]:
+    """Labels and images of `root/<label>/*.jpg`, or of `root/{train,val,test}/<label>/*.jpg`.
+
+    Args:
+        root: Folder of one folder per label, or of parts that were made before.
+        labels: Output order; the sorted names of the folders by default. Folders of other names
+            are left out, and the notes say so.
+
+    Raises:
+        SourceError: no folder of images, or a label without a folder.
+    """
+    parts = [part for part in PARTS if (root / part).is_dir()]
+    places: dict[Part, Path] = {part: root / part for part in parts} or {"train": root}
+    images = {
+        part: {
+            folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            for folder in sorted(place.iterdir() if place.is_dir() else ())
+            if folder.is_dir()
+        }
+        for part, place in places.items()
+    }
+    there = sorted({label for found in images.values() for label, files in found.items() if files})
+    order = tuple(labels) or tuple(there)
+    absent = [label for label in order if label not in there]
+    if not there or absent:
+        raise no_layout(
+            "Images", root, [f"{label}/*.jpg" for label in absent or ("LABEL",)], "the photographs"
+        )
+    clips = [
+        Found(path, order.index(label), str(path), part)
+        for part, found in images.items()
+        for label, files in found.items()
+        if label in order
+        for path in files
+    ]
+    unused = [label for label in there if label not in order]
+    notes = [f"Folders that are not among the labels are left out: {', '.join(unused)}."]
+    return order, Release(tuple(clips), notes=tuple(notes if unused else ()))

@@ -1,0 +1,197 @@
+"""Lists of a fold: validation taken from training in whole groups, what they hold and keep apart.
+
+`train.txt`, `val.txt` and `test.txt` have one `path label` per line; `prepared.json` says what is
+in them. Groups are persons, where the data set tells them. In the published preparation code the
+test list is the validation list too; here it never is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from svfap_edge.atomic import write_text_atomically
+from svfap_edge.errors import SourceError
+from svfap_edge.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+
+from .release import PARTS, DataSet, Found, Part, Release
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What was written.
+
+    Attributes:
+        name: Data set.
+        labels: Output order; the lists hold indices into it.
+        fold, folds: Which fold, of how many.
+        lists: The file of each part.
+        counts: Clips of each label in each part.
+        groups: Number of groups (persons, scenes, ...) in each part; `group` says what they are.
+        person_disjoint: True where no person can be in two parts.
+        missing: Officially listed clips that are not on disk.
+        notes: What the split keeps apart and what it cannot, and what was left out.
+        citation: Who made the data set.
+        val_share, seed: How validation was chosen.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    fold: int
+    folds: int
+    lists: dict[str, Path]
+    counts: dict[str, dict[str, int]]
+    groups: dict[str, int]
+    group: str
+    person_disjoint: bool
+    missing: tuple[str, ...]
+    notes: tuple[str, ...]
+    citation: str
+    val_share: float
+    seed: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As `prepared.json` and `--json` have it."""
+        return {**asdict(self), "lists": {part: str(path) for part, path in self.lists.items()}}
+
+
+def write_lists(
+    data: DataSet,
+    labels: tuple[str, ...],
+    fold: int,
+    release: Release,
+    out: Path,
+    *,
+    val_share: float,
+    seed: int,
+    relative: bool,
+    force: bool,
+) -> Prepared:
+    """Write the lists of what was found on disk, and `prepared.json`, into `out`.
+
+    Args:
+        labels: Output order. The others as of `svfap_edge.training.datasets.prepare.prepare`.
+
+    Raises:
+        SourceError: a required part is empty, nothing to validate on, a path that a list cannot
+            hold, other lists in `out`. Nothing was written.
+    """
+    parts = _divide(release.clips, val_share, seed)
+    for part in data.required:
+        if part not in parts:
+            raise SourceError(f"{data.title}, fold {fold}: no clip on disk is for {part}.")
+    notes = [data.caution, *release.notes]
+    if release.missing:
+        shown = ", ".join(release.missing[:5]) + (", ..." if len(release.missing) > 5 else "")
+        count = len(release.missing)
+        notes.append(f"Officially listed clips that are not on disk: {count} ({shown}).")
+    for part, clips in parts.items():
+        absent = [x for i, x in enumerate(labels) if not any(clip.label == i for clip in clips)]
+        if absent:
+            notes.append(f"No clip of {', '.join(absent)} in {part}.")
+    out = out.absolute()
+    prepared = Prepared(
+        name=data.name,
+        labels=labels,
+        fold=fold,
+        folds=data.folds,
+        lists={part: out / f"{part}.txt" for part in parts},
+        counts={
+            part: {x: sum(clip.label == i for clip in clips) for i, x in enumerate(labels)}
+            for part, clips in parts.items()
+        },
+        groups={part: len({clip.group for clip in clips}) for part, clips in parts.items()},
+        group=data.group,
+        person_disjoint=data.group == "person",
+        missing=release.missing,
+        notes=tuple(notes),
+        citation=data.citation,
+        val_share=val_share,
+        seed=seed,
+    )
+    texts = {prepared.lists[part]: _text(clips, out, relative) for part, clips in parts.items()}
+    record = json.dumps(prepared.to_json(), indent=1, ensure_ascii=False) + "\n"
+    _save(texts, {out / "prepared.json": record}, force)
+    return prepared
+
+
+def hold_out(clips: Sequence[Found], share: float, seed: int) -> set[str]:
+    """Names of the groups that become validation: about `share` of every label.
+
+    Groups are taken in a random order, each if it brings the counts of the labels nearer to their
+    share (squared distance, divided by the label's count); at least one, and never all.
+
+    Raises:
+        SourceError: fewer than two groups, or a share outside 0 to 0.5.
+    """
+    if not 0 < share <= 0.5:
+        raise SourceError(f"The validation share must be over 0 and at most 0.5; got {share}.")
+    names = sorted({clip.group for clip in clips})
+    if len(names) < 2:
+        raise SourceError(
+            f"The training part holds {len(names)} group(s) of clips that must stay together; "
+            "validation needs one and training another."
+        )
+    random.Random(seed).shuffle(names)
+    row = {name: index for index, name in enumerate(names)}
+    table = np.zeros((len(names), max(clip.label for clip in clips) + 1))
+    for clip in clips:
+        table[row[clip.group], clip.label] += 1
+    total = table.sum(0)
+
+    def distance(counts: np.ndarray) -> np.ndarray:  # (..., labels) -> (...)
+        return ((counts - share * total) ** 2 / np.maximum(total, 1)).sum(-1)
+
+    held: set[str] = set()
+    counts = np.zeros_like(total)
+    for name, of_group in zip(names, table, strict=True):
+        if distance(counts + of_group) < distance(counts) and len(held) < len(names) - 1:
+            held.add(name)
+            counts += of_group
+    return held or {names[int(distance(table).argmin())]}
+
+
+def _divide(clips: Iterable[Found], val_share: float, seed: int) -> dict[Part, list[Found]]:
+    """Clips of each part that has any; validation from training, unless it is there."""
+    parts: dict[Part, list[Found]] = {part: [] for part in PARTS}
+    for clip in clips:
+        parts[clip.part].append(clip)
+    if parts["train"] and not parts["val"]:
+        held = hold_out(parts["train"], val_share, seed)
+        parts["val"] = [clip for clip in parts["train"] if clip.group in held]
+        parts["train"] = [clip for clip in parts["train"] if clip.group not in held]
+    return {part: found for part, found in parts.items() if found}
+
+
+def _text(clips: Sequence[Found], out: Path, relative: bool) -> str:
+    lines = []
+    for clip in clips:
+        path = clip.path.absolute()
+        name = Path(os.path.relpath(path, out)).as_posix() if relative else str(path)
+        known_end = name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
+        if " ".join(name.split()) != name or (" " in name and not known_end):
+            raise SourceError(
+                f"'{name}' cannot be written in a list: a folder of frames must have no space in "
+                "its path. Rename the folder, or write relative paths (--relative)."
+            )
+        lines.append(f"{name} {clip.label}\n")
+    return "".join(lines)
+
+
+def _save(lists: Mapping[Path, str], others: Mapping[Path, str], force: bool) -> None:
+    """Write all files, each whole or not at all; refuse to replace a list that differs."""
+    for path, text in lists.items():
+        if not force and path.is_file() and path.read_bytes() != text.encode():
+            raise SourceError(
+                f"'{path}' is there and differs from what would be written. Nothing was written. "
+                "Choose another folder, or replace it with --force."
+            )
+    for path, text in {**lists, **others}.items():
+        write_text_atomically(path, text, SourceError)

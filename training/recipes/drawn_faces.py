@@ -1,0 +1,139 @@
+"""A small data set of drawn, moving faces, for tests and for trying the training commands.
+
+    from svfap_edge.training.recipes.drawn_faces import write_faces
+    train, val = write_faces(Path("drawn"), people=12, clips_per_label=2)
+
+Every clip shows one person going from neutral to the apex of an expression, the head swaying.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+
+from svfap_edge.errors import SourceError
+from svfap_edge.training.clips.geometry import random_path
+from svfap_edge.training.clips.order import generator
+
+from .drawing import EXPRESSIONS, LABELS, Person, Shot, draw_face
+
+
+def face_clip(
+    person: Person,
+    label: str,
+    rng: np.random.Generator,
+    frames: int,
+    size: int,
+    noise: float = 1.0,
+) -> np.ndarray:
+    """(frames, size, size, 3) uint8 RGB: neutral, then to the apex of the expression within the
+    first half, and held. `noise` is a factor on the sensor's noise."""
+    shot = Shot.draw(rng)
+    apex = EXPRESSIONS[label].scaled(float(rng.uniform(0.8, 1.1)))
+    onset, rise = rng.uniform(0.05, 0.2), rng.uniform(0.15, 0.3)
+    shares = ((np.linspace(0, 1, frames) - onset) / rise).clip(0, 1)
+    shares = shares**2 * (3 - 2 * shares)  # starts and ends softly
+    x, y = (random_path(rng, frames, 0.04, 0.05) for _ in range(2))
+    roll, scale = random_path(rng, frames, 0.06, 0.08), random_path(rng, frames, 0.06, 0.02)
+    images = [
+        draw_face(person, apex.scaled(share), shot, size, (*at, float(np.exp(grown))))
+        for share, *at, grown in zip(shares.tolist(), x, y, roll, scale, strict=True)
+    ]
+    grain = noise * shot.noise * rng.standard_normal((frames, size, size, 1))
+    return (np.stack(images) + grain).clip(0, 255).astype(np.uint8)
+
+
+def write_faces(
+    folder: Path,
+    *,
+    people: int = 12,
+    clips_per_label: int = 1,
+    seed: int = 0,
+    labels: tuple[str, ...] = LABELS,
+    val_share: float = 0.25,
+    frames: int = 40,
+    size: int = 96,
+    fps: float = 25.0,
+    form: Literal["videos", "frames"] = "videos",
+    noise: float = 1.0,
+) -> tuple[Path, Path]:
+    """Write clips and the lists `train.txt` and `val.txt`, which share no person.
+
+    The files are a function of the arguments. Clips are named `p03_happiness_0`; a label in the
+    lists is its place in `labels`.
+
+    Args:
+        val_share: Share of the people for `val.txt`; at least one.
+        form: MPEG-4 videos, or folders of PNG frames.
+        noise: Factor on the sensors' noise; 0 for none, as masked pre-training can never predict
+            it.
+
+    Returns:
+        The two lists.
+
+    Raises:
+        SourceError: `folder` holds something else, or a video cannot be written.
+    """
+    if people < 2 or not set(labels) <= set(LABELS):
+        raise ValueError(
+            f"write_faces: at least 2 people, and labels among {', '.join(LABELS)}. "
+            f"Got {people} and {', '.join(labels)}."
+        )
+    if folder.exists() and any(folder.iterdir()):
+        raise SourceError(f"'{folder}' is not empty. Name a new folder for the drawn faces.")
+    (folder / "clips").mkdir(parents=True)
+    val_people = min(people - 1, max(1, round(val_share * people)))
+    lines: dict[str, list[str]] = {"train": [], "val": []}
+    drawn = _clips(people, clips_per_label, seed, labels, frames, size, noise)
+    for number, label, name, clip in drawn:
+        relative = f"clips/{name}" + (".mp4" if form == "videos" else "")
+        if form == "videos":
+            _write_video(folder / relative, clip, fps)
+        else:
+            _write_frames(folder / relative, clip)
+        part = "val" if number >= people - val_people else "train"
+        lines[part].append(f"{relative} {labels.index(label)}\n")
+    for part, text in lines.items():
+        (folder / f"{part}.txt").write_text("".join(text), encoding="utf-8")
+    return folder / "train.txt", folder / "val.txt"
+
+
+def _clips(
+    people: int,
+    clips_per_label: int,
+    seed: int,
+    labels: tuple[str, ...],
+    frames: int,
+    size: int,
+    noise: float,
+) -> Iterator[tuple[int, str, str, np.ndarray]]:
+    """Number of the person, label, name and frames of every clip."""
+    for number in range(people):
+        person = Person.draw(generator("person", seed, number))
+        for label in labels:
+            for take in range(clips_per_label):
+                rng = generator("take", seed, number, LABELS.index(label), take)
+                name = f"p{number:02d}_{label}_{take}"
+                yield number, label, name, face_clip(person, label, rng, frames, size, noise)
+
+
+def _write_video(path: Path, clip: np.ndarray, fps: float) -> None:
+    height, width = clip.shape[1:3]
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    if not writer.isOpened():
+        raise SourceError(f"OpenCV cannot write '{path}'. Write frames: form='frames'.")
+    for frame in clip:
+        writer.write(cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))
+    writer.release()
+
+
+def _write_frames(folder: Path, clip: np.ndarray) -> None:
+    folder.mkdir()
+    for number, frame in enumerate(clip):
+        path = folder / f"{number:04d}.png"
+        if not cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)):
+            raise SourceError(f"'{path}' cannot be written. Is the disk full?")

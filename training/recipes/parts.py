@@ -1,0 +1,109 @@
+"""The parts of the default model that are trained one after another."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from svfap_edge.training.model import IMAGENET_STD, TPSBT, CrossSelfBlock, TemporalDownsample
+
+from .photographs import GREY_STD, LUMA
+
+
+@torch.no_grad()
+def fold_luminance(model: TPSBT) -> None:
+    """Make the first convolution read normalized RGB as the luminance it was trained on; exact."""
+    assert model.patch_embed.stem is not None
+    first = model.patch_embed.stem[0]
+    assert isinstance(first, nn.Conv2d)
+    channels = (LUMA * torch.tensor(IMAGENET_STD) / GREY_STD).view(1, 3, 1, 1)
+    first.weight.copy_(first.weight.sum(1, keepdim=True) * channels)
+
+
+@torch.no_grad()
+def fold_temperature(model: TPSBT, logits: Tensor, labels: Tensor) -> None:
+    """Scale the last layer so that the model's probabilities fit labels best; its answers stay.
+
+    What it learned from other models' answers and from mixed photographs leaves it unsure of all
+    (Guo et al., "On calibration of modern neural networks", 2017).
+
+    Args:
+        logits: (n, L) that it gives of photographs it has not learned from.
+        labels: Indices (n,).
+    """
+    scales = torch.logspace(-1, 1, 401)
+    losses = torch.stack([F.cross_entropy(logits * scale, labels) for scale in scales])
+    best = scales[losses.argmin()]
+    model.head.weight.mul_(best)
+    model.head.bias.mul_(best)
+
+
+class StemClassifier(nn.Module):
+    """The stem of a model, pooled: (B, 3, 1, H, W) to (B, L)."""
+
+    def __init__(self, model: TPSBT) -> None:
+        super().__init__()
+        assert model.patch_embed.stem is not None
+        self.stem = model.patch_embed.stem
+        self.dropout = nn.Dropout(0.3)
+        self.head = nn.Linear(model.config.stem[-1], model.config.outputs)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.dropout(self.stem(images[:, :, 0]).mean((2, 3))))
+
+
+class TubeletClassifier(nn.Module):
+    """Stem and stage 1 of a model on single tubelets, without computing the repeated frame."""
+
+    def __init__(self, model: TPSBT) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, 1, H, W)
+        model, config = self.model, self.model.config
+        embed = model.patch_embed
+        assert embed.stem is not None
+        maps = embed.stem(images[:, :, 0])
+        weight = embed.proj.weight.sum(2)
+        tokens = F.conv2d(maps, weight, embed.proj.bias, stride=weight.shape[-1])
+        tokens = tokens.flatten(2).transpose(1, 2)
+        code = model.position_code.view(config.time_steps, config.positions, -1)
+        step = torch.randint(config.time_steps, (len(images),)) if self.training else 0
+        tokens = tokens + code[step]
+        for block in model.blocks[: config.depths[0]]:
+            tokens = block(tokens)
+        return model.classify(model.fc_norm(tokens.mean(1)))
+
+
+class ClipClassifier(nn.Module):
+    """The whole model with a stem that is not trained: (B, 3, T, H, W) to (B, L)."""
+
+    def __init__(self, model: TPSBT) -> None:
+        super().__init__()
+        self.model = model
+        assert model.patch_embed.stem is not None
+        model.patch_embed.stem.requires_grad_(False)
+
+    def train(self, mode: bool = True) -> ClipClassifier:
+        super().train(mode)
+        assert self.model.patch_embed.stem is not None
+        self.model.patch_embed.stem.eval()
+        return self
+
+    def forward(self, clips: Tensor) -> Tensor:
+        return self.model(clips)
+
+
+@torch.no_grad()
+def start_later_stages_as_identity(model: TPSBT) -> None:
+    for downsample in model.temporal_downsamples:
+        assert isinstance(downsample, TemporalDownsample) and downsample.bias is not None
+        eye = torch.eye(downsample.weight.shape[0]) / downsample.weight.shape[2]
+        downsample.weight.copy_(eye[..., None].expand_as(downsample.weight))
+        downsample.bias.zero_()
+    for block in model.blocks:
+        if isinstance(block, CrossSelfBlock):
+            for last in (block.cross_attn.proj, block.attn.proj, block.mlp.fc2):
+                last.weight.mul_(0.05)
+                last.bias.zero_()

@@ -1,0 +1,185 @@
+"""One phase of the default model: a network trained for so many minutes on photographs."""
+
+from __future__ import annotations
+
+import copy
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from svfap_edge.training.clips.augment import AugmentSettings
+from svfap_edge.training.clips.mixing import (
+    FramingSettings,
+    MixSettings,
+    mix,
+    soft_targets,
+    zoomed_out,
+)
+from svfap_edge.training.clips.order import generator
+from svfap_edge.training.protocols import class_figures
+from svfap_edge.training.trainer.optim import cross_entropy, move_average, rate_at
+
+from .photographs import LABELS, Faces, augmented, grey_input, resized
+
+BALANCE = 0.45  # classes are drawn by count ** BALANCE
+
+Model = TypeVar("Model", bound=nn.Module)
+
+PHOTOGRAPHS = AugmentSettings(
+    crop_area=0.55, tilt=15, ops=1, magnitude=5, erase=0.4, grey=0, soft=0.3, shade=0.25, noise=0.04
+)
+MIXING = MixSettings(mixup=0.4, cutmix=1.0, switch=0.3, probability=0.6)
+FRAMING = FramingSettings(zoom_out=0.6)
+
+
+@torch.no_grad()
+def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Tensor:
+    """Logits (n, L) of photographs, held still for `frames`."""
+    model.eval()
+    outputs = []
+    for start in range(0, len(images), 32):
+        clips = grey_input(resized(images[start : start + 32], frames, size))
+        with torch.autocast("cpu", torch.bfloat16):
+            outputs.append(model(clips).float())
+    return torch.cat(outputs)
+
+
+@torch.no_grad()
+def middle_answer(teacher: nn.Module, clips: Tensor) -> Tensor:
+    """Probabilities (B, L) by a model of single frames for the middle of clips (B, 3, T, H, W)."""
+    middle = clips.shape[2] // 2
+    return teacher(clips[:, :, middle : middle + 1]).float().softmax(1)
+
+
+@dataclass(frozen=True)
+class Phase:
+    """How long and how one phase is trained."""
+
+    name: str
+    minutes: float
+    frames: int
+    batch: int
+    rate: float
+    seed: int
+    augment: AugmentSettings = PHOTOGRAPHS
+
+
+@dataclass(frozen=True)
+class Teaching:
+    """A model of single frames that is shown the views that another is trained on.
+
+    Attributes:
+        share: Of its answer in each target; the rest is the label.
+        borders: Whether it, too, sees the borders that are put around a view.
+    """
+
+    teacher: nn.Module
+    share: float
+    borders: bool
+
+
+def fit(
+    model: Model,
+    train: Faces,
+    val: Faces,
+    size: int,
+    phase: Phase,
+    teaching: Teaching | None = None,
+) -> Model:
+    """Train for a set time; returns the moving average of the weights."""
+    counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
+    weight = counts[train.labels] ** (BALANCE - 1)
+    trained = [p for p in model.parameters() if p.requires_grad]
+    matrices, vectors = ([p for p in trained if (p.ndim > 1) is many] for many in (True, False))
+    groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=phase.rate)
+    average = copy.deepcopy(model)
+    if teaching is not None:
+        teaching.teacher.eval()
+
+    def loss_of(step: int) -> Tensor:
+        model.train()
+        rng = generator("default-model", phase.seed, step)
+        index = torch.multinomial(weight, phase.batch, replacement=True)
+        clips = augmented(train.images[index], phase.frames, size, rng, phase.augment)
+        targets = soft_targets(train.labels[index], len(LABELS))
+        mixed, targets = mix(grey_input(clips), targets, rng, MIXING)
+        views = zoomed_out(mixed, rng, FRAMING)
+        with torch.autocast("cpu", torch.bfloat16):
+            if teaching is not None:
+                said = middle_answer(teaching.teacher, views if teaching.borders else mixed)
+                targets = torch.lerp(targets, said, teaching.share)
+            logits = model(views).float()
+        return cross_entropy(logits, targets)
+
+    def tell(minutes: float, step: int, loss: float | None) -> None:
+        logits = predict(average, val.images, phase.frames, size)
+        figures = class_figures(val.labels.numpy(), logits.argmax(1).numpy(), LABELS)
+        row = {"phase": phase.name, "minutes": round(minutes, 1), "step": step, "loss": loss}
+        print(json.dumps(row | figures), flush=True)
+
+    pace = Pace(phase.minutes, phase.rate, 1e-6, warm_up=100)
+    train_for(
+        pace, optimizer, loss_of, tell, lambda done: move_average(average, model, 0.998, done)
+    )
+    return average
+
+
+REPORT_MINUTES = 2.5
+
+
+@dataclass(frozen=True)
+class Pace:
+    """How long to train, and how fast: the rate falls by half a cosine from `rate` to `least`."""
+
+    minutes: float
+    rate: float
+    least: float
+    warm_up: int  # steps
+
+
+def train_for(
+    pace: Pace,
+    optimizer: torch.optim.Optimizer,
+    loss_of: Callable[[int], Tensor],
+    tell: Callable[[float, int, float | None], None],
+    after: Callable[[int], None] = lambda done: None,
+) -> None:
+    """Take steps until the time is over.
+
+    Args:
+        loss_of: The loss of the batch of step 0, 1, ...
+        tell: Called every few minutes and at the end with the minutes gone, the steps done and
+            the mean loss since the last call (None if there was no step).
+        after: Called after each step with the steps done.
+    """
+    trained = [weight for group in optimizer.param_groups for weight in group["params"]]
+    start, step, tell_at = time.monotonic(), 0, REPORT_MINUTES
+    losses: list[float] = []
+
+    def mean_loss() -> float | None:
+        return round(float(np.mean(losses)), 4) if losses else None
+
+    while (elapsed := (time.monotonic() - start) / 60) < pace.minutes:
+        rate = rate_at(int(1e6 * elapsed / pace.minutes), 10**6, 0, pace.rate, pace.least)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * min(1.0, (step + 1) / pace.warm_up)
+        loss = loss_of(step)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(trained, 1.0)
+        optimizer.step()
+        step += 1
+        losses.append(loss.item())
+        after(step)
+        if elapsed >= tell_at:
+            tell_at = elapsed + REPORT_MINUTES
+            tell(elapsed, step, mean_loss())
+            losses = []
+    tell(pace.minutes, step, mean_loss())

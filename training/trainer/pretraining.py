@@ -1,0 +1,165 @@
+"""Masked-autoencoder pre-training on lists of clips; labels are not read."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from svfap_edge.errors import ConfigError, UnreadableClip
+from svfap_edge.training.clips.augment import centre
+from svfap_edge.training.clips.reading import LabelledClips, Sampling
+from svfap_edge.training.masked import (
+    DecoderConfig,
+    MaskedAutoencoder,
+    masked_loss,
+    pixel_targets,
+    reconstruct,
+    to_pixels,
+    tube_mask,
+)
+from svfap_edge.training.model import preset
+from svfap_edge.training.protocols import normalize, sum_of_all
+from svfap_edge.training.settings import PretrainConfig
+
+from .job import Job, open_clips, require_known
+from .report import reconstruction_picture
+
+STRIDE = 4
+"""Frames between sampled frames at 25 fps, as published for VoxCeleb2."""
+
+SHOWN = 4
+"""Clips in a picture of reconstructions."""
+
+VALIDATED = 512
+"""Clips of the validation list at most whose loss is reported."""
+
+
+@dataclass(kw_only=True)
+class Pretraining(Job):
+    """The job of `svfap-edge pretrain`."""
+
+    settings: PretrainConfig
+    model: MaskedAutoencoder
+    prefix = "encoder."
+    sign = -1
+    monitor = "val_loss"
+
+    @classmethod
+    def prepare(cls, settings: PretrainConfig) -> Pretraining:
+        """Open lists and model; `data.val` may be left out, then `data.train` is looked at.
+
+        Raises:
+            ConfigError, SourceError, CheckpointError: see there.
+        """
+        data = settings.data
+        torch.manual_seed(settings.run.seed)
+        model = _open_autoencoder(settings)
+        stride = data.stride or STRIDE
+        sampling = Sampling(model.config.frames, stride / 25, stride, 1)
+        train = open_clips(data, data.train, None, sampling)
+        val = open_clips(data, data.val, None, sampling) if data.val else train
+        require_known(data, train, val)
+        if data.balance != 1:
+            raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
+        return cls(settings=settings, model=model, config=model.config, train=train, val=val)
+
+    @property
+    def lists(self) -> dict[str, LabelledClips]:
+        return {"train": self.train} if self.val is self.train else super().lists
+
+    @property
+    def content(self) -> dict[str, Any]:
+        return {**super().content, "decoder": asdict(self.model.decoder_config)}
+
+    def clip_loss(
+        self, model: nn.Module, clips: Tensor, items: Tensor, rng: np.random.Generator
+    ) -> Tensor:
+        mask = self._masks(len(clips)).to(clips.device)
+        return masked_loss(model(clips, mask), pixel_targets(clips, mask, self.config))
+
+    def _masks(self, count: int, seed: int | None = None) -> Tensor:
+        generator = None if seed is None else torch.Generator().manual_seed(seed)
+        steps, positions = self.config.time_steps, self.config.positions
+        return tube_mask(count, steps, positions, self.settings.masking.ratio, generator)
+
+    @torch.no_grad()
+    def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
+        """Mean loss of validation clips under masks that stay the same from epoch to epoch.
+
+        Raises:
+            SourceError: more items than the limit cannot be read.
+        """
+        model.eval()
+        count = min(len(self.val), VALIDATED)
+        indices = np.linspace(0, len(self.val) - 1, count).round().astype(int)
+        size = self.settings.optim.batch
+        total, seen = 0.0, 0
+        for first in range(0, count, fabric.world_size * size):
+            start = first + fabric.global_rank * size
+            clips = self._clips(indices[start : start + size]).to(fabric.device)
+            if len(clips) == 0:
+                continue
+            mask = self._masks(len(clips), seed=start).to(fabric.device)
+            with fabric.autocast():
+                prediction = model(clips, mask)
+            loss = masked_loss(prediction, pixel_targets(clips, mask, self.config))
+            total, seen = total + float(loss) * len(clips), seen + len(clips)
+        if fabric.world_size > 1:
+            sums = torch.tensor([total, seen], dtype=torch.float64, device=fabric.device)
+            total, seen = sum_of_all(fabric, sums).tolist()
+        every = self.settings.masking.picture_every
+        due = epoch % every == 0 or epoch == self.settings.optim.epochs
+        if due and fabric.is_global_zero:
+            chosen = indices[np.linspace(0, count - 1, SHOWN).round().astype(int)]
+            clips = self._clips(chosen).to(fabric.device)
+            if len(clips) > 0:
+                self._picture(fabric, model, epoch, clips)
+        return {"val_loss": total / seen if seen else math.nan}
+
+    def _picture(self, fabric: Fabric, model: nn.Module, epoch: int, clips: Tensor) -> None:
+        """Write `reconstruction-EPOCH.png`."""
+        mask = self._masks(len(clips), seed=0).to(fabric.device)
+        with fabric.autocast():
+            prediction = model(clips, mask)
+        rebuilt = reconstruct(clips, mask, prediction, self.config)
+        picture = reconstruction_picture(
+            to_pixels(clips).cpu().numpy(), mask.cpu().numpy(), rebuilt.cpu().numpy(),
+            tubelet=self.config.tubelet,
+        )  # fmt: skip
+        path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
+        cv2.imwrite(str(path), picture[..., ::-1])
+
+    def _clips(self, indices: np.ndarray) -> Tensor:
+        """Validation clips (B, 3, T, S, S), normalized; those that cannot be read are left out."""
+        found = []
+        for index in indices:
+            try:
+                found.append(centre(self.val.read(int(index)), self.config.size))
+            except UnreadableClip as error:
+                self.log_of(self.val).add(error)
+        return normalize(torch.from_numpy(np.stack(found))) if found else torch.empty(0)
+
+
+def _open_autoencoder(settings: PretrainConfig) -> MaskedAutoencoder:
+    model, masking = settings.model, settings.masking
+    if model.start is not None:
+        raise ConfigError(
+            "model.start is for fine-tuning. To go on with an earlier pre-training use --resume."
+        )
+    try:
+        config = preset(model.preset, **model.changes(), drop_path=model.drop_path)
+        decoder = DecoderConfig(
+            masking.decoder_width, masking.decoder_depth, masking.decoder_heads,
+            fusion=masking.fusion,
+        )  # fmt: skip
+        return MaskedAutoencoder(config, decoder)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"model or masking: {error}") from error

@@ -1,0 +1,249 @@
+"""What a finished training run leaves for people: `report.json` and `report.png`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from svfap_edge.atomic import json_text, write_text_atomically
+from svfap_edge.tasks import Task
+
+INK = "#1f2933"
+COLOURS = ("#2166ac", "#b2182b", "#1b7837", "#762a83", "#8c510a")
+LOSSES = ("loss", "val_loss")
+
+
+def write_report(
+    folder: Path,
+    history: Sequence[Mapping[str, Any]],
+    final: Mapping[str, Mapping[str, Any]],
+    task: Task | None,
+    unreadable: Mapping[str, Mapping[str, str]],
+) -> None:
+    """Write the report of a run.
+
+    Args:
+        history: Figures of each epoch.
+        final: List ("val", "test") to protocol to figures of the best weights; empty for
+            pre-training.
+        unreadable: List ("train", "val", "test") to files that could not be read, and why.
+    """
+    content = {
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "task": task.to_dict() if task else None,
+        "epochs": len(history),
+        "final": final,
+        "history": list(history),
+        "unreadable": {path: why for found in unreadable.values() for path, why in found.items()},
+    }
+    write_text_atomically(folder / "report.json", json_text(content, indent=1) + "\n")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        return  # the numbers are there; pictures need the extra "report"
+    draw(folder / "report.png", history, final, task)
+
+
+def draw(
+    path: Path,
+    history: Sequence[Mapping[str, Any]],
+    final: Mapping[str, Mapping[str, Any]],
+    task: Task | None,
+    progress: str = "epoch",
+) -> None:
+    """Curves, and for classes the confusion matrix and the recall of each class.
+
+    Args:
+        progress: Key of `history` that the curves run over.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    matrix, title = _confusion(final)
+    others = [n for n in _numbers(history) if n not in (*LOSSES, "unreadable", progress)]
+    curves = partial(_curves, history=history, progress=progress)
+    panels = [partial(curves, names=LOSSES, title="Loss")]
+    if others:
+        panels.append(partial(curves, names=others, title="Validation"))
+    if matrix is not None and task is not None:
+        panels.append(partial(_matrix, matrix=matrix, labels=task.labels, title=title))
+        panels.append(partial(_recall, matrix=matrix, labels=task.labels))
+    figure = Figure(figsize=(4.2 * len(panels), 3.8), layout="constrained")
+    axes = figure.subplots(1, len(panels), squeeze=False)[0]
+    for panel, axis in zip(panels, axes, strict=True):
+        panel(axis)
+    FigureCanvasAgg(figure)
+    figure.savefig(path, dpi=110)
+
+
+def _numbers(history: Sequence[Mapping[str, Any]]) -> list[str]:
+    found: dict[str, None] = {}
+    for row in history:
+        found.update(
+            {n: None for n, v in row.items() if isinstance(v, (int, float)) and n != "epoch"}
+        )
+    return list(found)
+
+
+def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | None, str]:
+    for name in ("test", "val"):
+        figures = final.get(name, {}).get("published", {})
+        if "confusion" in figures:
+            where = {"test": "test list", "val": "validation list"}[name]
+            return np.array(figures["confusion"]), f"Confusion, {where}"
+    return None, ""
+
+
+def _curves(
+    axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, progress: str
+) -> None:
+    for name, colour in zip(names, COLOURS, strict=False):
+        points = [(row[progress], row[name]) for row in history if row.get(name) is not None]
+        if points:
+            x, y = zip(*points, strict=True)
+            axis.plot(x, y, color=colour, label=name, marker="." if len(x) < 30 else "")
+    axis.set_title(title, color=INK, loc="left")
+    axis.set_xlabel(progress)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.grid(alpha=0.25)
+    axis.spines[["top", "right"]].set_visible(False)
+    if axis.get_lines():
+        axis.legend(frameon=False)
+
+
+def _matrix(axis: Any, matrix: np.ndarray, labels: Sequence[str], title: str) -> None:
+    shares = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        dark = shares[row, column] > 0.6
+        axis.text(
+            column, row, str(matrix[row, column]), ha="center", va="center", fontsize=8,
+            color="white" if dark else INK,
+        )  # fmt: skip
+    axis.set_xticks(range(len(labels)), labels, rotation=45, ha="right")
+    axis.set_yticks(range(len(labels)), labels)
+    axis.set_xlabel("predicted")
+    axis.set_ylabel("labelled")
+    axis.set_title(title, color=INK, loc="left")
+
+
+def _recall(axis: Any, matrix: np.ndarray, labels: Sequence[str]) -> None:
+    counts = matrix.sum(1)
+    recall = matrix.diagonal() / np.maximum(1, counts)
+    places = np.arange(len(labels))
+    axis.barh(places, recall, color=COLOURS[0])
+    for place, (value, count) in enumerate(zip(recall, counts, strict=True)):
+        axis.text(value + 0.02, place, f"{value:.2f} of {count}", va="center")
+    axis.set_yticks(places, labels)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 1.45)
+    axis.set_xticks([0, 0.5, 1])
+    axis.set_title("Recall", color=INK, loc="left")
+    axis.spines[["top", "right"]].set_visible(False)
+
+
+ROWS = ("input", "masked", "reconstruction")
+
+
+CELL = 96  # least side of one frame in pixels
+
+
+GAP = 4
+
+
+LABEL_WIDTH = 112
+
+
+HEADER = 20
+
+
+MASK_GREY = 128
+
+
+def reconstruction_picture(
+    clip: np.ndarray,
+    mask: np.ndarray,
+    reconstruction: np.ndarray,
+    *,
+    tubelet: int = 2,
+    columns: int = 4,
+) -> np.ndarray:
+    """Input, masked input and reconstruction of evenly spaced frames, as RGB (H, W, 3) uint8.
+
+    Args:
+        clip: (3, T, S, S) RGB in 0..1, or (B, 3, T, S, S); several clips are stacked.
+        mask: (t*s,) bool, True = masked, or (B, t*s).
+        reconstruction: Like `clip`.
+        tubelet: Frames of one time step of the mask.
+        columns: Frames shown of each clip.
+
+    Raises:
+        ValueError: the shapes do not belong together.
+    """
+    clips, rebuilt = (np.asarray(x) for x in (clip, reconstruction))
+    masks = np.asarray(mask)
+    if clips.ndim == 4:
+        clips, rebuilt, masks = clips[None], rebuilt[None], masks[None]
+    hidden = _pixel_masks(clips, masks, rebuilt, tubelet)
+    shown = np.linspace(0, clips.shape[2] - 1, min(columns, clips.shape[2])).round().astype(int)
+    rows = []
+    for original, cover, result in zip(clips, hidden, rebuilt, strict=True):
+        frames, results = _frames(original, shown), _frames(result, shown)
+        covered = np.where(cover[shown][..., None], np.uint8(MASK_GREY), frames)
+        rows += [_row(*pair) for pair in zip(ROWS, (frames, covered, results), strict=True)]
+    return np.concatenate([_header(shown, rows[0].shape[1]), *rows])
+
+
+def _pixel_masks(
+    clips: np.ndarray, masks: np.ndarray, rebuilt: np.ndarray, tubelet: int
+) -> np.ndarray:
+    """Masks of pixels (B, T, S, S)."""
+    batch, _, frames, size = clips.shape[:4]
+    steps = frames // tubelet
+    side = round((masks.shape[-1] / steps) ** 0.5)
+    fits = masks.shape == (batch, steps * side**2) and frames % tubelet == 0
+    if not fits or size % side or clips.shape != rebuilt.shape or clips.shape[1] != 3:
+        raise ValueError(
+            "A picture needs clips and reconstructions (B, 3, T, S, S) and masks (B, t*s) with "
+            f"T = {tubelet} t; got {clips.shape}, {rebuilt.shape} and {masks.shape}."
+        )
+    grid = masks.reshape(batch, steps, side, side).astype(bool)
+    patch = size // side
+    return grid.repeat(tubelet, axis=1).repeat(patch, axis=2).repeat(patch, axis=3)
+
+
+def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:
+    """(3, T, S, S) in 0..1 to the shown frames (n, S, S, 3) uint8."""
+    frames = clip[:, shown].transpose(1, 2, 3, 0)
+    return (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
+
+
+def _row(label: str, frames: np.ndarray) -> np.ndarray:
+    """A label and the frames beside it, small ones enlarged by a whole factor."""
+    factor = -(-CELL // frames.shape[1])
+    cells = [
+        np.pad(frame.repeat(factor, axis=0).repeat(factor, axis=1), ((0, GAP), (0, GAP), (0, 0)))
+        for frame in frames
+    ]
+    strip = np.zeros((cells[0].shape[0], LABEL_WIDTH, 3), np.uint8)
+    _write(strip, label, (GAP, strip.shape[0] // 2))
+    return np.concatenate([strip, *cells], axis=1)
+
+
+def _header(shown: np.ndarray, width: int) -> np.ndarray:
+    header = np.zeros((HEADER, width, 3), np.uint8)
+    step = (width - LABEL_WIDTH) // len(shown)
+    for column, frame in enumerate(shown):
+        _write(header, f"frame {frame}", (LABEL_WIDTH + column * step, HEADER - 6))
+    return header
+
+
+def _write(canvas: np.ndarray, text: str, origin: tuple[int, int]) -> None:
+    white = (255, 255, 255)
+    cv2.putText(canvas, text, origin, cv2.FONT_HERSHEY_SIMPLEX, 0.42, white, 1, cv2.LINE_AA)

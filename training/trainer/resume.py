@@ -1,0 +1,123 @@
+"""What a run is made of, kept with its resume checkpoint: it is only ever continued as that."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from svfap_edge.atomic import SUFFIX, replace_durably
+from svfap_edge.errors import ConfigError, TrainingError
+from svfap_edge.training.clips.reading import LabelledClips
+from svfap_edge.training.config import to_table
+
+from .job import Job
+
+if TYPE_CHECKING:
+    from lightning.fabric import Fabric
+
+FREE = frozenset(
+    (
+        "data.train", "data.val", "data.test",  # their content is compared
+        "data.workers", "optim.epochs",
+        "run.output", "run.save_every", "run.tensorboard", "run.threads",
+        "run.devices", "run.nodes",  # the number of processes is compared
+    )
+)  # fmt: skip
+"""Settings that may differ. With other epochs the learning rate follows the new cosine from there
+on, which is not what a run of that many epochs would have done."""
+
+
+def record_of(job: Job, processes: int) -> dict[str, Any]:
+    """Settings, task and lists of a run by dotted name, and the number of processes."""
+    sections = {**to_table(job.settings), "task": job.task.to_dict() if job.task else {}}
+    found = {
+        f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()
+    }
+    kept = {name: value for name, value in found.items() if name not in FREE}
+    lists = {
+        f"data.{name}": list_digest(clips, Path(getattr(job.settings.data, name)))
+        for name, clips in job.lists.items()
+    }
+    return {**kept, **lists, "processes": processes, "--quantize": job.quantized}
+
+
+def list_digest(clips: LabelledClips, path: Path) -> str:
+    """Size of a list and a digest of its targets and files; the same where both have moved."""
+    folder = path if path.is_dir() else path.parent
+    prefixes = [os.path.join(text, "") for text in (str(folder), os.path.abspath(folder))]
+    total = hashlib.sha256()
+    for item, target in zip(clips.items, clips.targets.tolist(), strict=True):
+        name = str(item.path)
+        start = next((len(prefix) for prefix in prefixes if name.startswith(prefix)), 0)
+        total.update(f"{name[start:]}\0{target}\n".encode(errors="surrogateescape"))
+    return f"{len(clips)} items with digest {total.hexdigest()[:16]}"
+
+
+def check_resume(path: Path, record: dict[str, Any], epochs: int) -> None:
+    """Compare a resume checkpoint with the run that is to continue it.
+
+    Raises:
+        ConfigError: it cannot be read, or is of a run with other settings, another task or other
+            lists, or of one that has trained longer; both values are named.
+    """
+    try:
+        stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        before, epoch, step = stored["record"], stored["place"]["epoch"], stored["place"]["step"]
+    except (OSError, RuntimeError, ValueError, EOFError, KeyError, TypeError,
+            pickle.UnpicklingError) as error:  # fmt: skip
+        raise ConfigError(
+            f"'{path}' cannot be read as a resume checkpoint of this version: "
+            f"{str(error).strip()[:200]}. Start again in another run.output."
+        ) from error
+    names = [name for name in {**before, **record} if before.get(name) != record.get(name)]
+    if names:
+        told = "; ".join(
+            f"{n} was {_short(before.get(n))}, is {_short(record.get(n))}" for n in names
+        )
+        raise ConfigError(
+            f"'{path}' does not fit these settings: {told}. Resume with those in "
+            f"'{path.with_name('config.toml')}', or start a new run in another run.output."
+        )
+    if epoch + (step > 0) > epochs:
+        raise ConfigError(
+            f"'{path}' is in epoch {epoch + (step > 0)} already: optim.epochs={epochs} is too few."
+        )
+
+
+def _short(value: Any) -> str:
+    return f"{value!r:.200}" if not isinstance(value, str) else f"{value:.200}"
+
+
+def save_atomically(
+    fabric: Fabric,
+    path: Path,
+    state: dict[str, Any],
+    keep: Callable[[str, Any], bool] | None = None,
+) -> None:
+    """Save a checkpoint from all processes; modules and optimizers become their state dicts.
+
+    Args:
+        keep: Which entries (name, value) of the model's state dict are saved; all by default.
+
+    Raises:
+        TrainingError: it could not be written. What was at `path` before is untouched.
+    """
+    part = path.with_name(path.name + SUFFIX)
+    try:
+        fabric.save(part, state, filter={"model": keep} if keep else None)
+        if fabric.is_global_zero:
+            replace_durably(part, path)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        part.unlink(missing_ok=True)
+        kept = f" The one before is intact: '{path}'." if path.exists() else ""
+        raise TrainingError(
+            f"The checkpoint '{path}' could not be written: {str(error).strip()[:200]}.{kept} "
+            "Make room, or move the folder and set run.output, then continue with --resume."
+        ) from error
+    fabric.barrier()
