@@ -4,28 +4,37 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from functools import partial
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from svfap_edge.errors import SourceError, SvfapError
+from svfap_edge.errors import ConfigError, SourceError
 
-from .console import Json, console, count, progress, reporting, stopping_cleanly, warn
+from .console import console, count, progress, reporting, stopping_cleanly, warn
+from .options import (
+    ArtifactName,
+    BundleOption,
+    DetectEvery,
+    DetectorName,
+    EngineName,
+    FaceModel,
+    Hop,
+    Json,
+    Mode,
+    Threads,
+    check_positive,
+)
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from svfap_edge.perception.detectors import Detector
-    from svfap_edge.runner.account import CamerasSummary, RunSummary
-    from svfap_edge.runtimes import Engine
+    from svfap_edge.runner.account import RunSummary
     from svfap_edge.sinks.sink import Sink
     from svfap_edge.sources.frames import Source
-    from svfap_edge.sources.reader import LiveSettings
+    from svfap_edge.sources.live import LiveSettings
     from svfap_edge.tasks import Task
 
 
@@ -38,273 +47,219 @@ def run(
             "named after itself or as NAME=SOURCE.",
         ),
     ],
-    bundle: Annotated[
-        Path | None, typer.Option(help="Bundle to run; the one in the package by default.")
-    ] = None,
-    artifact: Annotated[
-        str | None, typer.Option(help="Artifact of the bundle, for example fp32.onnx.")
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="auto, onnxruntime, openvino or tensorrt; onnxruntime:cuda, "
-            "onnxruntime:tensorrt or onnxruntime:nvtensorrtrtx for ONNX Runtime on a GPU."
-        ),
-    ] = "auto",
-    detector: Annotated[
-        str, typer.Option(help="Face detector: auto, yunet, haar, or none (frame = face).")
-    ] = "auto",
-    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
-    hop: Annotated[float, typer.Option(help="Seconds between predictions.")] = 0.5,
-    detect_every: Annotated[
-        int, typer.Option(help="Look for faces in every n-th frame only.", min=1)
-    ] = 1,
+    bundle: BundleOption = None,
+    artifact: ArtifactName = None,
+    engine: EngineName = "auto",
+    detector: DetectorName = "auto",
+    face_model: FaceModel = None,
+    hop: Hop = 0.5,
+    detect_every: DetectEvery = 1,
     smooth: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Time constant of smoothed scores, beside the raw ones in JSON lines; 0: none.",
+            help="Time constant of smoothed scores, written beside the raw ones; 0 for none.",
         ),
     ] = 0.0,
     budget: Annotated[
         float | None,
         typer.Option(
             metavar="MS",
-            help="Milliseconds that a frame (of several sources: one of each) may take on average. "
-            "To keep it, faces are looked for and people predicted less often.",
+            help="Milliseconds that a frame may take on average (with several sources: a frame of "
+            "each). To keep it, faces are looked for and people predicted less often.",
         ),
     ] = None,
     max_people: Annotated[
-        int | None, typer.Option(help="People followed at a time in each source (32).", min=1)
+        int | None,
+        typer.Option(help="People followed at a time in each source; by default 32.", min=1),
     ] = None,
     fps: Annotated[
-        float | None, typer.Option(help="Frame rate of a folder of images (25).")
+        float | None, typer.Option(help="Frame rate of a folder of images; by default 25.")
     ] = None,
     seconds: Annotated[
-        float | None, typer.Option(help="Stop after so many seconds of a source's time.")
+        float | None, typer.Option(help="Stop after this many seconds of a source's time.")
     ] = None,
     wait: Annotated[
         float,
         typer.Option(
             metavar="SECONDS",
-            help="Wait so long for a camera that is not there at the start; inf: for ever.",
+            help="Wait up to this long for a camera that is not there at the start; inf waits "
+            "for ever.",
         ),
     ] = 0.0,
     read_timeout: Annotated[
         float | None,
         typer.Option(
             metavar="SECONDS",
-            help="Without a frame for so long, a URL counts as lost and is opened again (5).",
+            help="Open a URL again when it gave no frame for this long; by default 5.",
         ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)] = None,
-    mode: Annotated[
-        str,
-        typer.Option(help="latency: all threads on one clip; throughput: each on one of its own."),
-    ] = "latency",
+    threads: Threads = None,
+    mode: Mode = "latency",
     jsonl: Annotated[
         str | None, typer.Option(help="Write JSON lines to this file; - is standard output.")
     ] = None,
-    video: Annotated[Path | None, typer.Option(help="Write an overlay video (.mp4).")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a timeline picture (.png).")] = None,
+    video: Annotated[
+        Path | None,
+        typer.Option(
+            help="Write an overlay video (.mp4). With several sources, {camera} in the path stands "
+            "for each one's name."
+        ),
+    ] = None,
+    plot: Annotated[
+        Path | None,
+        typer.Option(help="Write a timeline picture (.png); {camera} works as in --video."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what the faces of videos or cameras express.
+    """Report what the faces in videos or before cameras express.
 
-    A camera or URL is read until --seconds, Ctrl-C or SIGTERM; that is a good end. Of several
-    sources, named as in door=0 desk=1, one that fails ends alone.
+    A camera or URL is read until --seconds, Ctrl-C or SIGTERM; that is a good end. If one of
+    several sources, named as in door=0 desk=1, fails, the others go on.
     """
     with reporting(as_json):
-        _check_numbers(hop, seconds, smooth, budget)
+        given = {"seconds": seconds, "budget": budget}
+        check_positive(**{name: value for name, value in given.items() if value is not None})
         live = _live_settings(wait, read_timeout)
-        if mode not in ("latency", "throughput"):
-            raise SvfapError(f"--mode must be latency or throughput; got '{mode}'.")
         if as_json and jsonl == "-":
-            raise SvfapError("--json and --jsonl - both write standard output; choose one.")
-        from svfap_edge.perception.detectors import open_detector
+            raise ConfigError("--json and --jsonl - both write standard output; choose one.")
+        from svfap_edge.perception.detectors import check_detector
+        from svfap_edge.perception.tracking import MAX_PEOPLE
+        from svfap_edge.perception.view import ViewSettings
+        from svfap_edge.runner.run import run as run_sources
         from svfap_edge.runtimes import Engine
-        from svfap_edge.sources.opening import name_sources, split_name
+        from svfap_edge.sinks.paths import camera_paths, check_outputs
+        from svfap_edge.sources.opening import name_sources, open_source, open_sources, split_name
 
-        one = len(sources) == 1 and split_name(sources[0])[0] is None
-        if not one and (video is not None or plot is not None):
-            raise SvfapError(
-                "--video and --plot show one source, without a name. For several sources write "
-                "--jsonl, or run each by itself."
-            )
-        named = name_sources(sources)
-        _check_outputs({"--jsonl": jsonl, "--video": video, "--plot": plot}, named, face_model)
-        finder = open_detector(detector, face_model)
-        loading = partial(
-            Engine.load, bundle, artifact=artifact, engine=engine, threads=threads,
-            mode="throughput" if mode == "throughput" else "latency",
-        )  # fmt: skip
-        options: dict[str, Any] = {
+        check_detector(detector)
+        options = {
             "hop_s": hop,
             "detect_every": detect_every,
             "smoothing_s": smooth,
             "budget_s": None if budget is None else budget / 1e3,
-            **({} if max_people is None else {"max_people": max_people}),
+            "max_people": max_people or MAX_PEOPLE,
         }
-        call = _Call(loading, options, fps, live, seconds, jsonl, as_json)
-        if one:
-            _run_one(sources[0], finder, call, video, plot)
+        ViewSettings(**options)  # type: ignore[arg-type]  # refuses bad values before the work
+        addresses = name_sources(sources)
+        named = len(sources) > 1 or split_name(sources[0])[0] is not None
+        names = list(addresses)
+        videos = {} if video is None else camera_paths("--video", video, names)
+        plots = {} if plot is None else camera_paths("--plot", plot, names)
+        written = _written(jsonl, videos, plots)
+        models = [] if face_model is None else [str(face_model)]
+        check_outputs(written, [*addresses.values(), *models])
+        failed: dict[str, str] = {}
+        with ExitStack() as stack:
+            if named:
+                opened, failed = open_sources(addresses, fps=fps, live=live, warn=warn)
+            else:
+                opened = {names[0]: open_source(sources[0], fps=fps, live=live)}
+            for source in opened.values():
+                stack.enter_context(source)
+            stack.enter_context(stopping_cleanly(*opened.values()))
+            loaded = stack.enter_context(
+                Engine.load(
+                    bundle, artifact=artifact, engine=engine, threads=threads,
+                    mode=mode,  # type: ignore[arg-type]  # refused there if it is no mode
+                )
+            )  # fmt: skip
+            sinks = _sinks(opened, loaded.manifest.task, jsonl, videos, plots, named)
+            quiet = as_json or jsonl == "-"
+            report = stack.enter_context(progress(_title(opened, named), quiet))
+            summary = run_sources(
+                opened if named else opened[names[0]], loaded, sinks,
+                seconds=seconds, progress=report, warn=warn, failed=failed,
+                detector=detector, face_model=face_model, **options,
+            )  # fmt: skip
+        if as_json:
+            print(json.dumps(summary.to_json(), ensure_ascii=False))
         else:
-            call.options.update(detector=detector, face_model=face_model)
-            _run_several(named, call)
-
-
-@dataclass(frozen=True)
-class _Call:
-    """What was asked for.
-
-    Attributes:
-        loading: Loads the engine.
-        options: Of every `Perceiver`.
-        live: Of every live source.
-    """
-
-    loading: Callable[[], Engine]
-    options: dict[str, Any]
-    fps: float | None
-    live: LiveSettings
-    seconds: float | None
-    jsonl: str | None
-    as_json: bool
-
-    @property
-    def quiet(self) -> bool:
-        return self.as_json or self.jsonl == "-"
-
-    @property
-    def written(self) -> str | None:
-        """The file of JSON lines."""
-        return None if self.jsonl == "-" else self.jsonl
-
-
-def _check_numbers(hop: float, seconds: float | None, smooth: float, budget: float | None) -> None:
-    if not 0 < hop < math.inf:
-        raise SvfapError(f"--hop must be a positive number of seconds; got {hop:g}.")
-    if seconds is not None and not seconds > 0:
-        raise SvfapError(f"--seconds must be a positive number; got {seconds:g}.")
-    if not 0 <= smooth < math.inf:
-        raise SvfapError(f"--smooth must be 0 or more seconds; got {smooth:g}.")
-    if budget is not None and not 0 < budget < math.inf:
-        raise SvfapError(f"--budget must be a positive number of milliseconds; got {budget:g}.")
+            _print_summary(summary, list(written.values()))
+        if summary.failed:
+            raise typer.Exit(SourceError.exit_code)
 
 
 def _live_settings(wait: float, read_timeout: float | None) -> LiveSettings:
-    from svfap_edge.sources.reader import LiveSettings
+    from svfap_edge.sources.live import LiveSettings
 
     if not wait >= 0:
-        raise SvfapError(f"--wait must be 0 or more seconds; got {wait:g}.")
-    if read_timeout is not None and not 0 < read_timeout < math.inf:
-        raise SvfapError(f"--read-timeout must be a positive number; got {read_timeout:g}.")
+        raise ConfigError(f"--wait must be 0 or more seconds; got {wait:g}.")
     settings = LiveSettings(wait_for_first=wait > 0, first_s=wait if 0 < wait < math.inf else None)
-    return settings if read_timeout is None else replace(settings, read_timeout_s=read_timeout)
+    if read_timeout is None:
+        return settings
+    check_positive(read_timeout=read_timeout)
+    return replace(settings, read_timeout_s=read_timeout)
 
 
-def _check_outputs(
-    outputs: dict[str, str | Path | None], sources: dict[str, str], face_model: Path | None
-) -> None:
-    from svfap_edge.sinks.paths import check_outputs
-
-    files = {name: Path(path) for name, path in outputs.items() if path not in (None, "-")}
-    models = [] if face_model is None else [str(face_model)]
-    check_outputs(files, [*sources.values(), *models])
-
-
-def _run_one(
-    source: str, finder: Detector, call: _Call, video: Path | None, plot: Path | None
-) -> None:
-    from svfap_edge.perception.perceiver import Perceiver
-    from svfap_edge.runner import run as runner
-    from svfap_edge.sources.opening import open_source
-
-    with (
-        open_source(source, fps=call.fps, live=call.live) as opened,
-        stopping_cleanly(opened),
-        call.loading() as engine,
-    ):
-        perceiver = Perceiver(engine, detector=finder, **call.options)
-        sinks = _sinks(opened, engine.manifest.task, call.jsonl, video, plot)
-        with progress(f"{Path(opened.name).name}", call.quiet) as report:
-            summary = runner.run_one(
-                opened, engine, perceiver, sinks, report, seconds=call.seconds, warn=warn
-            )
-    if call.as_json:
-        print(json.dumps(summary.to_json(), ensure_ascii=False))
-    else:
-        _print_summary(summary, [call.written, video, plot])
+def _written(jsonl: str | None, videos: dict[str, Path], plots: dict[str, Path]) -> dict[str, Path]:
+    """Files that will be written, by the option and camera that they belong to."""
+    files = {} if jsonl in (None, "-") else {"--jsonl": Path(str(jsonl))}
+    for option, paths in (("--video", videos), ("--plot", plots)):
+        for name, path in paths.items():
+            files[option if len(paths) == 1 else f"{option} of '{name}'"] = path
+    return files
 
 
-def _run_several(addresses: dict[str, str], call: _Call) -> None:
-    """Raises typer.Exit if a source failed."""
-    from svfap_edge.perception.cameras import Cameras
-    from svfap_edge.perception.tracking import MAX_PEOPLE
-    from svfap_edge.runner.run import run
-    from svfap_edge.sinks.jsonl import CameraLines
-
-    sources, failed = run.open_sources(addresses, fps=call.fps, live=call.live, warn=warn)
-    with ExitStack() as stack:
-        for source in sources.values():
-            stack.enter_context(source)
-        stack.enter_context(stopping_cleanly(*sources.values()))
-        engine = stack.enter_context(call.loading())
-        options = dict(call.options)
-        if not run.are_live(sources):  # nothing is late: all clips can wait their turn
-            options["most"] = len(sources) * options.get("max_people", MAX_PEOPLE)
-        cameras = stack.enter_context(Cameras(engine, sources, **options))
-        lines = None if call.jsonl is None else CameraLines(call.jsonl)
-        report = stack.enter_context(progress(", ".join(sources), call.quiet))
-        summary = run.run(
-            sources, engine, cameras, lines, report,
-            seconds=call.seconds, warn=warn, failed=failed,
-        )  # fmt: skip
-    if call.as_json:
-        print(json.dumps(summary.to_json(), ensure_ascii=False))
-    else:
-        _print_cameras(summary, call.written)
-    if summary.failed:
-        raise typer.Exit(SourceError.exit_code)
+def _title(opened: dict[str, Source], named: bool) -> str:
+    return ", ".join(opened) if named else Path(next(iter(opened.values())).name).name
 
 
 def _sinks(
-    source: Source, task: Task, jsonl: str | None, video: Path | None, plot: Path | None
+    opened: dict[str, Source],
+    task: Task,
+    jsonl: str | None,
+    videos: dict[str, Path],
+    plots: dict[str, Path],
+    named: bool,
 ) -> list[Sink]:
     from svfap_edge.sinks.jsonl import JsonLines
+    from svfap_edge.sinks.sink import EachCamera
 
     sinks: list[Sink] = []
-    if video is not None:
+    cameras = [(name if named else None, name, source) for name, source in opened.items()]
+    if videos:
         from svfap_edge.sinks.overlay import OverlayVideo
 
-        sinks.append(OverlayVideo(video, task, source.fps))
-    if plot is not None:
+        sinks.append(
+            EachCamera({c: OverlayVideo(videos[name], task, s.fps) for c, name, s in cameras})
+        )
+    if plots:
         from svfap_edge.sinks.timeline import Timeline
 
-        sinks.append(Timeline(plot, task, Path(source.name).name))
+        titles = {name: name if named else Path(s.name).name for _, name, s in cameras}
+        sinks.append(
+            EachCamera({c: Timeline(plots[name], task, titles[name]) for c, name, _ in cameras})
+        )
     if jsonl is not None:
         sinks.append(JsonLines(jsonl))
     return sinks
 
 
-def _print_summary(summary: RunSummary, written: list[Any]) -> None:
-    out = console(stderr=False)
-    _print_people(summary, out)
-    _print_speed(summary, out)
-    _print_end(summary, written, out)
-
-
-def _print_cameras(summary: CamerasSummary, written: str | None) -> None:
+def _print_summary(summary: RunSummary, written: list[Path]) -> None:
     out = console(stderr=False)
     for name, each in summary.cameras.items():
         out.print(f"{name}", style="bold")
         _print_people(each, out, "  ")
     for name, text in summary.failed.items():
         out.print(f"{name} failed: {text}")
-    out.print("all", style="bold")
-    _print_people(summary.total, out, "  ")
-    _print_speed(summary.total, out)
-    _print_end(summary.total, [written], out)
+    if summary.cameras:
+        out.print("all", style="bold")
+    _print_people(summary, out, "  " if summary.cameras else "")
+    total = summary.wall_s or 1.0
+    shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in summary.seconds.items())
+    out.print(
+        f"{summary.fps:.0f} frames/s, {summary.speed:.1f}x real time "
+        f"({summary.artifact} on {summary.engine} in {summary.precision}, "
+        f"faces by {summary.detector})"
+    )
+    out.print(f"  time: {shares}")
+    if summary.counts:
+        text = ", ".join(f"{name} {count}" for name, count in summary.counts.items() if count)
+        out.print(f"  frames: {text}")
+    for path in written:
+        out.print(f"wrote {path}")
+    for warning in summary.warnings:
+        out.print(f"warning: {warning}")
 
 
 def _print_people(summary: RunSummary, out: Console, indent: str = "") -> None:
@@ -319,24 +274,3 @@ def _print_people(summary: RunSummary, out: Console, indent: str = "") -> None:
         out.print(f"{indent}  No face was found in any frame.")
     elif not summary.predictions:
         out.print(f"{indent}  No face stayed long enough for a prediction.")
-
-
-def _print_speed(summary: RunSummary, out: Console) -> None:
-    total = summary.wall_s or 1.0
-    shares = ", ".join(f"{name} {seconds / total:.0%}" for name, seconds in summary.seconds.items())
-    out.print(
-        f"{summary.fps:.0f} frames/s, {summary.speed:.1f}x real time "
-        f"({summary.artifact} on {summary.engine} in {summary.precision}, "
-        f"faces by {summary.detector})"
-    )
-    out.print(f"  time: {shares}")
-
-
-def _print_end(summary: RunSummary, written: list[Any], out: Console) -> None:
-    if summary.counts:
-        text = ", ".join(f"{name} {count}" for name, count in summary.counts.items() if count)
-        out.print(f"  frames: {text}")
-    for path in filter(None, written):
-        out.print(f"wrote {path}")
-    for warning in summary.warnings:
-        out.print(f"warning: {warning}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Iterable, Iterator, Mapping
@@ -11,16 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from svfap_edge.errors import InferenceError
+from svfap_edge.errors import ConfigError, InferenceError
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.engine import MAX_BATCH
 
-from .perceiver import Perceiver
+from .detectors import Detector, open_detector
 from .results import Perception, StateChange
+from .view import View, ViewSettings
 
 
 class Cameras:
-    """A perceiver for each camera, and one engine for all.
+    """The people before several cameras, and one engine for all.
 
         with Engine.load(mode="throughput") as engine, Cameras(engine, ["door", "desk"]) as cameras:
             for frames in grabbed:         # {"door": (image, timestamp_s), "desk": ...}
@@ -33,7 +35,7 @@ class Cameras:
     People are named after their camera: "door-1". Each camera has its own clock.
 
     Attributes:
-        perceivers: By name of the camera.
+        views: What each camera sees, by its name, with `statistics`, `seconds` and `warnings`.
     """
 
     def __init__(
@@ -41,38 +43,47 @@ class Cameras:
         engine: Engine,
         names: Iterable[str],
         *,
+        detector: str | Detector = "auto",
+        face_model: str | os.PathLike[str] | None = None,
         most: int = MAX_BATCH,
         workers: int = 1,
         budget_s: float | None = None,
-        **options: Any,
+        **settings: Any,
     ) -> None:
         """
         Args:
             engine: Closed by the caller.
-            names: One for each camera.
+            names: A name for each camera. People of a camera named "" are "person-1" and so on.
+            detector: The face detector by name, see `Perceiver`: each camera has its own. For one
+                camera also a detector of your own.
+            face_model: YuNet's ONNX file; by default it is looked for, see `open_detector`.
             most: Clips in a batch. If more are ready, cameras take turns, and the next batch begins
                 with the camera after the last one served.
             workers: Threads in which `process` looks at frames of different cameras.
             budget_s: Seconds that a frame of every camera together may take on average; each
                 camera gets an equal share. See `Perceiver`.
-            options: Of every `Perceiver`. A detector must be named, not given: each camera has its
-                own.
+            settings: Settings of every camera, as `Perceiver` takes them: hop_s, min_coverage,
+                hold_s, forget_s, detect_every, predict_s, smoothing_s, max_people.
 
         Raises:
-            ValueError: no names, the same one twice, or a bad option.
+            ConfigError: no names, the same one twice, or a value out of its range.
             SourceError: the face model is missing or wrong.
         """
         listed = list(names)
         if not listed or len(set(listed)) < len(listed):
-            raise ValueError(f"Every camera needs a name of its own; got {listed}.")
-        if most < 1 or workers < 1:
-            raise ValueError("most and workers must be 1 or more.")
-        if not isinstance(options.get("detector", "auto"), str) and len(listed) > 1:
-            raise ValueError("Name the detector: one object cannot serve several cameras at once.")
+            raise ConfigError(f"Every camera needs a name of its own; got {listed}.")
+        for option, value in (("most", most), ("workers", workers)):
+            if value < 1:
+                raise ConfigError(f"{option} must be 1 or more; got {value}.")
+        if not isinstance(detector, str) and len(listed) > 1:
+            raise ConfigError("Name the detector: one object cannot serve several cameras at once.")
         share = None if budget_s is None else budget_s / len(listed)
-        self.perceivers = {
-            name: Perceiver(engine, prefix=name, budget_s=share, **options) for name in listed
-        }
+        common = ViewSettings(budget_s=share, **settings)
+
+        def finder() -> Detector:
+            return open_detector(detector, face_model) if isinstance(detector, str) else detector
+
+        self.views = {name: View(engine, finder(), common, name or "person") for name in listed}
         self._engine = engine
         self._most = most
         self._order = listed
@@ -95,11 +106,11 @@ class Cameras:
         Raises:
             FrameError, TimestampError: of any frame. Nothing was changed.
             InferenceError: as `step`.
-            ValueError: an unknown camera.
+            ConfigError: an unknown camera.
         """
         for name, (image, timestamp_s) in frames.items():
             with self._lock(name):
-                self.perceivers[name].check(image, timestamp_s)
+                self.views[name].check(image, timestamp_s)
         if self._pool is None:
             for name, frame in frames.items():
                 self.look(name, *frame)
@@ -116,15 +127,15 @@ class Cameras:
 
         Raises:
             FrameError, TimestampError: as `Perceiver.process`.
-            ValueError: an unknown camera.
+            ConfigError: an unknown camera.
         """
-        lock, perceiver = self._lock(name), self.perceivers[name]
+        lock, view = self._lock(name), self.views[name]
         with self._looking[name]:
-            boxes = perceiver.search(image, timestamp_s)  # `step` does not wait for this
+            boxes = view.search(image, timestamp_s)  # `step` does not wait for this
             with lock:
-                perceiver.follow(image, timestamp_s, boxes)
+                view.follow(image, timestamp_s, boxes)
                 self._looked[name] = True
-                return bool(perceiver.waiting())
+                return bool(view.waiting())
 
     def step(self) -> dict[str, Perception]:
         """Run ready clips of all cameras in one batch.
@@ -134,7 +145,7 @@ class Cameras:
 
         Raises:
             InferenceError: the engine failed; the clips of this batch are dropped. What else the
-                frames brought is told by the next step.
+                frames brought is returned by the next step.
         """
         with self._stepping:
             chosen = self._take_turns()
@@ -145,14 +156,14 @@ class Cameras:
             except InferenceError:
                 for name in set(owner.values()):
                     with self._locks[name]:
-                        self.perceivers[name].forget_predictions()
+                        self.views[name].forget_predictions()
                 raise
             spent = time.perf_counter() - started
             found: dict[str, list[Prediction]] = {name: [] for name in self._order}
             for prediction in predictions:
                 found[owner[prediction.stream]].append(prediction)
             return {
-                name: self._tell(name, mine, spent * len(mine) / max(1, len(predictions)))
+                name: self._conclude(name, mine, spent * len(mine) / max(1, len(predictions)))
                 for name, mine in found.items()
                 if mine or self._looked[name]
             }
@@ -160,26 +171,26 @@ class Cameras:
     def missing(self, name: str, timestamp_s: float) -> list[StateChange]:
         """A camera gives no frames; see `Perceiver.missing`."""
         with self._stepping, self._lock_all(name):
-            return self.perceivers[name].missing(timestamp_s)
+            return self.views[name].missing(timestamp_s)
 
     def reset(self, name: str) -> None:
         """The next frame of a camera comes after a gap; see `Perceiver.reset`."""
         with self._stepping, self._lock_all(name):
-            self.perceivers[name].reset()
+            self.views[name].reset()
 
     def restart_clock(self, name: str) -> list[StateChange]:
         """After a jump of a camera's clock; see `Perceiver.restart_clock`."""
         with self._stepping, self._lock_all(name):
             self._looked[name] = False
-            return self.perceivers[name].restart_clock()
+            return self.views[name].restart_clock()
 
     def end(self, name: str) -> list[StateChange]:
         """End the streams of a camera that gives no more frames; the others go on."""
         with self._stepping, self._lock_all(name):
-            perceiver = self.perceivers[name]
-            told = perceiver.tell([]) if self._looked[name] else None
+            view = self.views[name]
+            last = view.conclude([]) if self._looked[name] else None
             self._looked[name] = False
-            return [*(told.changes if told else ()), *perceiver.finish()]
+            return [*(last.changes if last else ()), *view.finish()]
 
     def finish(self) -> dict[str, list[StateChange]]:
         """End all streams of all cameras."""
@@ -187,7 +198,7 @@ class Cameras:
         with self._stepping:
             for name in self._order:
                 with self._lock_all(name):
-                    changes[name] = self.perceivers[name].finish()
+                    changes[name] = self.views[name].finish()
         return changes
 
     def close(self) -> None:
@@ -198,7 +209,7 @@ class Cameras:
 
     def _lock(self, name: str) -> threading.Lock:
         if name not in self._locks:
-            raise ValueError(f"No camera '{name}'; there are: {', '.join(self._order)}.")
+            raise ConfigError(f"No camera '{name}'; there are: {', '.join(self._order)}.")
         return self._locks[name]
 
     @contextmanager
@@ -214,8 +225,8 @@ class Cameras:
         for offset in range(len(self._order)):
             name = self._order[(self._next + offset) % len(self._order)]
             with self._locks[name]:
-                perceiver = self.perceivers[name]
-                queues.append((name, perceiver.waiting()[: perceiver.clips_at_once]))
+                view = self.views[name]
+                queues.append((name, view.waiting()))
         chosen: list[tuple[str, Stream]] = []
         for turn in range(max(len(streams) for _, streams in queues)):
             for name, streams in queues:
@@ -225,10 +236,10 @@ class Cameras:
             self._next = (self._order.index(chosen[-1][0]) + 1) % len(self._order)
         return chosen
 
-    def _tell(self, name: str, predictions: list[Prediction], model_s: float) -> Perception:
+    def _conclude(self, name: str, predictions: list[Prediction], model_s: float) -> Perception:
         with self._locks[name]:
             self._looked[name] = False
-            return self.perceivers[name].tell(predictions, model_s)
+            return self.views[name].conclude(predictions, model_s)
 
     def __enter__(self) -> Cameras:
         return self

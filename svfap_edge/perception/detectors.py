@@ -31,6 +31,11 @@ class Box:
     height: float
     score: float = 1.0
 
+    def to_json(self) -> dict[str, float]:
+        """Left, top, width and height in pixels, to one place."""
+        sides = {"x": self.x, "y": self.y, "width": self.width, "height": self.height}
+        return {name: round(float(value), 1) for name, value in sides.items()}
+
     @property
     def center(self) -> tuple[float, float]:
         return self.x + self.width / 2, self.y + self.height / 2

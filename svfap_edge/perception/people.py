@@ -32,18 +32,30 @@ class People:
         self._latest: dict[int, Prediction] = {}
         self._told: dict[str, State] = {}
         self._missed = 0  # by those who left
+        self._shift = 0  # from a track's number to the one in the name, see `_open`
 
     def stream_of(self, number: int) -> Stream:
         """The stream of a person, opened when they are new."""
         if number not in self._streams:
-            self._streams[number] = self._engine.open_stream(
-                f"{self._prefix}-{number}",
-                hop_s=self._hop_s,
-                min_coverage=self._min_coverage,
-                smoothing_s=self._smoothing_s,
-            )
+            self._streams[number] = self._open(number)
             self.given += 1
         return self._streams[number]
+
+    def _open(self, number: int) -> Stream:
+        """A stream of the next name that nobody else on the engine has in use."""
+        while True:
+            name = f"{self._prefix}-{number + self._shift}"
+            try:
+                return self._engine.open_stream(
+                    name,
+                    hop_s=self._hop_s,
+                    min_coverage=self._min_coverage,
+                    smoothing_s=self._smoothing_s,
+                )
+            except ValueError:
+                if all(stream.name != name for stream in self._engine.streams):
+                    raise
+                self._shift += 1
 
     @property
     def numbers(self) -> list[int]:

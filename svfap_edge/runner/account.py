@@ -1,60 +1,126 @@
-"""The account of a run of several sources: what is counted, written, and warned of."""
+"""The account of a run: what is counted, written, and warned of."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any, TypeVar
 
 from svfap_edge.errors import InferenceError, SvfapError
 from svfap_edge.perception.cameras import Cameras
-from svfap_edge.perception.perceiver import Perceiver, Perception, StateChange
+from svfap_edge.perception.results import Perception, StateChange
+from svfap_edge.perception.view import View
 from svfap_edge.runtimes import Engine
-from svfap_edge.sinks.jsonl import CameraLines
+from svfap_edge.sinks.sink import Sink
 from svfap_edge.sources.frames import Frame, Gap, Origin, Source, origin_of
 
 Number = TypeVar("Number", int, float)
 
 
+UNNAMED = ""
+"""Name of the camera where the run has one source without a name; see `Cameras`."""
+
+MAX_FAILURES, FAILING_S = 3, 5.0
+"""The run ends when the engine fails so many times in a row and for so many seconds."""
+
+
 @dataclass
-class CamerasSummary:
-    """What a run of several sources did.
+class RunSummary:
+    """What a run did.
 
     Attributes:
-        total: Sums over all cameras, but for `wall_s`. `seconds` of live sources has neither the
-            wait nor the rest, since their threads overlap; of files it is the whole `wall_s`.
-        cameras: By name, those that were opened. `wall_s` lasts until the camera's end.
-        failed: By name, why a source could not be opened, or ended too early.
+        source: Name of the source; of several, their names.
+        artifact: Name of the artifact that computed, for example "int8.onnx".
+        engine: Name of its engine.
+        precision: The effective precision.
+        detector: Name of the face detector.
+        frames: Frames read.
+        duration_s: Seconds from the first to the last frame, by the source's clock.
+        wall_s: Seconds that the run took; of one of several sources, until its end.
+        people: Names given.
+        predictions: Predictions made.
+        labels: How often each label came first (classes only).
+        seconds: Wall seconds by stage: "decode" ("wait" for a live source), "detect", "crop",
+            "model", "write", "rest". Several live sources have no "wait" and no "rest" in common,
+            since their threads overlap.
+        counts: What became of a live source's frames, see `SourceCounts`; empty for files.
+        warnings: What went wrong without ending the run.
+        origin: When a live source began; None for files, and before the first frame.
+        cameras: The summary of each source by its name, where sources have names.
+        failed: Why a named source could not be opened, or ended too early.
     """
 
-    total: RunSummary
-    cameras: dict[str, RunSummary]
+    source: str
+    artifact: str
+    engine: str
+    precision: str
+    detector: str
+    frames: int = 0
+    duration_s: float = 0.0
+    wall_s: float = 0.0
+    people: int = 0
+    predictions: int = 0
+    labels: dict[str, int] = field(default_factory=dict)
+    seconds: dict[str, float] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    warnings: list[str] = field(default_factory=list)
+    origin: Origin | None = None
+    cameras: dict[str, RunSummary] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
+    @property
+    def fps(self) -> float:
+        """Frames per second of wall time."""
+        return self.frames / self.wall_s if self.wall_s else 0.0
+
+    @property
+    def speed(self) -> float:
+        """Seconds of video per second of wall time."""
+        return self.duration_s / self.wall_s if self.wall_s else 0.0
+
+    def count(self, perception: Perception) -> None:
+        """Add the predictions of a frame."""
+        self.predictions += len(perception.predictions)
+        for prediction in perception.predictions:
+            if prediction.label is not None:
+                self.labels[prediction.label] = self.labels.get(prediction.label, 0) + 1
+
     def to_json(self) -> dict[str, Any]:
-        cameras = {name: summary.to_json() for name, summary in self.cameras.items()}
-        return {**self.total.to_json(), "cameras": cameras, "failed": self.failed}
+        content = asdict(self)
+        for name in ("origin", "cameras", "failed"):
+            del content[name]
+        if self.origin is not None:
+            content |= self.origin.times
+        content["seconds"] = {name: round(value, 4) for name, value in self.seconds.items()}
+        content["duration_s"] = round(self.duration_s, 4)
+        content["wall_s"] = round(self.wall_s, 4)
+        content |= {"fps": round(self.fps, 2), "speed": round(self.speed, 3)}
+        if self.cameras:
+            cameras = {name: each.to_json() for name, each in self.cameras.items()}
+            content |= {"cameras": cameras, "failed": self.failed}
+        return content
 
 
 class Account:
-    """What the cameras did, and telling it. Used by one thread, but for the frames counted."""
+    """What the sources brought: counted, written to the sinks, and warned of. Used by one thread,
+    but for the frames that are counted."""
 
     def __init__(
         self,
         sources: Mapping[str, Source],
         engine: Engine,
         cameras: Cameras,
-        lines: CameraLines | None,
+        sinks: Sequence[Sink],
         warn: Callable[[str], None],
     ) -> None:
         self.sources, self.cameras = sources, cameras
         self.failures = Failures(warn)
-        self.failed: dict[str, str] = {}
+        self._failed: dict[str, str] = {}
         self._started = time.perf_counter()
         self._write_s = 0.0
-        self._lines, self._warn = lines, warn
+        self._sinks, self._warn = sinks, warn
         self._begun: set[str] = set()
         self._warned = dict.fromkeys(sources, 0)
         self._empty = partial(
@@ -62,7 +128,7 @@ class Account:
             artifact=engine.spec.artifact,
             engine=engine.spec.engine,
             precision=engine.spec.precision,
-            detector=next(iter(cameras.perceivers.values())).detector.name,
+            detector=next(iter(cameras.views.values())).detector.name,
         )
         self.summaries = {name: self._empty(source.name) for name, source in sources.items()}
         for name, source in sources.items():
@@ -76,9 +142,11 @@ class Account:
     def wall_s(self) -> float:
         return time.perf_counter() - self._started
 
-    def took(self, name: str, frame: Frame) -> None:
-        """Count a frame."""
+    def take(self, name: str, frame: Frame) -> None:
+        """Count a frame, before it is looked at."""
         summary = self.summaries[name]
+        if frame.gap:
+            self.cameras.reset(name)
         if summary.frames == 0:
             summary.origin = origin_of(self.sources[name], frame)
         summary.frames += 1
@@ -101,58 +169,65 @@ class Account:
         self.failures.forgive(sum(len(each.predictions) for each in found.values()))
         return found
 
-    def tell(self, found: Mapping[str, Perception]) -> None:
-        """Count and write what a step brought."""
-        self._tell_origins()
+    def write(self, found: Mapping[str, Perception]) -> None:
+        """Count what a step brought, and give it to the sinks."""
+        self._write_beginnings()
         for name, perception in found.items():
             self.summaries[name].count(perception)
-            if self._lines is not None:
-                self._timed(self._lines.write, name, perception)
+            self._each(lambda sink, n=name, p=perception: sink.write(_named(n), p))
 
-    def _tell_origins(self) -> None:
-        """Write when live sources began, once for each."""
-        for name, summary in self.summaries.items():
-            if self._lines is not None and summary.origin is not None and name not in self._begun:
-                self._begun.add(name)
-                self._timed(self._lines.begin, name, summary.origin)
-
-    def tell_gap(self, name: str, gap: Gap, changes: list[StateChange]) -> None:
-        if self._lines is not None:
-            self._timed(self._lines.missing, name, gap, changes)
+    def write_gap(self, name: str, gap: Gap, changes: list[StateChange]) -> None:
+        self._each(lambda sink: sink.missing(_named(name), gap, changes))
 
     def warn_news(self) -> None:
-        """Tell what live sources warned of meanwhile."""
+        """Pass on what live sources warned of meanwhile."""
         for name, source in self.sources.items():
             if source.live:
                 for text in source.warnings[self._warned[name] :]:
-                    self._warn(f"{name}: {text}")
+                    self._warn(_about(name, text))
                     self._warned[name] += 1
 
     def end(self, name: str, error: SvfapError | None = None) -> None:
-        """A source came to its end, or to a bad one."""
-        self._tell_origins()
+        """A source came to its end, or to a bad one. Raises the error of a source without a name:
+        with it the run ends."""
+        self._write_beginnings()
         source, summary = self.sources[name], self.summaries[name]
         source.close()
         self.warn_news()
-        if error is not None:
-            self.failed[name] = str(error)
-            self._warn(f"{name}: {error}")
+        if error is not None and _named(name) is None:
+            raise error
         changes = self.cameras.end(name)
-        perceiver = self.cameras.perceivers[name]
-        summary.people = perceiver.statistics.people
+        view = self.cameras.views[name]
+        summary.people = view.statistics.people
         summary.counts = asdict(source.counts) if source.counts is not None else {}
-        summary.warnings = [*source.warnings, *warnings_of(perceiver)]
+        summary.warnings = [*source.warnings, *warnings_of(view)]
         summary.wall_s = self.wall_s
-        summary.seconds |= perceiver.seconds
-        if self._lines is not None:
-            content = summary.to_json()
-            if error is not None:
-                content["failed"] = str(error)
-            self._timed(self._lines.end, name, changes, content)
+        summary.seconds |= view.seconds
+        content = summary.to_json()
+        if error is not None:
+            content["failed"] = self._failed[name] = str(error)
+            self._warn(_about(name, str(error)))
+        self._each(lambda sink: sink.end(_named(name), changes, content))
 
-    def sum_up(self, unopened: dict[str, str]) -> CamerasSummary:
+    def finish(self, unopened: dict[str, str]) -> RunSummary:
+        """The run ended well. Returns the summary of all."""
+        names = list(self.summaries)
+        if _named(names[0]) is None:
+            total = self.summaries[names[0]]
+            total.wall_s = self.wall_s
+        else:
+            total = self._empty(", ".join(names), wall_s=self.wall_s)
+            total.cameras, total.failed = self.summaries, {**unopened, **self._failed}
+            self._add_up(total)
+        total.seconds["write"] = self._write_s
+        if len(names) == 1 or total.seconds.pop("wait", None) is None:
+            total.seconds["rest"] = max(0.0, total.wall_s - sum(total.seconds.values()))
+        total.warnings += self.failures.warnings
+        self._each(lambda sink: sink.finish(total.to_json()))
+        return total
+
+    def _add_up(self, total: RunSummary) -> None:
         every = self.summaries.values()
-        total = self._empty(", ".join(self.summaries), wall_s=self.wall_s)
         for summary in every:
             total.frames += summary.frames
             total.duration_s += summary.duration_s
@@ -161,19 +236,33 @@ class Account:
         total.labels = _added(summary.labels for summary in every)
         total.counts = _added(summary.counts for summary in every)
         total.seconds = _added(summary.seconds for summary in every)
-        total.seconds["write"] = self._write_s
-        if total.seconds.pop("wait", None) is None:
-            total.seconds["rest"] = max(0.0, total.wall_s - sum(total.seconds.values()))
         total.warnings = [
             f"{name}: {text}" for name, each in self.summaries.items() for text in each.warnings
         ]
-        total.warnings += self.failures.warnings
-        return CamerasSummary(total, self.summaries, {**unopened, **self.failed})
 
-    def _timed(self, write: Callable[..., None], *what: object) -> None:
+    def _write_beginnings(self) -> None:
+        """Write when live sources began, once for each."""
+        for name, summary in self.summaries.items():
+            origin = summary.origin
+            if origin is not None and name not in self._begun:
+                self._begun.add(name)
+                self._each(lambda sink, n=name, o=origin: sink.begin(_named(n), o))
+
+    def _each(self, call: Callable[[Sink], None]) -> None:
         started = time.perf_counter()
-        write(*what)
+        for sink in self._sinks:
+            call(sink)
         self._write_s += time.perf_counter() - started
+
+
+def _named(name: str) -> str | None:
+    """The name as sinks get it."""
+    return name or None
+
+
+def _about(name: str, text: str) -> str:
+    """A message about a source."""
+    return f"{name}: {text}" if name else text
 
 
 def _added(parts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
@@ -185,80 +274,11 @@ def _added(parts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
     return total
 
 
-MAX_FAILURES, FAILING_S = 3, 5.0
-"""The run ends when the engine fails so many times in a row and for so many seconds."""
-
-
-@dataclass
-class RunSummary:
-    """What a run did.
-
-    Attributes:
-        source: Its name.
-        artifact, engine, precision: What computed; the precision is the effective one.
-        detector: Name of the face detector.
-        frames: Frames read.
-        duration_s: Time from the first to the last frame, in the source's seconds.
-        wall_s: Time the run took.
-        people: Identities seen.
-        predictions: Predictions made.
-        labels: How often each label came first (classes only).
-        seconds: Wall time by stage: decode (of a live source wait), detect, crop, model, write,
-            rest.
-        counts: What became of a live source's frames; see `SourceCounts`. Empty for others.
-        warnings: What went wrong without ending the run.
-        origin: When a live source began; None of others, and before its first frame.
-    """
-
-    source: str
-    artifact: str
-    engine: str
-    precision: str
-    detector: str
-    frames: int = 0
-    duration_s: float = 0.0
-    wall_s: float = 0.0
-    people: int = 0
-    predictions: int = 0
-    labels: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    counts: dict[str, int] = field(default_factory=dict)
-    warnings: list[str] = field(default_factory=list)
-    origin: Origin | None = None
-
-    @property
-    def fps(self) -> float:
-        """Frames per second of wall time."""
-        return self.frames / self.wall_s if self.wall_s else 0.0
-
-    @property
-    def speed(self) -> float:
-        """Seconds of video per second of wall time."""
-        return self.duration_s / self.wall_s if self.wall_s else 0.0
-
-    def count(self, perception: Perception) -> None:
-        """Add the predictions of a frame."""
-        self.predictions += len(perception.predictions)
-        for prediction in perception.predictions:
-            if prediction.label is not None:
-                self.labels[prediction.label] = self.labels.get(prediction.label, 0) + 1
-
-    def to_json(self) -> dict[str, Any]:
-        content = asdict(self)
-        del content["origin"]
-        if self.origin is not None:
-            content |= self.origin.times
-        content["seconds"] = {name: round(value, 4) for name, value in self.seconds.items()}
-        content["duration_s"] = round(self.duration_s, 4)
-        content["wall_s"] = round(self.wall_s, 4)
-        return {**content, "fps": round(self.fps, 2), "speed": round(self.speed, 3)}
-
-
-def warnings_of(perceiver: Perceiver) -> list[str]:
+def warnings_of(view: View) -> list[str]:
     """What a user should know of it at the end, also whether its budget was kept."""
-    if perceiver.statistics.holds:
-        return list(perceiver.warnings)
-    return [*perceiver.warnings, _NOT_KEPT]
+    if view.statistics.holds:
+        return list(view.warnings)
+    return [*view.warnings, _NOT_KEPT]
 
 
 _NOT_KEPT = (
@@ -270,10 +290,10 @@ _NOT_KEPT = (
 class Failures:
     """Failures of the engine: forgiven, unless there are too many in a row, or nothing else."""
 
-    def __init__(self, warn: Callable[[str], None] | None = None) -> None:
+    def __init__(self, warn: Callable[[str], None]) -> None:
         """
         Args:
-            warn: Told of the first one; None where the summary is soon enough.
+            warn: Takes a warning of the first failure.
         """
         self._warn = warn
         self._first: InferenceError | None = None
@@ -296,7 +316,7 @@ class Failures:
             self._since_s = time_s
         if self._row >= MAX_FAILURES and time_s - self._since_s >= FAILING_S:
             raise error
-        if self.count == 1 and self._warn is not None:
+        if self.count == 1:
             self._warn(f"The engine failed; the run goes on. {error}")
 
     def forgive(self, predictions: int) -> None:

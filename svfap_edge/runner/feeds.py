@@ -6,7 +6,7 @@ import threading
 import time
 
 from svfap_edge.errors import SvfapError
-from svfap_edge.perception.perceiver import StateChange
+from svfap_edge.perception.results import StateChange
 from svfap_edge.sources.frames import Gap, Source
 
 from .account import Account
@@ -19,14 +19,14 @@ class Feeds:
     """A thread for each live source, which looks at its frames as they come.
 
     Attributes:
-        ended: Sources whose thread looks at nothing any more, and the error that ended it.
+        ended: The error that ended it, or None, for each source whose thread is done.
     """
 
     def __init__(self, account: Account, seconds: float | None) -> None:
         self.ended: dict[str, BaseException | None] = {}
         self._account, self._cameras, self._seconds = account, account.cameras, seconds
         self._news = threading.Event()
-        self._order = threading.Lock()  # gaps are told in their order with steps
+        self._order = threading.Lock()  # gaps are written in their order with steps
         self._gaps: list[tuple[str, Gap, list[StateChange]]] = []
         self._threads = [
             threading.Thread(target=self._feed, args=(name,), name=f"svfap-{name}", daemon=True)
@@ -34,15 +34,15 @@ class Feeds:
         ]
 
     def step(self) -> None:
-        """Wait for news, run what is ready, and tell it."""
+        """Wait for news, run what is ready, and write what it brought."""
         self._news.wait(_POLL_S)
         self._news.clear()
         with self._order:
             gaps, self._gaps = self._gaps, []
             found = self._account.step(self._cameras.step, self._account.wall_s)
         for gap in gaps:
-            self._account.tell_gap(*gap)
-        self._account.tell(found)
+            self._account.write_gap(*gap)
+        self._account.write(found)
 
     def failure_of(self, name: str) -> SvfapError | None:
         """Why the source ended too early. Raises what is no error of a source."""
@@ -82,9 +82,7 @@ class Feeds:
                     changes = self._cameras.missing(name, time_s) if begun else []
                     self._gaps.append((name, item, changes))
             else:
-                if item.gap:
-                    self._cameras.reset(name)
-                self._account.took(name, item)
+                self._account.take(name, item)
                 self._cameras.look(name, item.image, time_s)
             self._news.set()
 

@@ -1,22 +1,26 @@
-"""Where results go: a protocol, JSON lines, and the colours that pictures share."""
+"""Results as JSON lines, in a file or on standard output."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from svfap_edge.errors import SourceError
 from svfap_edge.perception.perceiver import Perception, StateChange
-from svfap_edge.sources.frames import Frame, Gap, Origin
+from svfap_edge.sources.frames import Gap, Origin
+
+from .sink import Sink
 
 
-class JsonLines:
+class JsonLines(Sink):
     """One JSON object a line: `source` at the first frame of a live source, `prediction`, `state`,
-    `gap` where a live source gives no frames, and at the end `summary`.
+    `gap` where a live source gives no frames, and at the end `summary`. Where sources have names,
+    each line has its `camera`; the `summary` of a camera comes when it ends, and the last line is
+    that of all, without `camera`.
 
     Every line is written whole, so a file of a crashed run is valid too; where the disk is full,
     the file ends with the last line that had room.
@@ -38,30 +42,35 @@ class JsonLines:
         except OSError as error:
             raise SourceError(f"Cannot write '{path}': {error}") from error
 
-    def begin(self, origin: Origin) -> None:
-        self.add([origin.to_json()])
+    def begin(self, camera: str | None, origin: Origin) -> None:
+        self._add(camera, [origin.to_json()])
 
-    def write(self, frame: Frame, perception: Perception) -> None:
-        self.add(_of_perception(perception))
+    def write(self, camera: str | None, perception: Perception) -> None:
+        self._add(camera, perception.lines())
 
-    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
-        self.add(_of_gap(gap, changes))
+    def missing(self, camera: str | None, gap: Gap, changes: list[StateChange]) -> None:
+        if gap.first:
+            time_s = round(gap.timestamp_s, 6)
+            self._add(camera, [{"type": "gap", "reason": gap.reason, "time_s": time_s}])
+        self._add(camera, [change.to_json() for change in changes])
 
-    def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
-        self.add(_of_end(changes, summary))
+    def end(self, camera: str | None, changes: list[StateChange], summary: dict[str, Any]) -> None:
+        self._add(camera, [change.to_json() for change in changes])
+        if camera is not None:  # where there is one source, its summary is that of the run
+            self._add(camera, [{"type": "summary", **summary}])
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        self._add(None, [{"type": "summary", **summary}])
 
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
-    def add(self, contents: Iterable[dict[str, Any]]) -> None:
-        """Write a line for each.
-
-        Raises:
-            SourceError: there is no room for it.
-        """
+    def _add(self, camera: str | None, contents: Iterable[dict[str, Any]]) -> None:
+        """Write a line for each; raises SourceError if there is no room for it."""
         for content in contents:
-            self._line(content)
+            named = {} if camera is None else {"camera": camera}
+            self._line({"type": content["type"], **named, **content})
 
     def _line(self, content: dict[str, Any]) -> None:
         text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
@@ -94,63 +103,6 @@ class JsonLines:
                 self._file.seek(self._size)
             raise
         self._size += len(data)
-
-
-class CameraLines:
-    """JSON lines of several cameras in one file: those of `JsonLines`, each with its `camera`. The
-    `summary` of a camera comes when it ends; the last line is that of all, without `camera`.
-    """
-
-    def __init__(self, path: str) -> None:
-        """As `JsonLines`."""
-        self._lines = JsonLines(path)
-
-    def begin(self, camera: str, origin: Origin) -> None:
-        """The first frame of a live source came; before it is written."""
-        self._add(camera, [origin.to_json()])
-
-    def write(self, camera: str, perception: Perception) -> None:
-        self._add(camera, _of_perception(perception))
-
-    def missing(self, camera: str, gap: Gap, changes: list[StateChange]) -> None:
-        """A camera gives no frames, and what follows from it."""
-        self._add(camera, _of_gap(gap, changes))
-
-    def end(self, camera: str, changes: list[StateChange], summary: dict[str, Any]) -> None:
-        """A camera ended: the last state changes, and its summary."""
-        self._add(camera, _of_end(changes, summary))
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        """The run ended well: the summary of all."""
-        self._lines.finish([], summary)
-
-    def close(self) -> None:
-        self._lines.close()
-
-    def _add(self, camera: str, contents: Iterable[dict[str, Any]]) -> None:
-        named = ({"type": line["type"], "camera": camera, **line} for line in contents)
-        self._lines.add(named)
-
-
-def _of_perception(perception: Perception) -> Iterator[dict[str, Any]]:
-    for change in perception.changes:
-        yield change.to_json()
-    for prediction in perception.predictions:
-        yield prediction.to_json()
-
-
-def _of_gap(gap: Gap, changes: list[StateChange]) -> Iterator[dict[str, Any]]:
-    if gap.first:
-        time_s = round(gap.timestamp_s, 6)
-        yield {"type": "gap", "reason": gap.reason, "time_s": time_s}
-    for change in changes:
-        yield change.to_json()
-
-
-def _of_end(changes: list[StateChange], summary: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for change in changes:
-        yield change.to_json()
-    yield {"type": "summary", **summary}
 
 
 def _give_up_stdout() -> None:

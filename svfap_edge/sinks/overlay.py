@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -11,11 +10,12 @@ import numpy as np
 from svfap_edge.errors import SourceError
 from svfap_edge.perception.results import Perception, Person, StateChange
 from svfap_edge.sources.files import DEFAULT_FPS
-from svfap_edge.sources.frames import Frame, Gap
+from svfap_edge.sources.frames import Gap
 from svfap_edge.tasks import Task
 
 from .palette import color_of
 from .paths import check_writable
+from .sink import Sink
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE = (245, 245, 245)
@@ -29,8 +29,9 @@ MAX_REPEAT_S = 10.0
 whether a gap was told or the clock jumped."""
 
 
-class OverlayVideo:
-    """Writes an MP4 at a constant frame rate; frames are repeated or left out to keep time."""
+class OverlayVideo(Sink):
+    """Writes an MP4 of one camera at a constant frame rate; frames are repeated or left out to keep
+    time."""
 
     def __init__(self, path: Path, task: Task, fps: float | None = None) -> None:
         """
@@ -53,8 +54,8 @@ class OverlayVideo:
         self._repeated = 0  # since the last frame
         self._last: np.ndarray | None = None
 
-    def write(self, frame: Frame, perception: Perception) -> None:
-        image = draw_overlay(frame.image, perception, self._task)
+    def write(self, camera: str | None, perception: Perception) -> None:
+        image = draw_overlay(perception, self._task)
         if self._writer is None:
             height, width = (n - n % 2 for n in image.shape[:2])
             self._size = (width, height)
@@ -65,10 +66,10 @@ class OverlayVideo:
         if image.shape[1::-1] != self._size:
             image = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
         self._last = image
-        self._fill(image, frame.timestamp_s, at_least=1)
+        self._fill(image, perception.timestamp_s, at_least=1)
         self._repeated = 0
 
-    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
+    def missing(self, camera: str | None, gap: Gap, changes: list[StateChange]) -> None:
         """The last frame, darkened, for the time without any."""
         if self._last is not None:
             if gap.first:
@@ -91,9 +92,6 @@ class OverlayVideo:
             self._written += 1
             self._repeated += 1
 
-    def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
-        pass
-
     def close(self) -> None:
         """
         Raises:
@@ -113,8 +111,10 @@ class OverlayVideo:
             )
 
 
-def draw_overlay(image: np.ndarray, perception: Perception, task: Task) -> np.ndarray:
-    """The frame (H, W, 3) RGB with everyone's box, label and bars; a copy."""
+def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
+    """A copy of the frame, (H, W, 3) uint8 RGB, with everyone's box, label and bars. Frames of
+    less than `MIN_HEIGHT` lines are enlarged."""
+    image = perception.image
     zoom = max(1.0, MIN_HEIGHT / image.shape[0])
     if zoom > 1:
         canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)

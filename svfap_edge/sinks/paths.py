@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
 
-from svfap_edge.errors import SourceError
+from svfap_edge.errors import ConfigError, SourceError
 from svfap_edge.media import IMAGE_SUFFIXES
 from svfap_edge.sources.files import TIMESTAMPS
 
@@ -76,3 +76,26 @@ def check_writable(path: Path) -> None:
         raise SourceError(f"Cannot write '{path}': there is no folder '{folder}'.")
     if path.is_dir():
         raise SourceError(f"Cannot write '{path}': it is a folder.")
+
+
+PLACE = "{camera}"
+"""Where the name of the camera goes in the path of an output."""
+
+
+def camera_paths(option: str, pattern: Path, cameras: Sequence[str]) -> dict[str, Path]:
+    """The file of each camera.
+
+    Args:
+        option: What the pattern was given as, for the message.
+        pattern: A path, in which "{camera}" stands for the name.
+
+    Raises:
+        ConfigError: there are several cameras and the pattern has no place for their names.
+    """
+    if PLACE not in str(pattern) and len(cameras) > 1:
+        example = pattern.with_name(f"{pattern.stem}-{PLACE}{pattern.suffix}")
+        raise ConfigError(
+            f"{option} '{pattern}' is one file for {len(cameras)} cameras "
+            f"({', '.join(cameras)}). Each needs its own: write {option} '{example}'."
+        )
+    return {name: Path(str(pattern).replace(PLACE, name)) for name in cameras}

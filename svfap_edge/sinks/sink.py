@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
 
-from svfap_edge.perception.perceiver import Perception, StateChange
-from svfap_edge.sources.frames import Frame, Gap, Origin
+from svfap_edge.perception.results import Perception, StateChange
+from svfap_edge.sources.frames import Gap, Origin
 
 
 class Sink(Protocol):
-    """Takes the results of a run, frame by frame."""
+    """Takes the results of a run, as they come.
 
-    def write(self, frame: Frame, perception: Perception) -> None: ...
+        class Printer(Sink):
+            def write(self, camera, perception):
+                for prediction in perception.predictions:
+                    print(camera, prediction.end_s, prediction.label)
 
-    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
+    A subclass writes the methods that it needs; the others do nothing. `camera` is the name of the
+    source that a call is about, and None where the run has one source without a name. All calls
+    come from one thread.
+    """
+
+    def begin(self, camera: str | None, origin: Origin) -> None:
+        """The first frame of a live source came; it is written next."""
+
+    def write(self, camera: str | None, perception: Perception) -> None:
+        """A frame, `perception.image`, and what it brought."""
+
+    def missing(self, camera: str | None, gap: Gap, changes: list[StateChange]) -> None:
         """A live source gives no frames, and what follows from it."""
-        ...
 
-    def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
-        """The run ended well: the last state changes, and its summary."""
-        ...
+    def end(self, camera: str | None, changes: list[StateChange], summary: dict[str, Any]) -> None:
+        """A source ended: its last changes of state, and its summary."""
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        """The run ended well; the summary is that of all sources."""
 
     def close(self) -> None:
         """Called at the end in any case. What was written so far must be readable."""
-        ...
 
 
-@runtime_checkable
-class OriginSink(Protocol):
-    """A sink that wants to know when a live source began."""
+class EachCamera(Sink):
+    """A sink of its own for each camera, such as a video or a picture."""
 
-    def begin(self, origin: Origin) -> None:
-        """The first frame came; before it is written."""
-        ...
+    def __init__(self, sinks: Mapping[str | None, Sink]) -> None:
+        """
+        Args:
+            sinks: A sink by the name of each camera of the run.
+        """
+        self._sinks = dict(sinks)
+
+    def begin(self, camera: str | None, origin: Origin) -> None:
+        self._sinks[camera].begin(camera, origin)
+
+    def write(self, camera: str | None, perception: Perception) -> None:
+        self._sinks[camera].write(camera, perception)
+
+    def missing(self, camera: str | None, gap: Gap, changes: list[StateChange]) -> None:
+        self._sinks[camera].missing(camera, gap, changes)
+
+    def end(self, camera: str | None, changes: list[StateChange], summary: dict[str, Any]) -> None:
+        self._sinks[camera].end(camera, changes, summary)
+
+    def finish(self, summary: dict[str, Any]) -> None:
+        for sink in self._sinks.values():
+            sink.finish(summary)
+
+    def close(self) -> None:
+        with closing(list(self._sinks.values())):
+            pass
+
+
+@contextmanager
+def closing(sinks: Sequence[Sink]) -> Iterator[None]:
+    """Close every sink at the end, whatever happened; the first error is the one that is raised."""
+    failure: BaseException | None = None
+    try:
+        yield
+    except BaseException as error:
+        failure = error
+    for sink in sinks:
+        try:
+            sink.close()
+        except BaseException as error:
+            failure = failure or error
+    if failure is not None:
+        raise failure

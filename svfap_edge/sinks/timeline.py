@@ -12,12 +12,13 @@ import numpy as np
 from svfap_edge.errors import DependencyMissing, SourceError
 from svfap_edge.perception.results import Perception, StateChange
 from svfap_edge.runtimes import Prediction
-from svfap_edge.sources.frames import Frame, Gap
+from svfap_edge.sources.frames import Gap
 from svfap_edge.tasks import Task
 
 from .history import History
 from .palette import PALETTE
 from .paths import check_writable
+from .sink import Sink
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -28,7 +29,7 @@ NO_PREDICTION = "#e2e2e2"
 THUMBNAIL_WIDTH = 240
 
 
-class Timeline:
+class Timeline(Sink):
     """Collects predictions and a few small frames; draws a PNG when closed. Of a long run it keeps
     fewer and fewer of each time, so that memory stays bounded; see `History`."""
 
@@ -54,26 +55,27 @@ class Timeline:
         self._thumbnail_step_s = 0.05
         self._end_s = 0.0
 
-    def write(self, frame: Frame, perception: Perception) -> None:
-        self._end_s = frame.timestamp_s
+    def write(self, camera: str | None, perception: Perception) -> None:
+        time_s, image = perception.timestamp_s, perception.image
+        self._end_s = time_s
         for prediction in perception.predictions:
             self._history.predict(prediction)
         self._take_states(perception.changes)
         last = self._thumbnails[-1][0] if self._thumbnails else -1e9
-        if frame.timestamp_s - last >= self._thumbnail_step_s:
-            scale = THUMBNAIL_WIDTH / frame.image.shape[1]
-            height = max(1, round(scale * frame.image.shape[0]))
-            small = cv2.resize(frame.image, (THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA)
-            self._thumbnails.append((frame.timestamp_s, small))
+        if time_s - last >= self._thumbnail_step_s:
+            scale = THUMBNAIL_WIDTH / image.shape[1]
+            height = max(1, round(scale * image.shape[0]))
+            small = cv2.resize(image, (THUMBNAIL_WIDTH, height), interpolation=cv2.INTER_AREA)
+            self._thumbnails.append((time_s, small))
             if len(self._thumbnails) > 8 * THUMBNAILS:  # keep few, evenly spread
                 self._thumbnails = self._thumbnails[::2]
                 self._thumbnail_step_s *= 2
 
-    def missing(self, gap: Gap, changes: list[StateChange]) -> None:
+    def missing(self, camera: str | None, gap: Gap, changes: list[StateChange]) -> None:
         self._end_s = gap.timestamp_s
         self._take_states(tuple(changes))
 
-    def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
+    def end(self, camera: str | None, changes: list[StateChange], summary: dict[str, Any]) -> None:
         self._take_states(tuple(changes))
 
     def close(self) -> None:

@@ -1,0 +1,281 @@
+"""What one camera sees: its people and their streams, between its frames and the model."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from svfap_edge.clip import check_advance, check_frame
+from svfap_edge.errors import ConfigError
+from svfap_edge.runtimes import Engine, Prediction, Stream
+from svfap_edge.runtimes.engine import MIN_COVERAGE
+
+from .budget import Budget, Load
+from .detectors import Box, Detector, crop_face
+from .people import People
+from .results import PerceiverStatistics, Perception, StateChange
+from .tracking import MAX_PEOPLE, Track, Tracker
+
+HOLD_S = 0.5
+"""A face that is not detected for this long makes its stream stale. Nothing is cropped in between:
+a clip holds only frames in which the face was detected, or was since the last search at most
+`PREDICT_S` ago."""
+
+PREDICT_S = 0.2
+"""Where only every n-th frame is searched, boxes move on between the searches at the speed they
+had. A box that is only predicted for longer than this gives no crops. In this time a head that
+turns back (20 sides/s^2, see `tracking.AGILITY`) leaves its predicted box by less than half a
+side."""
+
+FORGET_S = 2.0
+"""A face that is not detected for this long has left; its name is never given again."""
+
+_POSITIVE = ("hop_s", "budget_s")
+_NOT_NEGATIVE = ("hold_s", "forget_s", "predict_s")
+_COUNTS = ("detect_every", "max_people")
+
+
+@dataclass(frozen=True)
+class ViewSettings:
+    """How a camera's people are followed and predicted; `Perceiver` documents each value.
+
+    Raises:
+        ConfigError: a value is out of its range; the message names it.
+    """
+
+    hop_s: float = 0.5
+    min_coverage: float = MIN_COVERAGE
+    hold_s: float = HOLD_S
+    forget_s: float = FORGET_S
+    detect_every: int = 1
+    predict_s: float = PREDICT_S
+    smoothing_s: float = 0.0
+    budget_s: float | None = None
+    max_people: int = MAX_PEOPLE
+
+    def __post_init__(self) -> None:
+        for name in _POSITIVE:
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name} must be a positive number of seconds; got {value}.")
+        for name in _NOT_NEGATIVE:
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name} must be 0 or more seconds; got {getattr(self, name)}.")
+        for name in _COUNTS:
+            value = getattr(self, name)
+            if not (value >= 1 and value == int(value)):
+                raise ConfigError(f"{name} must be a whole number, 1 or more; got {value}.")
+        if not 0 <= self.smoothing_s < math.inf:
+            raise ConfigError(f"smoothing_s must be 0 or more seconds; got {self.smoothing_s}.")
+        if not 0 < self.min_coverage <= 1:
+            raise ConfigError(
+                f"min_coverage is a share of a clip's slots, above 0 and up to 1; "
+                f"got {self.min_coverage}."
+            )
+
+
+class View:
+    """The people that one camera sees, and a stream for each.
+
+    A frame is taken in two halves with the model between them, so that the clips of several views
+    can share a batch: `search` and `follow` before it, `conclude` after it. A clip that nobody ran
+    is replaced by the next one. A view has no lock: `Perceiver` and `Cameras` keep threads apart.
+
+    Attributes:
+        seconds: Wall time spent so far by stage, in seconds: "detect", "crop", "model".
+        warnings: What a user should know; each is said once.
+    """
+
+    def __init__(
+        self, engine: Engine, detector: Detector, settings: ViewSettings, prefix: str
+    ) -> None:
+        self.detector = detector
+        self.seconds = {"detect": 0.0, "crop": 0.0, "model": 0.0}
+        self.warnings: list[str] = []
+        self._settings = settings
+        self._budget = self._new_budget()
+        self._people = People(
+            engine,
+            prefix=prefix,
+            hop_s=settings.hop_s,
+            min_coverage=settings.min_coverage,
+            smoothing_s=settings.smoothing_s,
+        )
+        self._margin = engine.manifest.margin
+        hits = 1 if detector.name == "none" else 3
+        self._tracker = Tracker(
+            forget_s=settings.forget_s, min_hits=hits, max_people=settings.max_people
+        )
+        self._tracks: list[Track] = []
+        self._gone: list[Track] = []
+        self._unsearched = 0
+        self._image = np.empty((0, 0, 3), np.uint8)
+        self._searched_s = 0.0
+        self._spent = (0.0, 0.0)  # what the newest frame took to search, and to crop
+        self._counts = PerceiverStatistics()
+        self._last_s: float | None = None
+
+    def check(self, image: np.ndarray, timestamp_s: float) -> None:
+        """Raises FrameError or TimestampError if the frame cannot be taken; changes nothing."""
+        check_frame(image)
+        check_advance(timestamp_s, self._last_s, "call restart_clock()")
+
+    def search(self, image: np.ndarray, timestamp_s: float) -> list[Box] | None:
+        """Find the faces of the frame that `follow` takes next; None if it is not searched.
+        Changes nothing that other methods look at, so that these need not wait for it.
+
+        Raises:
+            FrameError, TimestampError: the frame cannot be taken. Nothing was changed.
+        """
+        self.check(image, timestamp_s)
+        gap = self._last_s is None or timestamp_s - self._last_s > self._settings.predict_s
+        due = self._unsearched + 1 >= self._interval
+        if not (due or gap or self._tracker.unsure or image.shape != self._image.shape):
+            return None
+        started = time.perf_counter()
+        boxes = self.detector.detect(image)
+        self._searched_s = time.perf_counter() - started
+        return boxes
+
+    def follow(self, image: np.ndarray, timestamp_s: float, boxes: list[Box] | None) -> None:
+        """Take a frame and the faces that `search` found in it."""
+        searched = boxes is not None
+        self._count_frame(timestamp_s, searched)
+        self._last_s, self._image = timestamp_s, image
+        self._unsearched = 0 if searched else self._unsearched + 1
+        started = time.perf_counter()
+        if boxes is not None:
+            self._tracks, gone = self._tracker.update(boxes, timestamp_s)
+        else:
+            self._tracks, gone = self._tracker.predict(timestamp_s, self._settings.predict_s)
+        self._gone += gone
+        followed = time.perf_counter()
+        for track in self._tracks:
+            self._crop(track, image, timestamp_s)
+        detect_s = followed - started + (self._searched_s if searched else 0.0)
+        crop_s = time.perf_counter() - followed
+        self.seconds["detect"] += detect_s
+        self.seconds["crop"] += crop_s
+        self._spent = (detect_s if searched else 0.0, crop_s)
+
+    def waiting(self) -> list[Stream]:
+        """Streams with a clip that is ready; the one whose last prediction is oldest comes first.
+        With a budget, only as many as it leaves time for in one frame."""
+        at_once = None if self._budget is None else self._budget.clips_at_once()
+        return self._people.waiting()[:at_once]
+
+    def conclude(self, predictions: list[Prediction], model_s: float = 0.0) -> Perception:
+        """What the newest frame brought.
+
+        Args:
+            predictions: Predictions of this view's streams. Those of people who left or were lost
+                while the model ran are dropped.
+            model_s: Seconds that the model took for them.
+        """
+        timestamp_s = self._last_s or 0.0
+        self.seconds["model"] += model_s
+        gone, self._gone = self._gone, []
+        ended = self._people.end((track.number for track in gone), timestamp_s)
+        kept = self._people.take(predictions)
+        self._counts = replace(self._counts, predictions=self._counts.predictions + len(kept))
+        people = self._people.shown(self._tracks)
+        changes = (*self._people.changes(timestamp_s), *ended)
+        self._keep_budget(len(predictions), model_s, timestamp_s)
+        return Perception(timestamp_s, people, tuple(kept), changes, self._image)
+
+    def forget_predictions(self) -> None:
+        """After a failure of the engine: older predictions must not pass for the newest frame's."""
+        self._people.forget_predictions()
+
+    def missing(self, timestamp_s: float) -> list[StateChange]:
+        """See `Perceiver.missing`."""
+        _, gone = self._tracker.update([], timestamp_s)
+        self._people.mark_stale()
+        changes = self._people.changes(timestamp_s)
+        return changes + self._people.end((track.number for track in gone), timestamp_s)
+
+    def reset(self) -> None:
+        """See `Perceiver.reset`."""
+        self._people.reset()
+
+    def finish(self) -> list[StateChange]:
+        """See `Perceiver.finish`."""
+        self._tracker.drop()
+        self._tracks, self._gone = [], []
+        return self._people.end(self._people.numbers, self._last_s or 0.0)
+
+    def restart_clock(self) -> list[StateChange]:
+        """See `Perceiver.restart_clock`."""
+        changes = self.finish()
+        self._last_s = None
+        self._budget = self._new_budget()
+        self._people.set_hop(self._settings.hop_s)
+        return changes
+
+    @property
+    def statistics(self) -> PerceiverStatistics:
+        """What was done so far."""
+        factor, level, holds = 1, 0, True
+        if self._budget is not None:
+            factor = self._budget.hop_factor
+            level, holds = self._budget.level, self._budget.holds
+        return replace(
+            self._counts,
+            people=self._people.given,
+            missed=self._people.missed,
+            ignored=self._tracker.ignored,
+            level=level,
+            detect_every=self._interval,
+            hop_s=self._settings.hop_s * factor,
+            holds=holds,
+        )
+
+    @property
+    def _interval(self) -> int:
+        """Frames from search to search, now."""
+        return self._settings.detect_every if self._budget is None else self._budget.detect_every
+
+    def _new_budget(self) -> Budget | None:
+        settings = self._settings
+        if settings.budget_s is None:
+            return None
+        return Budget(settings.budget_s, settings.detect_every, settings.predict_s)
+
+    def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
+        stream = self._people.stream_of(track.number)
+        if track.visible:
+            stream.add(crop_face(image, track.box, self._margin), timestamp_s)
+        elif timestamp_s - track.seen_s > self._settings.hold_s:
+            stream.mark_stale()
+
+    def _count_frame(self, timestamp_s: float, searched: bool) -> None:
+        elapsed = 0.0 if self._last_s is None else timestamp_s - self._last_s
+        slowed = self._budget is not None and self._budget.level > 0
+        self._counts = replace(
+            self._counts,
+            frames=self._counts.frames + 1,
+            searched=self._counts.searched + searched,
+            slowed_s=self._counts.slowed_s + (elapsed if slowed else 0.0),
+        )
+
+    def _keep_budget(self, clips: int, model_s: float, timestamp_s: float) -> None:
+        if self._budget is None:
+            return
+        wanted = self._people.valid / self._settings.hop_s
+        detect_s, crop_s = self._spent
+        searched = detect_s if self._unsearched == 0 else None
+        changed = self._budget.take(Load(searched, crop_s, model_s, clips, wanted), timestamp_s)
+        if not changed:
+            return
+        now = self.statistics
+        self._people.set_hop(now.hop_s)
+        budget_ms = self._budget.budget_s * 1e3
+        if now.level and not self.warnings:
+            self.warnings.append(
+                f"Frames take longer than the budget of {budget_ms:g} ms: faces are looked for "
+                "and people predicted less often while that lasts (first at "
+                f"{timestamp_s:.1f} s: every {now.detect_every} frames, every {now.hop_s:g} s)."
+            )
