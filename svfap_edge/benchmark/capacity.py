@@ -204,7 +204,7 @@ def _there_and_back(number: int, count: int) -> int:
 
 
 def _spent(cameras: Cameras) -> dict[str, float]:
-    every = [perceiver.seconds for perceiver in cameras.perceivers.values()]
+    every = [view.seconds for view in cameras.views.values()]
     return {name: sum(seconds[name] for seconds in every) for name in every[0]}
 
 

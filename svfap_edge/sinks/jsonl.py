@@ -10,7 +10,7 @@ from contextlib import suppress
 from typing import Any
 
 from svfap_edge.errors import SourceError
-from svfap_edge.perception.perceiver import Perception, StateChange
+from svfap_edge.perception.results import Perception, StateChange
 from svfap_edge.sources.frames import Gap, Origin
 
 from .sink import Sink

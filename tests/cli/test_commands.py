@@ -167,11 +167,12 @@ def test_run_bad_input(tmp_path: Path, video: Path, tiny: Bundle) -> None:
     (tmp_path / "x.mp4").write_bytes(b"no video")
     assert "not a video" in refused(2, "run", tmp_path / "x.mp4")
     assert "No bundle at" in refused(2, "run", video, "--bundle", tmp_path)
-    for option, value in (
-        ("--hop", 0), ("--hop", "inf"), ("--smooth", -1), ("--smooth", "nan"), ("--budget", 0),
-        ("--budget", "inf"), ("--mode", "fast"), ("--seconds", 0),
+    for option, value, name in (
+        ("--hop", 0, "hop_s"), ("--hop", "inf", "hop_s"), ("--smooth", -1, "smoothing_s"),
+        ("--smooth", "nan", "smoothing_s"), ("--budget", 0, "--budget"),
+        ("--budget", "inf", "--budget"), ("--mode", "fast", "mode"), ("--seconds", 0, "--seconds"),
     ):  # fmt: skip
-        assert f"{option} must be" in refused(2, "run", video, option, value)
+        assert f"{name} must be" in refused(2, "run", video, option, value)
     for option in ("--detect-every", "--max-people"):
         assert option in refused(2, "run", video, option, 0)
     assert "No detector" in refused(2, "run", video, "--detector", "x")

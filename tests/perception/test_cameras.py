@@ -31,7 +31,8 @@ def loaded(tiny: Bundle) -> Iterator[Engine]:
 @pytest.fixture
 def engine(loaded: Engine, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     """The real tiny model. Painted faces are found by color."""
-    monkeypatch.setattr("svfap_edge.perception.perceiver.open_detector", lambda *_: Painted())
+    for module in ("perceiver", "cameras"):
+        monkeypatch.setattr(f"svfap_edge.perception.{module}.open_detector", lambda *_: Painted())
     yield loaded
     for stream in loaded.streams:
         stream.close()
@@ -76,7 +77,7 @@ def test_a_step_does_not_wait_for_detectors(
             time.sleep(0.05)
             return super().detect(frame)
 
-    monkeypatch.setattr("svfap_edge.perception.perceiver.open_detector", lambda *_: Slowly())
+    monkeypatch.setattr("svfap_edge.perception.cameras.open_detector", lambda *_: Slowly())
     stop = threading.Event()
     with Cameras(engine, "abcd", hop_s=0.2) as cameras:
 
@@ -100,8 +101,8 @@ def test_a_step_does_not_wait_for_detectors(
         for thread in threads:
             thread.join()
         assert np.median(waits) < 0.03
-        assert all(p.statistics.predictions >= 2 for p in cameras.perceivers.values())
-        assert all(p.statistics.missed == 0 for p in cameras.perceivers.values())
+        assert all(p.statistics.predictions >= 2 for p in cameras.views.values())
+        assert all(p.statistics.missed == 0 for p in cameras.views.values())
 
 
 def test_who_left_while_the_model_ran_has_no_prediction(
@@ -159,7 +160,7 @@ def test_no_camera_starves_where_the_batch_is_full(
             frames = {"a": (crowd, i / 20), "b": (alone, i / 20), "c": (alone, i / 20)}
             for perception in cameras.process(frames).values():
                 served.update(p.stream for p in perception.predictions)
-        missed = {name: p.statistics.missed for name, p in cameras.perceivers.items()}
+        missed = {name: p.statistics.missed for name, p in cameras.views.items()}
     assert max(slow.sizes) == 3
     assert len(served) == 10
     lonely = [served["b-1"], served["c-1"]]

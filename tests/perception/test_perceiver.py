@@ -11,8 +11,10 @@ import pytest
 
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import FrameError, InferenceError, TimestampError
+from svfap_edge.perception.cameras import Cameras
 from svfap_edge.perception.detectors import Box
-from svfap_edge.perception.perceiver import Perceiver, Perception
+from svfap_edge.perception.perceiver import Perceiver
+from svfap_edge.perception.results import Perception
 from svfap_edge.runtimes import Engine, Outputs
 from svfap_edge.sources.opening import open_source
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
@@ -301,15 +303,17 @@ def test_people_who_left_while_the_engine_failed_are_ended(
 
 
 def test_after_finish_everyone_is_new(engine: Engine) -> None:
-    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.05, forget_s=0.3)
-    run(perceiver, [scene((100, 200), (300, 100))] * 10)
-    for i in range(10):  # person-2 leaves, and nobody is told of it
-        perceiver.look(scene((100, 200)), 0.5 + i / 20)
-    assert {c.stream for c in perceiver.finish()} == {"person-1", "person-2"}
+    cameras = Cameras(engine, ["a"], detector=Painted(), hop_s=0.05, forget_s=0.3)
+    for i in range(10):
+        cameras.process({"a": (scene((100, 200), (300, 100)), i / 20)})
+    for i in range(10):  # a-2 leaves, and no step says so
+        cameras.look("a", scene((100, 200)), 0.5 + i / 20)
+    assert {c.stream for c in cameras.finish()["a"]} == {"a-1", "a-2"}
     assert not engine.streams
-    result = run(perceiver, [scene((100, 200))] * 10, 2)[-1]
-    assert [person.name for person in result.people] == ["person-3"]
-    assert perceiver.statistics.people == 3
+    for i in range(10):
+        result = cameras.process({"a": (scene((100, 200)), 2 + i / 20)})["a"]
+    assert [person.name for person in result.people] == ["a-3"]
+    assert cameras.views["a"].statistics.people == 3
 
 
 @pytest.mark.parametrize("budget_s", [None, 1.0])

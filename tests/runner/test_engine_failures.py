@@ -24,14 +24,15 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import InferenceError, SourceError
 from svfap_edge.perception.detectors import Box
-from svfap_edge.perception.perceiver import Perceiver, Perception, StateChange
+from svfap_edge.perception.perceiver import Perceiver
+from svfap_edge.perception.results import Perception, StateChange
 from svfap_edge.runner import account
-from svfap_edge.runner import run as runner
+from svfap_edge.runner.run import run
 from svfap_edge.runtimes import Engine, ModelSpec, Outputs, load_backend
 from svfap_edge.runtimes.backend import Backend
 from svfap_edge.sinks.jsonl import JsonLines
 from svfap_edge.sinks.overlay import OverlayVideo
-from svfap_edge.sources.frames import Frame
+from svfap_edge.sinks.sink import Sink
 from svfap_edge.sources.sample import Generated
 from tests.conftest import skip_if_ignored
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
@@ -116,7 +117,7 @@ def camera(seconds: float = 6.0) -> Generated:
     return Generated("grey", grey, seconds, 25.0)
 
 
-class Listener:
+class Listener(Sink):
     """A sink that notes what it gets."""
 
     def __init__(self, at: str = "", delay_s: float = 0.0) -> None:
@@ -125,13 +126,16 @@ class Listener:
         self.calls: list[str] = []
         self._at, self._delay_s = at, delay_s
 
-    def write(self, frame: Frame, perception: Perception) -> None:
+    def write(self, camera: str | None, perception: Perception) -> None:
         time.sleep(self._delay_s)
-        self.frames.append(frame.timestamp_s)
+        self.frames.append(perception.timestamp_s)
         self.predictions += [(p.end_s, float(p.logits[0])) for p in perception.predictions]
         self._call("write")
 
-    def finish(self, changes: list[StateChange], summary: dict[str, Any]) -> None:
+    def end(self, camera: str | None, changes: list[StateChange], summary: dict[str, Any]) -> None:
+        self._call("end")
+
+    def finish(self, summary: dict[str, Any]) -> None:
         self._call("finish")
 
     def close(self) -> None:
@@ -147,21 +151,20 @@ def healthy(bundle: Bundle, seconds: float = 6.0) -> list[tuple[float, float]]:
     """(time, logit) of all predictions when nothing fails."""
     listener = Listener()
     with faulty_engine(bundle) as engine:
-        runner.run_one(camera(seconds), engine, Perceiver(engine, detector="none"), [listener])
+        run(camera(seconds), engine, [listener], detector="none")
     return listener.predictions
 
 
 def test_a_slow_consumer_gets_everything(bundle: Bundle) -> None:
     slow = Listener(delay_s=0.01)
     with faulty_engine(bundle) as engine:
-        perceiver = Perceiver(engine, detector="none")
-        summary = runner.run_one(camera(2.0), engine, perceiver, [slow])
+        summary = run(camera(2.0), engine, [slow], detector="none")
     assert slow.frames == [i / 25 for i in range(50)]
     assert slow.predictions == healthy(bundle, 2.0)
     assert summary.seconds["write"] > 0.4
 
 
-@pytest.mark.parametrize("at", ["write", "finish", "close"])
+@pytest.mark.parametrize("at", ["write", "end", "finish", "close"])
 def test_a_consumer_that_raises(bundle: Bundle, tmp_path: Path, at: str) -> None:
     """Its error comes out, all sinks are closed, and the engine can go on."""
     broken, other = Listener(at), Listener()
@@ -170,13 +173,12 @@ def test_a_consumer_that_raises(bundle: Bundle, tmp_path: Path, at: str) -> None
     with faulty_engine(bundle) as engine:
         sinks = [film, broken, other, lines]
         with pytest.raises(ZeroDivisionError, match=f"a bug in {at}"):
-            runner.run_one(camera(2.0), engine, Perceiver(engine, detector="none"), sinks)
+            run(camera(2.0), engine, sinks, detector="none")
         assert broken.calls.count("close") == other.calls.count("close") == 1
         assert jsonl(tmp_path / "x.jsonl")
         assert frames_of(tmp_path / "o.mp4") == len(broken.frames)
         again = Listener()
-        perceiver = Perceiver(engine, detector="none", prefix="again")
-        assert runner.run_one(camera(2.0), engine, perceiver, [again]).predictions > 0
+        assert run(camera(2.0), engine, [again], detector="none").predictions > 0
 
 
 def test_a_callback_that_raises(bundle: Bundle) -> None:
@@ -184,10 +186,8 @@ def test_a_callback_that_raises(bundle: Bundle) -> None:
         raise KeyError("no such widget")
 
     listener = Listener()
-    with faulty_engine(bundle) as engine:
-        perceiver = Perceiver(engine, detector="none")
-        with pytest.raises(KeyError, match="no such widget"):
-            runner.run_one(camera(), engine, perceiver, [listener], progress)
+    with faulty_engine(bundle) as engine, pytest.raises(KeyError, match="no such widget"):
+        run(camera(), engine, [listener], detector="none", progress=progress)
     assert listener.calls == ["write", "close"]
 
 
@@ -195,7 +195,7 @@ def test_the_first_error_is_the_one_that_is_told(bundle: Bundle) -> None:
     with faulty_engine(bundle) as engine:
         sinks = [Listener("close"), Listener("write")]
         with pytest.raises(ZeroDivisionError, match="a bug in write"):
-            runner.run_one(camera(), engine, Perceiver(engine, detector="none"), sinks)
+            run(camera(), engine, sinks, detector="none")
 
 
 @pytest.mark.parametrize(("how", "words"), WAYS)
@@ -237,8 +237,7 @@ def test_a_run_goes_on_after_a_failed_step(
     listener = Listener()
     sinks = [listener, JsonLines(str(tmp_path / "x.jsonl"))]
     with faulty_engine(bundle, lambda call: call in (3, 4, 8), how) as engine:
-        perceiver = Perceiver(engine, detector="none")
-        summary = runner.run_one(camera(), engine, perceiver, sinks)
+        summary = run(camera(), engine, sinks, detector="none")
     good = healthy(bundle)
     assert listener.predictions == [p for i, p in enumerate(good, 1) if i not in (3, 4, 8)]
     assert summary.frames == 150
@@ -256,7 +255,7 @@ def test_an_engine_that_never_works_ends_the_run(
     engine = faulty_engine(bundle, lambda call: True)
     lines = JsonLines(str(tmp_path / "x.jsonl"))
     with engine, pytest.raises(InferenceError, match="fell off"):
-        runner.run_one(camera(seconds), engine, Perceiver(engine, detector="none"), [lines])
+        run(camera(seconds), engine, [lines], detector="none")
     assert engine.backend.calls <= 2 + account.FAILING_S / 0.5  # type: ignore[attr-defined]
     assert all(line["type"] == "state" for line in jsonl(tmp_path / "x.jsonl"))
 
@@ -265,7 +264,7 @@ def test_an_engine_that_dies_ends_the_run(bundle: Bundle) -> None:
     listener = Listener()
     engine = faulty_engine(bundle, lambda call: call > 5)
     with engine, pytest.raises(InferenceError, match="fell off"):
-        runner.run_one(camera(60), engine, Perceiver(engine, detector="none"), [listener])
+        run(camera(60), engine, [listener], detector="none")
     assert listener.predictions == healthy(bundle)[:5]
     assert listener.calls[-1] == "close"
     assert listener.frames[-1] < 9
@@ -468,7 +467,7 @@ def test_a_line_that_has_no_room_is_not_begun(
     """The file is cut back to whole lines, and goes on when there is room again."""
     sink = JsonLines(str(tmp_path / "x.jsonl"))
     change = StateChange("person-1", "valid", 1.0)
-    sink.finish([change], {})
+    sink.end("door", [change], {})
     real = sink._file
 
     class Full:
@@ -484,8 +483,8 @@ def test_a_line_that_has_no_room_is_not_begun(
     with monkeypatch.context() as patch:
         patch.setattr(sink, "_file", Full())
         with pytest.raises(SourceError, match="No space left on device"):
-            sink.finish([change], {})
+            sink.end("door", [change], {})
         assert len(jsonl(tmp_path / "x.jsonl")) == 2
-    sink.finish([], {})
+    sink.finish({})
     sink.close()
     assert [line["type"] for line in jsonl(tmp_path / "x.jsonl")] == ["state", "summary", "summary"]

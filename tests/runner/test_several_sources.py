@@ -19,13 +19,11 @@ import pytest
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import InferenceError, SourceError, SvfapError
-from svfap_edge.perception.cameras import Cameras
-from svfap_edge.perception.perceiver import Perceiver, Perception
-from svfap_edge.runner import run as runner
-from svfap_edge.runner.account import CamerasSummary
+from svfap_edge.perception.results import Perception
+from svfap_edge.runner.account import RunSummary
 from svfap_edge.runner.run import run
 from svfap_edge.runtimes import Engine
-from svfap_edge.sinks.jsonl import CameraLines, JsonLines
+from svfap_edge.sinks.jsonl import JsonLines
 from svfap_edge.sources.frames import Frame, Gap, Source, SourceCounts
 from svfap_edge.sources.live import Camera, LiveSettings, PushSource
 from svfap_edge.sources.opening import name_sources, open_source, split_name
@@ -64,11 +62,10 @@ def ramp(fps: float, seconds: float, start: int = 0) -> Generated:
 
 def play(
     engine: Engine, sources: dict[str, Source], path: Path | None = None, **options: Any
-) -> CamerasSummary:
+) -> RunSummary:
     """All sources through one engine, each frame being a face."""
-    lines = None if path is None else CameraLines(str(path))
-    with Cameras(engine, sources, detector="none", hop_s=0.2) as cameras:
-        return run.run(sources, engine, cameras, lines, **options)
+    sinks = [] if path is None else [JsonLines(str(path))]
+    return run(sources, engine, sinks, detector="none", hop_s=0.2, **options)
 
 
 def lines_of(path: Path, camera: str | None = None) -> list[dict[str, Any]]:
@@ -136,21 +133,19 @@ def test_files_give_what_each_gives_alone(engine: Engine, tmp_path: Path) -> Non
     """Also with different frame rates and lengths; each line names its camera."""
     every = {"door": (25.0, 3.0, 0), "desk": (12.0, 4.0, 50), "hall": (25.0, 1.0, 100)}
     for name, of in every.items():
-        perceiver = Perceiver(engine, detector="none", hop_s=0.2, prefix=name)
-        runner.run_one(ramp(*of), engine, perceiver, [JsonLines(str(tmp_path / name))])
+        play(engine, {name: ramp(*of)}, tmp_path / name)
     path = tmp_path / "all"
     summary = play(engine, {name: ramp(*of) for name, of in every.items()}, path)
     for name in every:
-        *alone, last = lines_of(tmp_path / name)
+        *alone, last = lines_of(tmp_path / name, name)
         *mine, end = lines_of(path, name)
         assert len(mine) == len(alone) > 4
         for line, want in zip(mine, alone, strict=True):
-            assert line.pop("camera") == name
             scores, wanted = line.pop("scores", {}), want.pop("scores", {})
             assert scores == pytest.approx(wanted, abs=1e-5)
             assert line.pop("score", None) == pytest.approx(want.pop("score", None), abs=1e-5)
             assert without_times(line) == without_times(want)
-        assert without_times(end) == {**without_times(last), "camera": name}
+        assert without_times(end) == without_times(last)
         assert summary.cameras[name].frames == last["frames"]
     total = lines_of(path)[-1]
     assert "camera" not in total and total == {"type": "summary", **summary.to_json()}
@@ -172,7 +167,7 @@ def test_clips_of_files_share_a_batch_and_none_is_missed(
     sources: dict[str, Source] = {f"c{k}": ramp(25 - k / 10, 2.0) for k in range(4)}
     summary = play(engine, sources)
     assert sizes.count(4) > 0.7 * len(sizes)
-    assert sum(sizes) == summary.total.predictions
+    assert sum(sizes) == summary.predictions
 
 
 def test_a_run_of_files_ends_after_its_seconds(engine: Engine) -> None:
@@ -254,7 +249,8 @@ def test_what_is_refused(bundle: Bundle, tmp_path: Path) -> None:
     cv2.imwrite(str(picture), np.full((24, 32, 3), 90, np.uint8))
     assert "named 'a'" in refused(2, "run", f"a={picture}", f"a={picture}")
     for option in ("--video", "--plot"):
-        assert "show one source" in refused(2, "run", picture, picture, option, tmp_path / "o.png")
+        said = refused(2, "run", picture, picture, option, tmp_path / "o.png")
+        assert "one file for 2 cameras (a, a-2)" in said and "o-{camera}.png" in said
     assert "No detector" in refused(2, "run", picture, picture, "--detector", "x")
     gone = tmp_path / "none" / "x"
     assert "Cannot write" in refused(2, "run", picture, picture, "--jsonl", gone)
@@ -290,8 +286,8 @@ def test_cameras_run_at_their_own_pace(engine: Engine, tmp_path: Path) -> None:
         times = [m["end_s"] for m in mine if m["type"] == "prediction"]
         assert times == sorted(times) and len(times) == each.predictions
         assert set(each.seconds) == {"wait", "detect", "crop", "model"}
-    assert set(summary.total.seconds) == {"detect", "crop", "model", "write"}
-    assert summary.total.counts["processed"] == summary.total.frames
+    assert set(summary.seconds) == {"detect", "crop", "model", "write"}
+    assert summary.counts["processed"] == summary.frames
     until(quiet)
 
 
@@ -335,7 +331,7 @@ def test_another_thread_ends_the_run(engine: Engine) -> None:
     for source in sources.values():
         threading.Timer(0.2, source.stop).start()
     summary = play(engine, sources)
-    assert summary.total.frames == 0 and summary.failed == {}
+    assert summary.frames == 0 and summary.failed == {}
 
 
 class Broken(PushSource):
@@ -350,20 +346,17 @@ def test_a_bug_in_a_source_ends_the_run(engine: Engine, tmp_path: Path) -> None:
     assert all(line["type"] != "summary" for line in lines_of(tmp_path / "x"))
 
 
-class Full(CameraLines):
+class Full(JsonLines):
     """Lines for which there is no room."""
 
-    def write(self, camera: str, perception: Perception) -> None:
+    def write(self, camera: str | None, perception: Perception) -> None:
         raise SourceError("no room")
 
 
 def test_lines_that_cannot_be_written_end_the_run(engine: Engine, tmp_path: Path) -> None:
     sources: dict[str, Source] = {"a": fake()[1], "b": fake()[1]}
-    with (
-        Cameras(engine, sources, detector="none") as cameras,
-        pytest.raises(SourceError, match="no room"),
-    ):
-        run.run(sources, engine, cameras, Full(str(tmp_path / "x")))
+    with pytest.raises(SourceError, match="no room"):
+        run(sources, engine, [Full(str(tmp_path / "x"))], detector="none")
     for source in sources.values():
         source.close()
     until(quiet)
@@ -378,7 +371,7 @@ def test_an_engine_that_fails_once_is_survived(bundle: Bundle, live: bool) -> No
             sources = {"a": fake()[1], "b": fake()[1]}
         summary = play(engine, sources, seconds=1.5, warn=warnings.append)
     assert "fell off" in warnings[0] and len(warnings) == 1
-    assert "failed once" in summary.total.warnings[-1]
+    assert "failed once" in summary.warnings[-1]
     assert min(each.predictions for each in summary.cameras.values()) >= 3
 
 

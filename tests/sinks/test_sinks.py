@@ -12,15 +12,15 @@ import pytest
 
 from svfap_edge.errors import DependencyMissing, SourceError
 from svfap_edge.perception.detectors import Box
-from svfap_edge.perception.perceiver import Perceiver, Perception, Person, StateChange
-from svfap_edge.runner import run as runner
+from svfap_edge.perception.results import Perception, Person, StateChange
+from svfap_edge.runner.run import run
 from svfap_edge.runtimes import Engine, Prediction
 from svfap_edge.sinks import history as history_of
 from svfap_edge.sinks.jsonl import JsonLines
 from svfap_edge.sinks.overlay import MAX_REPEAT_S, OverlayVideo, draw_overlay
 from svfap_edge.sinks.palette import PALETTE, color_of
 from svfap_edge.sinks.timeline import Timeline
-from svfap_edge.sources.frames import Frame, Gap
+from svfap_edge.sources.frames import Gap
 from svfap_edge.sources.sample import Generated
 from svfap_edge.tasks import TASKS, Task
 
@@ -38,23 +38,30 @@ def prediction(end_s: float, glad: float, task: Task = TASK) -> Prediction:
     )
 
 
-def perception(time_s: float, p: Prediction | None, box: Box | None = None) -> Perception:
+def perception(
+    time_s: float,
+    p: Prediction | None,
+    box: Box | None = None,
+    image: np.ndarray | None = None,
+) -> Perception:
     state = "valid" if p else "warming"
+    shown = blank() if image is None else image
     person = Person("person-1", box or Box(200, 100, 120, 120), True, state, p)  # type: ignore[arg-type]
-    return Perception(time_s, (person,), (p,) if p else (), ())
+    return Perception(time_s, (person,), (p,) if p else (), (), shown)
 
 
-def frame(time_s: float, size: tuple[int, int] = (360, 640)) -> Frame:
-    return Frame(np.full((*size, 3), 100, np.uint8), time_s, 0)
+def blank(size: tuple[int, int] = (360, 640), level: int = 100) -> np.ndarray:
+    return np.full((*size, 3), level, np.uint8)
 
 
 def test_json_lines_are_valid_after_every_line(tmp_path: Path) -> None:
     sink = JsonLines(str(tmp_path / "x.jsonl"))
     for i in range(3):
-        sink.write(frame(i), perception(i, prediction(i, 0.5)))
+        sink.write(None, perception(i, prediction(i, 0.5)))
         lines = (tmp_path / "x.jsonl").read_text().splitlines()
         assert [json.loads(line)["type"] for line in lines] == ["prediction"] * (i + 1)
-    sink.finish([StateChange("person-1", "ended", 2.0)], {"frames": 3})
+    sink.end(None, [StateChange("person-1", "ended", 2.0)], {"frames": 3})
+    sink.finish({"frames": 3})
     sink.close()
     last = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()[-2:]]
     assert last[0] == {"type": "state", "stream": "person-1", "state": "ended", "time_s": 2.0}
@@ -80,7 +87,7 @@ def test_overlay_video_keeps_time(tmp_path: Path) -> None:
     """Frames at irregular times become a constant rate of the same length."""
     sink = OverlayVideo(tmp_path / "o.mp4", TASK, fps=20)
     for time_s in (0.0, 0.05, 0.3, 0.31, 0.32, 1.0):
-        sink.write(frame(time_s), perception(time_s, prediction(time_s, 0.5)))
+        sink.write(None, perception(time_s, prediction(time_s, 0.5)))
     sink.close()
     frames, fps = read_video(tmp_path / "o.mp4")
     assert fps == pytest.approx(20)
@@ -91,13 +98,13 @@ def test_overlay_video_keeps_time(tmp_path: Path) -> None:
 def test_a_lost_camera_is_cut_out_of_the_overlay_video(tmp_path: Path) -> None:
     """A gap that is told every second for a minute, and a short one, which is shown whole."""
     sink = OverlayVideo(tmp_path / "o.mp4", TASK, fps=10)
-    sink.write(frame(0.0), perception(0.0, None))
+    sink.write(None, perception(0.0, None))
     for second in range(1, 61):
-        sink.missing(Gap(float(second), "lost", second == 1), [])
-    sink.write(frame(60.1), perception(60.1, None))
+        sink.missing(None, Gap(float(second), "lost", second == 1), [])
+    sink.write(None, perception(60.1, None))
     for second in range(1, 5):
-        sink.missing(Gap(60.1 + second, "silent", second == 1), [])
-    sink.write(frame(64.2), perception(64.2, None))
+        sink.missing(None, Gap(60.1 + second, "silent", second == 1), [])
+    sink.write(None, perception(64.2, None))
     sink.close()
     frames, _ = read_video(tmp_path / "o.mp4")
     assert len(frames) == 1 + 10 * MAX_REPEAT_S + 1 + 40 + 1
@@ -106,21 +113,21 @@ def test_a_lost_camera_is_cut_out_of_the_overlay_video(tmp_path: Path) -> None:
 
 def test_overlay_video_survives_a_change_of_size_and_odd_sizes(tmp_path: Path) -> None:
     sink = OverlayVideo(tmp_path / "o.mp4", TASK, fps=10)
-    sink.write(frame(0.0, (361, 643)), perception(0.0, None))
-    sink.write(frame(0.1, (480, 640)), perception(0.1, None))
+    sink.write(None, perception(0.0, None, image=blank((361, 643))))
+    sink.write(None, perception(0.1, None, image=blank((480, 640))))
     sink.close()
     frames, _ = read_video(tmp_path / "o.mp4")
     assert [f.shape for f in frames] == [(360, 642, 3)] * 2
 
 
 def test_small_frames_are_enlarged_to_be_readable() -> None:
-    image = draw_overlay(np.zeros((120, 160, 3), np.uint8), perception(0, None), TASK)
+    image = draw_overlay(perception(0, None, image=blank((120, 160), 0)), TASK)
     assert image.shape == (360, 480, 3)
 
 
 def test_overlay_draws_box_label_and_bars() -> None:
-    plain = np.full((360, 640, 3), 100, np.uint8)
-    image = draw_overlay(plain, perception(1.0, prediction(1.0, 0.9)), TASK)
+    plain = blank()
+    image = draw_overlay(perception(1.0, prediction(1.0, 0.9), image=plain), TASK)
     assert (plain == 100).all()  # a copy
     glad = np.array(color_of(1))
     box_edge = image[160, 198:203]
@@ -133,14 +140,14 @@ def test_overlay_draws_box_label_and_bars() -> None:
     "box", [Box(-50, -50, 100, 100), Box(600, 330, 100, 100), Box(0, 0, 640, 360), Box(5, 5, 2, 2)]
 )
 def test_overlay_at_the_border(box: Box) -> None:
-    draw_overlay(np.zeros((360, 640, 3), np.uint8), perception(0, prediction(0, 0.4), box), TASK)
+    draw_overlay(perception(0, prediction(0, 0.4), box), TASK)
 
 
 @pytest.mark.parametrize("name", ["mafw", "werewolf-xl", "first-impressions"])
 def test_overlay_of_every_kind_of_task(name: str) -> None:
     task = TASKS[name]
     p = prediction(1.0, 0.5, task)
-    draw_overlay(np.zeros((360, 640, 3), np.uint8), perception(1.0, p), task)
+    draw_overlay(perception(1.0, p), task)
 
 
 @pytest.mark.parametrize("task", [TASK, TASKS["avcaffe"]], ids=["classes", "values"])
@@ -149,8 +156,9 @@ def test_timeline_is_drawn(tmp_path: Path, task: Task) -> None:
     sink = Timeline(tmp_path / "t.png", task, "a test")
     for i in range(100):
         p = prediction(i / 10, 0.5 + 0.4 * np.sin(i / 9), task) if 20 < i < 90 else None
-        sink.write(frame(i / 10), perception(i / 10, p))
-    sink.finish([], {})
+        sink.write(None, perception(i / 10, p))
+    sink.end(None, [], {})
+    sink.finish({})
     sink.close()
     image = cv2.imread(str(tmp_path / "t.png"))
     assert image is not None
@@ -197,7 +205,7 @@ def test_a_short_timeline_keeps_everything() -> None:
 def test_timeline_of_nobody(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
     sink = Timeline(tmp_path / "t.png", TASK, "nobody")
-    sink.write(frame(0), Perception(0, (), (), ()))
+    sink.write(None, Perception(0, (), (), (), blank()))
     sink.close()
     assert (tmp_path / "t.png").is_file()
 
@@ -229,11 +237,10 @@ def test_a_run_that_fails_leaves_valid_files(tmp_path: Path) -> None:
 
     source = Generated("broken", draw, 10.0, 25.0)
     with Engine.load() as engine:
-        perceiver = Perceiver(engine, detector="none", hop_s=0.2)
         task = engine.manifest.task
         sinks = [JsonLines(str(tmp_path / "x.jsonl")), OverlayVideo(tmp_path / "o.mp4", task, 25)]
         with pytest.raises(SourceError, match="unplugged"):
-            runner.run_one(source, engine, perceiver, sinks)
+            run(source, engine, sinks, detector="none", hop_s=0.2)
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
     assert lines[-1]["type"] == "prediction"
     frames, _ = read_video(tmp_path / "o.mp4")

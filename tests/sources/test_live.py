@@ -21,8 +21,7 @@ from svfap_edge.errors import (
     SourceError,
     TimestampError,
 )
-from svfap_edge.perception.perceiver import Perceiver
-from svfap_edge.runner import run as runner
+from svfap_edge.runner.run import run
 from svfap_edge.runtimes import Engine
 from svfap_edge.sinks.jsonl import JsonLines
 from svfap_edge.sources.capture import Target, built_with, find_target
@@ -370,9 +369,8 @@ def test_an_iterator_that_raises() -> None:
 
 def test_a_run_ends_after_its_seconds(engine: Engine, tmp_path: Path) -> None:
     with Camera("fake", QUICK, opening=FakeCamera()) as source:
-        perceiver = Perceiver(engine, detector="none", hop_s=0.1)
         sinks = [JsonLines(str(tmp_path / "x.jsonl"))]
-        summary = runner.run_one(source, engine, perceiver, sinks, seconds=1.0)
+        summary = run(source, engine, sinks, detector="none", hop_s=0.1, seconds=1.0)
     assert 1.0 <= summary.duration_s < 1.5
     assert summary.predictions >= 5
     counts = SourceCounts(**summary.counts)
@@ -386,7 +384,7 @@ def test_a_run_ends_after_its_seconds(engine: Engine, tmp_path: Path) -> None:
 def test_another_thread_ends_the_run(engine: Engine) -> None:
     source = PushSource("quiet")
     threading.Timer(0.3, source.stop).start()
-    summary = runner.run_one(source, engine, Perceiver(engine, detector="none"))
+    summary = run(source, engine, detector="none")
     assert summary.frames == 0
 
 

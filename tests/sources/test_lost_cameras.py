@@ -23,13 +23,15 @@ import pytest
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import InferenceError, SourceError
-from svfap_edge.perception.perceiver import Perceiver, Perception
-from svfap_edge.runner import run as runner
+from svfap_edge.perception.perceiver import Perceiver
+from svfap_edge.perception.results import Perception
 from svfap_edge.runner.account import RunSummary
+from svfap_edge.runner.run import run
 from svfap_edge.runtimes import Engine, Prediction
 from svfap_edge.runtimes.engine import MIN_COVERAGE
 from svfap_edge.sinks.jsonl import JsonLines
 from svfap_edge.sinks.overlay import MAX_REPEAT_S, OverlayVideo
+from svfap_edge.sinks.sink import Sink
 from svfap_edge.sources.frames import Frame, Gap, SourceCounts
 from svfap_edge.sources.live import Camera, LiveSettings, PushSource
 from svfap_edge.sources.opening import open_source
@@ -78,32 +80,41 @@ def check_account(counts: SourceCounts | None) -> None:
     assert counts.captured == counts.processed + counts.dropped
 
 
-class Recorder:
-    """A sink that keeps everything in order, and acts when told to."""
+class Recorder(Sink):
+    """A sink that keeps everything in order, and acts after each frame and gap."""
 
-    def __init__(self, act: Callable[[Frame | Gap], None] = lambda item: None) -> None:
+    def __init__(self, act: Callable[[Perception | Gap], None] = lambda item: None) -> None:
         self.events: list[tuple[str, Any]] = []
         self._act = act
 
-    def write(self, frame: Frame, perception: Perception) -> None:
-        self.events.append(("frame", frame))
+    def write(self, camera: str | None, perception: Perception) -> None:
+        self.events.append(("frame", perception))
         self.events += [("prediction", p) for p in perception.predictions]
         self.events += [("state", c.state) for c in perception.changes]
-        self._act(frame)
+        self._act(perception)
 
-    def missing(self, gap: Gap, changes: list[Any]) -> None:
+    def missing(self, camera: str | None, gap: Gap, changes: list[Any]) -> None:
         self.events.append(("gap", gap))
         self.events += [("state", c.state) for c in changes]
         self._act(gap)
 
-    def finish(self, changes: list[Any], summary: dict[str, Any]) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
     def of(self, kind: str) -> list[Any]:
         return [value for name, value in self.events if name == kind]
+
+
+def watched(source: Any) -> list[Frame]:
+    """A list that fills with the frames that a source gives."""
+    frames: list[Frame] = []
+    items = source.items
+
+    def noting() -> Iterator[Frame | Gap]:
+        for item in items():
+            if isinstance(item, Frame):
+                frames.append(item)
+            yield item
+
+    source.items = noting
+    return frames
 
 
 def run_through_a_fault(
@@ -113,7 +124,7 @@ def run_through_a_fault(
     predictions. Nothing may be predicted in between, and no clip may span the gap."""
     phase = ["before"]
 
-    def act(item: Frame | Gap) -> None:
+    def act(item: Perception | Gap) -> None:
         count = len(recorder.of("prediction"))
         if phase[0] == "before" and count >= 3:
             breaking()
@@ -124,12 +135,11 @@ def run_through_a_fault(
         elif phase[0] == "mended" and count >= int(phase[1]) + 3:
             source.stop()
 
-    recorder = Recorder(act)
+    recorder, frames = Recorder(act), watched(source)
     with source:
-        perceiver = Perceiver(engine, detector="none", hop_s=0.1)
-        summary = runner.run_one(source, engine, perceiver, [recorder], seconds=15)
+        summary = run(source, engine, [recorder], detector="none", hop_s=0.1, seconds=15)
     assert phase[0] == "mended"
-    frames, predictions = recorder.of("frame"), recorder.of("prediction")
+    predictions = recorder.of("prediction")
     back = next(i for i, frame in enumerate(frames) if frame.gap)
     lost_s, back_s = frames[back - 1].timestamp_s, frames[back].timestamp_s
     assert not [p for p in predictions if lost_s < p.end_s < back_s]
@@ -227,14 +237,15 @@ def test_giving_up_after_the_set_attempts(engine: Engine, tmp_path: Path) -> Non
     camera = FakeCamera()
     settings = LiveSettings(backoff_s=0.01, backoff_max_s=0.02, max_attempts=3)
 
-    def unplug(item: Frame | Gap) -> None:
+    def unplug(item: Perception | Gap) -> None:
         camera.broken = OSError("no such device")
 
     sinks = [JsonLines(str(tmp_path / "x.jsonl")), Recorder(unplug)]
-    with Camera("fake", settings, opening=camera) as source:
-        perceiver = Perceiver(engine, detector="none")
-        with pytest.raises(SourceError, match=r"3 attempts in a row.*no such device"):
-            runner.run_one(source, engine, perceiver, sinks)
+    with (
+        Camera("fake", settings, opening=camera) as source,
+        pytest.raises(SourceError, match=r"3 attempts in a row.*no such device"),
+    ):
+        run(source, engine, sinks, detector="none")
     check_account(source.counts)
     assert camera.opened == 4
     lines = (tmp_path / "x.jsonl").read_text().splitlines()
@@ -266,8 +277,7 @@ def test_a_picture_that_shows_nothing_new(engine: Engine, level: int) -> None:
 def test_every_frame_twice_is_half_the_frames(engine: Engine) -> None:
     source = Camera("fake", opening=FakeCamera(lambda index: noise(index // 2)))
     with source:
-        perceiver = Perceiver(engine, detector="none", hop_s=0.1)
-        summary = runner.run_one(source, engine, perceiver, seconds=1)
+        summary = run(source, engine, detector="none", hop_s=0.1, seconds=1)
     check_account(source.counts)
     counts = source.counts
     assert counts.duplicate == pytest.approx(counts.captured / 2, abs=0.1 * counts.captured)
@@ -282,8 +292,8 @@ def test_a_size_that_changes(engine: Engine, tmp_path: Path) -> None:
     recorder = Recorder(lambda item: source.stop() if camera.given > 100 else None)
     sinks = [recorder, OverlayVideo(tmp_path / "o.mp4", BRIGHTNESS_TASK, 25)]
     with Camera("fake", LiveSettings(), opening=camera) as source:
-        runner.run_one(source, engine, Perceiver(engine, detector="none"), sinks, seconds=20)
-    frames = recorder.of("frame")
+        frames = watched(source)
+        run(source, engine, sinks, detector="none", seconds=20)
     changed = [b for a, b in itertools.pairwise(frames) if a.image.shape != b.image.shape]
     assert len(changed) == source.counts.resized == 2
     assert all(frame.gap for frame in changed)
@@ -293,13 +303,13 @@ def test_a_size_that_changes(engine: Engine, tmp_path: Path) -> None:
     assert cv2.VideoCapture(str(tmp_path / "o.mp4")).read()[0]
 
 
-def test_a_slow_consumer_gets_predictions_of_what_there_was(engine: Engine) -> None:
+def test_a_slow_consumer_gets_fewer_frames_and_holds_up_nothing(engine: Engine) -> None:
     recorder = Recorder(lambda item: time.sleep(0.04))
     with Camera("fake", LiveSettings(), opening=FakeCamera()) as source:
-        perceiver = Perceiver(engine, detector="none", hop_s=0.1)
-        summary = runner.run_one(source, engine, perceiver, [recorder], seconds=1.5)
+        summary = run(source, engine, [recorder], detector="none", hop_s=0.1, seconds=1.5)
     check_account(source.counts)
-    assert summary.counts["dropped"] > summary.counts["processed"]
+    assert len(recorder.of("frame")) < 0.7 * summary.counts["processed"]
+    assert summary.counts["processed"] > summary.counts["dropped"]
     predictions: list[Prediction] = recorder.of("prediction")
     assert len(predictions) >= 5
     assert all(MIN_COVERAGE <= p.coverage <= 1 for p in predictions)
@@ -307,7 +317,7 @@ def test_a_slow_consumer_gets_predictions_of_what_there_was(engine: Engine) -> N
 
 
 def test_a_sink_that_raises(engine: Engine, tmp_path: Path) -> None:
-    def act(item: Frame | Gap) -> None:
+    def act(item: Perception | Gap) -> None:
         if recorder.of("prediction"):
             raise RuntimeError("the robot's callback failed")
 
@@ -321,7 +331,7 @@ def test_a_sink_that_raises(engine: Engine, tmp_path: Path) -> None:
         pytest.raises(RuntimeError, match="the robot's callback failed"),
         Camera("fake", QUICK, opening=camera) as source,
     ):
-        runner.run_one(source, engine, Perceiver(engine, detector="none"), sinks)
+        run(source, engine, sinks, detector="none")
     check_account(source.counts)
     until(lambda: camera.closed == 1)
     lines = [json.loads(line) for line in (tmp_path / "x.jsonl").read_text().splitlines()]
@@ -339,7 +349,7 @@ def test_an_engine_that_fails_ends_the_run_and_the_camera(tmp_path: Path) -> Non
         pytest.raises(InferenceError, match="NaN"),
         Camera("fake", QUICK, opening=camera) as source,
     ):
-        runner.run_one(source, engine, Perceiver(engine, detector="none"), [recorder])
+        run(source, engine, [recorder], detector="none")
     assert not recorder.of("prediction")
     check_account(source.counts)
     until(lambda: camera.closed == 1)
@@ -349,8 +359,7 @@ def test_people_leave_while_no_frames_come(engine: Engine) -> None:
     source = PushSource("ros", LiveSettings(missing_s=0.1))
     source.push(noise(0), 50.0)
     recorder = Recorder(lambda item: source.stop() if "ended" in recorder.of("state") else None)
-    perceiver = Perceiver(engine, detector="none", forget_s=0.5)
-    summary = runner.run_one(source, engine, perceiver, [recorder], seconds=10)
+    summary = run(source, engine, [recorder], detector="none", forget_s=0.5, seconds=10)
     assert recorder.of("state") == ["warming", "ended"]
     assert [gap.first for gap in recorder.of("gap")][:3] == [True, False, False]
     assert summary.people == 1
@@ -365,7 +374,7 @@ def test_the_overlay_stays_bounded_when_the_clock_jumps(engine: Engine, tmp_path
         source.push(noise(index), time_s)
         frame = next(items)
         assert isinstance(frame, Frame)
-        sink.write(frame, perceiver.process(frame.image, frame.timestamp_s))
+        sink.write(None, perceiver.process(frame.image, frame.timestamp_s))
     sink.close()
     count = cv2.VideoCapture(str(tmp_path / "o.mp4")).get(cv2.CAP_PROP_FRAME_COUNT)
     assert 4 <= count <= 20 * MAX_REPEAT_S + 4
@@ -440,8 +449,7 @@ def test_corrupt_packets(engine: Engine, server: MjpegServer) -> None:
 
     server.body = body
     with open_source(server.url, live=QUICK) as source:
-        perceiver = Perceiver(engine, detector="none", hop_s=0.1)
-        summary = runner.run_one(source, engine, perceiver, seconds=2)
+        summary = run(source, engine, detector="none", hop_s=0.1, seconds=2)
     check_account(source.counts)
     assert summary.counts["failed"] >= 2
     assert summary.frames > 40

@@ -12,12 +12,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from svfap_edge.perception.cameras import Cameras
-from svfap_edge.perception.perceiver import Perceiver
-from svfap_edge.runner import run as runner
+from svfap_edge.perception.results import Perception
 from svfap_edge.runner.run import run
 from svfap_edge.runtimes import Engine
-from svfap_edge.sinks.jsonl import CameraLines, JsonLines
+from svfap_edge.sinks.jsonl import JsonLines
+from svfap_edge.sinks.sink import Sink
 from svfap_edge.sources.frames import Frame, Gap, Source
 from svfap_edge.sources.live import PushSource
 from svfap_edge.sources.sample import Generated
@@ -43,9 +42,8 @@ def wall_s(line: dict[str, Any]) -> float:
 def test_lines_of_several_cameras_lie_on_one_axis(engine: Engine, tmp_path: Path) -> None:
     sources: dict[str, Source] = {"door": fake()[1], "desk": fake()[1]}
     before = time.time()
-    with Cameras(engine, sources, detector="none", hop_s=0.2) as cameras:
-        lines = CameraLines(str(tmp_path / "x"))
-        summary = run.run(sources, engine, cameras, lines, seconds=0.8)
+    lines = JsonLines(str(tmp_path / "x"))
+    summary = run(sources, engine, [lines], detector="none", hop_s=0.2, seconds=0.8)
     after, shift_s = time.time(), time.time() - time.monotonic()
     for name in sources:
         first, *others, last = lines_of(tmp_path / "x", name)
@@ -64,17 +62,14 @@ def test_one_live_source(engine: Engine, tmp_path: Path) -> None:
     """Pushed frames have a clock of their own; a gap before the first is no frame."""
     source = PushSource("ros")
 
-    class Pushing:
-        def write(self, *_: object) -> None:
+    class Pushing(Sink):
+        def write(self, camera: str | None, perception: Perception) -> None:
             source.end()
-
-        missing = finish = close = write
 
     source.push(noise(0), 7000.5)
     before = time.time()
-    perceiver = Perceiver(engine, detector="none")
-    sinks: list[Any] = [Pushing(), JsonLines(str(tmp_path / "x"))]
-    summary = runner.run_one(source, engine, perceiver, sinks)
+    sinks = [Pushing(), JsonLines(str(tmp_path / "x"))]
+    summary = run(source, engine, sinks, detector="none")
     first, *_, last = [json.loads(line) for line in (tmp_path / "x").read_text().splitlines()]
     assert first["type"] == "source" and first["origin_s"] == last["origin_s"] == 7000.5
     assert "camera" not in first
@@ -87,17 +82,14 @@ def still(seconds: float) -> Generated:
 
 
 def test_a_file_has_none(engine: Engine, tmp_path: Path) -> None:
-    perceiver = Perceiver(engine, detector="none")
-    runner.run_one(still(1.0), engine, perceiver, [JsonLines(str(tmp_path / "x"))])
+    run(still(1.0), engine, [JsonLines(str(tmp_path / "x"))], detector="none")
     lines = lines_of(tmp_path / "x")
     assert all(line["type"] != "source" and "origin_s" not in line for line in lines)
 
 
-def test_people_of_a_run_are_counted_without_keeping_names(engine: Engine) -> None:
-    """The perceiver may have run before."""
-    perceiver = Perceiver(engine, detector="none", hop_s=0.2)
+def test_each_run_counts_its_own_people(engine: Engine) -> None:
     with_gap = PushSource("ros")
-    assert runner.run_one(still(1.0), engine, perceiver).people == 1
+    assert run(still(1.0), engine, detector="none", hop_s=0.2).people == 1
     with_gap.end()
-    assert runner.run_one(with_gap, engine, perceiver).people == 0
+    assert run(with_gap, engine, detector="none", hop_s=0.2).people == 0
     assert not any(isinstance(item, (Frame, Gap)) for item in with_gap.items())

@@ -15,9 +15,9 @@ import pytest
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import ConfigError, DependencyMissing, SourceError
-from svfap_edge.runner.run import run
 from svfap_edge.sources.capture import built_with
 from svfap_edge.sources.live import Camera, LiveSettings
+from svfap_edge.sources.opening import open_sources
 from tests.cameras import FakeCamera, MjpegServer, until
 from tests.cli.test_commands import call, refused
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
@@ -132,7 +132,7 @@ def test_cameras_that_are_switched_off_do_not_hold_up_others(server: MjpegServer
         addresses = {"a": url, "b": url, "door": server.url, "c": url}
         started = time.monotonic()
         warnings: list[str] = []
-        opened, failed = run.open_sources(addresses, live=live, warn=warnings.append)
+        opened, failed = open_sources(addresses, live=live, warn=warnings.append)
         took_s = time.monotonic() - started
         for source in opened.values():
             source.close()
@@ -150,7 +150,7 @@ def test_a_missing_package_is_told_at_once_and_all_are_closed(server: MjpegServe
         addresses = {"a": url, "door": server.url, "test": "videotestsrc ! appsink"}
         started = time.monotonic()
         with pytest.raises(DependencyMissing, match="GStreamer"):
-            run.open_sources(addresses, live=live)
+            open_sources(addresses, live=live)
         assert time.monotonic() - started < 1.2
         until(quiet)
 
