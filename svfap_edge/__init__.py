@@ -17,41 +17,60 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from svfap_edge.perception.cameras import Cameras
-    from svfap_edge.perception.perceiver import Perceiver
-    from svfap_edge.sources.opening import open_source
-
     from .bundle import Bundle
-    from .errors import SvfapError
+    from .errors import FrameError, SvfapError, TimestampError
+    from .perception.cameras import Cameras
+    from .perception.detectors import Box
+    from .perception.perceiver import Perceiver
+    from .perception.results import Perception, Person
+    from .runner.run import run
     from .runtimes import Engine, Prediction, Stream
+    from .sources.live import LiveSettings, PushSource
+    from .sources.opening import open_source
     from .tasks import TASKS, Task
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Box": "perception.detectors",
     "Bundle": "bundle",
     "Cameras": "perception.cameras",
     "Engine": "runtimes",
+    "FrameError": "errors",
+    "LiveSettings": "sources.live",
     "Perceiver": "perception.perceiver",
+    "Perception": "perception.results",
+    "Person": "perception.results",
     "Prediction": "runtimes",
+    "PushSource": "sources.live",
     "Stream": "runtimes",
     "SvfapError": "errors",
     "TASKS": "tasks",
     "Task": "tasks",
+    "TimestampError": "errors",
     "open_source": "sources.opening",
+    "run": "runner.run",
 }
 
 __all__ = [
     "TASKS",
+    "Box",
     "Bundle",
     "Cameras",
     "Engine",
+    "FrameError",
+    "LiveSettings",
     "Perceiver",
+    "Perception",
+    "Person",
     "Prediction",
+    "PushSource",
     "Stream",
     "SvfapError",
     "Task",
+    "TimestampError",
     "open_source",
+    "run",
 ]
 
 
