@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from svfap_edge.perception.cameras import Cameras
     from svfap_edge.perception.perceiver import Perceiver
+    from svfap_edge.sources.live import LiveSettings, PushSource
     from svfap_edge.sources.opening import open_source
 
     from .bundle import Bundle
@@ -32,8 +33,10 @@ _HOMES = {
     "Bundle": "bundle",
     "Cameras": "perception.cameras",
     "Engine": "runtimes",
+    "LiveSettings": "sources.live",
     "Perceiver": "perception.perceiver",
     "Prediction": "runtimes",
+    "PushSource": "sources.live",
     "Stream": "runtimes",
     "SvfapError": "errors",
     "TASKS": "tasks",
@@ -46,8 +49,10 @@ __all__ = [
     "Bundle",
     "Cameras",
     "Engine",
+    "LiveSettings",
     "Perceiver",
     "Prediction",
+    "PushSource",
     "Stream",
     "SvfapError",
     "Task",

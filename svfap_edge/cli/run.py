@@ -123,7 +123,7 @@ def run(
             raise SvfapError("--json and --jsonl - both write standard output; choose one.")
         from svfap_edge.perception.detectors import open_detector
         from svfap_edge.runtimes import Engine
-        from svfap_edge.sources.opening import name_sources, split_name
+        from svfap_edge.sources.addresses import name_sources, split_name
 
         one = len(sources) == 1 and split_name(sources[0])[0] is None
         if not one and (video is not None or plot is not None):

@@ -13,7 +13,7 @@ from svfap_edge.perception.cameras import Cameras
 from svfap_edge.perception.perceiver import Perceiver, Perception, StateChange
 from svfap_edge.runtimes import Engine
 from svfap_edge.sinks.jsonl import CameraLines
-from svfap_edge.sources.frames import Frame, Gap, Origin, Source, origin_of
+from svfap_edge.sources.frames import Frame, Gap, Source, StartTime, start_time_of
 
 Number = TypeVar("Number", int, float)
 
@@ -80,7 +80,7 @@ class Account:
         """Count a frame."""
         summary = self.summaries[name]
         if summary.frames == 0:
-            summary.origin = origin_of(self.sources[name], frame)
+            summary.origin = start_time_of(self.sources[name], frame)
         summary.frames += 1
         summary.duration_s = frame.timestamp_s
 
@@ -224,7 +224,7 @@ class RunSummary:
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    origin: Origin | None = None
+    origin: StartTime | None = None
 
     @property
     def fps(self) -> float:

@@ -15,7 +15,7 @@ from svfap_edge.perception.perceiver import Perceiver
 from svfap_edge.runtimes import Engine
 from svfap_edge.sinks.jsonl import CameraLines
 from svfap_edge.sinks.sink import OriginSink, Sink
-from svfap_edge.sources.frames import Frame, Gap, Origin, Source, origin_of
+from svfap_edge.sources.frames import Frame, Gap, Source, StartTime, start_time_of
 from svfap_edge.sources.opening import are_live
 
 from .account import Account, CamerasSummary, Failures, RunSummary, warnings_of
@@ -185,7 +185,7 @@ def run_one(
             if frame.gap:
                 perceiver.reset()
             if not begun:
-                summary.origin = origin_of(source, frame)
+                summary.origin = start_time_of(source, frame)
                 _begin(summary.origin, sinks)
             summary.frames += 1
             summary.duration_s = frame.timestamp_s
@@ -220,7 +220,7 @@ def run_one(
     return summary
 
 
-def _begin(origin: Origin | None, sinks: Sequence[Sink]) -> None:
+def _begin(origin: StartTime | None, sinks: Sequence[Sink]) -> None:
     for sink in sinks:
         if origin is not None and isinstance(sink, OriginSink):
             sink.begin(origin)

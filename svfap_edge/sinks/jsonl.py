@@ -11,7 +11,7 @@ from typing import Any
 
 from svfap_edge.errors import SourceError
 from svfap_edge.perception.perceiver import Perception, StateChange
-from svfap_edge.sources.frames import Frame, Gap, Origin
+from svfap_edge.sources.frames import Frame, Gap, StartTime
 
 
 class JsonLines:
@@ -38,7 +38,7 @@ class JsonLines:
         except OSError as error:
             raise SourceError(f"Cannot write '{path}': {error}") from error
 
-    def begin(self, origin: Origin) -> None:
+    def begin(self, origin: StartTime) -> None:
         self.add([origin.to_json()])
 
     def write(self, frame: Frame, perception: Perception) -> None:
@@ -105,7 +105,7 @@ class CameraLines:
         """As `JsonLines`."""
         self._lines = JsonLines(path)
 
-    def begin(self, camera: str, origin: Origin) -> None:
+    def begin(self, camera: str, origin: StartTime) -> None:
         """The first frame of a live source came; before it is written."""
         self._add(camera, [origin.to_json()])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Protocol, runtime_checkable
 
 from svfap_edge.perception.perceiver import Perception, StateChange
-from svfap_edge.sources.frames import Frame, Gap, Origin
+from svfap_edge.sources.frames import Frame, Gap, StartTime
 
 
 class Sink(Protocol):
@@ -30,6 +30,6 @@ class Sink(Protocol):
 class OriginSink(Protocol):
     """A sink that wants to know when a live source began."""
 
-    def begin(self, origin: Origin) -> None:
+    def begin(self, origin: StartTime) -> None:
         """The first frame came; before it is written."""
         ...
