@@ -18,17 +18,17 @@ from .frames import BaseSource, Frame
 from .sample import Generated
 
 DEFAULT_FPS = 25.0
-"""Frames a second that are assumed where nothing says it, as in a folder without `timestamps.csv`."""
+"""Frames a second that are assumed where nothing else says, as for images without times."""
 
 TIMESTAMPS = "timestamps.csv"
-"""Name of the file beside the images of a folder that holds their times: `name,timestamp_s` lines."""
+"""File with the times of a folder's images, beside them: lines `name,timestamp_s`."""
 
 STILL_SECONDS = 3.0
 """Length in seconds of the source that a single image makes."""
 
 
 class VideoFile(BaseSource):
-    """A video file. Its frames have the times of the container, so a variable frame rate is kept."""
+    """A video file. Frames have the times of the container, so a variable frame rate is kept."""
 
     def __init__(self, path: Path) -> None:
         """

@@ -1,4 +1,4 @@
-"""Reading a camera in threads: it is opened again when lost, and a thread that hangs is left behind."""
+"""Reading a camera in threads: it is opened again when lost, and left behind when it hangs."""
 
 from __future__ import annotations
 
@@ -276,7 +276,7 @@ class Reader:
             self._stopping.wait(min(pause_s, self._left_s()))
 
     def _left_s(self) -> float:
-        """Seconds to wait for the first frame still; no limit once it came, or where none is set."""
+        """Seconds left to wait for the first frame; endless once it came, and by default."""
         if self._seen_frames or not self._settings.wait_for_first or self._settings.first_s is None:
             return threading.TIMEOUT_MAX
         return self._started_at + self._settings.first_s - time.monotonic()

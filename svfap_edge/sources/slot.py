@@ -19,8 +19,7 @@ BLACK_LEVEL = 16
 Sensors behind a lens cap give noise below it; the limited range of video has black at 16."""
 
 SAMPLE_STEP = 16
-"""Rows and columns from one pixel that is compared first to the next. Only if all of these agree are
-whole pictures compared."""
+"""Every 16th row and column is compared first, and the whole picture only if these agree."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""When live sources began: a line with their first frame, and in their summaries."""
+"""When live sources began is said by the line with their first frame and by their summaries."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def still(seconds: float) -> Generated:
     return Generated("still", lambda time_s: np.full((24, 32, 3), 90, np.uint8), seconds, 25.0)
 
 
-def test_a_file_has_none(engine: Engine, tmp_path: Path) -> None:
+def test_a_file_has_no_start_time(engine: Engine, tmp_path: Path) -> None:
     perceiver = Perceiver(engine, detector="none")
     runner.run_one(still(1.0), engine, perceiver, [JsonLines(str(tmp_path / "x"))])
     lines = lines_of(tmp_path / "x")

@@ -1,4 +1,4 @@
-"""Cameras that are not there yet: waiting for them, and not holding up the others."""
+"""Cameras that are not there yet: they are waited for, and do not hold up the others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ import pytest
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import ConfigError, DependencyMissing, SourceError
-from svfap_edge.runner.run import run
 from svfap_edge.sources.capture import built_with
 from svfap_edge.sources.live import Camera, LiveSettings
+from svfap_edge.sources.opening import open_sources
 from tests.cameras import FakeCamera, MjpegServer, until
 from tests.cli.test_commands import call, refused
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
@@ -132,7 +132,7 @@ def test_cameras_that_are_switched_off_do_not_hold_up_others(server: MjpegServer
         addresses = {"a": url, "b": url, "door": server.url, "c": url}
         started = time.monotonic()
         warnings: list[str] = []
-        opened, failed = run.open_sources(addresses, live=live, warn=warnings.append)
+        opened, failed = open_sources(addresses, live=live, warn=warnings.append)
         took_s = time.monotonic() - started
         for source in opened.values():
             source.close()
@@ -144,13 +144,13 @@ def test_cameras_that_are_switched_off_do_not_hold_up_others(server: MjpegServer
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's queue of connections")
 @pytest.mark.skipif(built_with("GStreamer"), reason="this OpenCV has GStreamer")
-def test_a_missing_package_is_told_at_once_and_all_are_closed(server: MjpegServer) -> None:
+def test_a_missing_package_is_reported_at_once_and_all_are_closed(server: MjpegServer) -> None:
     live = LiveSettings(connect_timeout_s=1.5, read_timeout_s=1)
     with switched_off() as url:
         addresses = {"a": url, "door": server.url, "test": "videotestsrc ! appsink"}
         started = time.monotonic()
         with pytest.raises(DependencyMissing, match="GStreamer"):
-            run.open_sources(addresses, live=live)
+            open_sources(addresses, live=live)
         assert time.monotonic() - started < 1.2
         until(quiet)
 
