@@ -13,12 +13,12 @@ VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v", ".mpg
 
 def is_image(path: str | os.PathLike[str]) -> bool:
     """Whether a name ends as a picture's does. The file need not exist, and is not opened."""
-    return os.path.splitext(path)[1].lower() in IMAGE_SUFFIXES
+    return os.fspath(path).lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
     """Whether a name ends as a video's does. The file need not exist, and is not opened."""
-    return os.path.splitext(path)[1].lower() in VIDEO_SUFFIXES
+    return os.fspath(path).lower().endswith(VIDEO_SUFFIXES)
 
 
 def is_media(path: str | os.PathLike[str]) -> bool:
