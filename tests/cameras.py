@@ -13,7 +13,10 @@ from typing import Any
 import cv2
 import numpy as np
 
+from svfap_edge.sources.frames import SourceCounts
+
 FRAME_S = 0.01
+"""Seconds from one frame of a `FakeCamera` to the next."""
 
 
 def noise(index: int, size: tuple[int, int] = (48, 64), level: int = 100) -> np.ndarray:
@@ -28,6 +31,12 @@ def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)
+
+
+def check_account(counts: SourceCounts | None) -> None:
+    """Every frame that was captured was processed or dropped."""
+    assert counts is not None
+    assert counts.captured == counts.processed + counts.dropped
 
 
 class FakeCamera:

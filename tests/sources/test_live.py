@@ -29,16 +29,12 @@ from svfap_edge.sources.capture import built_with
 from svfap_edge.sources.frames import Frame, Gap, SourceCounts
 from svfap_edge.sources.live import Camera, LiveSettings, PulledFrames, PushSource
 from svfap_edge.sources.opening import open_source
-from tests.cameras import FakeCamera, MjpegServer, noise, until
+from tests.cameras import FakeCamera, MjpegServer, check_account, noise, until
 from tests.conftest import ROOT
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
 CLIP = ClipSpec(4, 0.2, 8)
 QUICK = LiveSettings(connect_timeout_s=1, read_timeout_s=0.3, missing_s=0.2, backoff_s=0.05)
-
-
-def check_account(counts: SourceCounts) -> None:
-    assert counts.captured == counts.processed + counts.dropped
 
 
 @pytest.fixture(scope="module")
@@ -290,7 +286,6 @@ def test_an_iterator_as_a_camera() -> None:
         for _ in itertools.islice(source, 3):
             time.sleep(0.1)
     assert closed.wait(5)
-    assert source.counts is not None
     check_account(source.counts)
     assert source.counts.dropped > 0
     assert open_source(source) is source
@@ -369,7 +364,6 @@ def test_a_url_with_real_frames() -> None:
     assert frames[0].image.shape == (48, 64, 3)
     spacing = np.diff([f.timestamp_s for f in frames])
     assert 0.01 < np.median(spacing) < 0.06
-    assert source.counts is not None
     check_account(source.counts)
     assert source.counts.failed == 0
 

@@ -35,7 +35,7 @@ from svfap_edge.sources.frames import Frame, Gap, SourceCounts
 from svfap_edge.sources.live import Camera, LiveSettings, PushSource
 from svfap_edge.sources.opening import open_source
 from svfap_edge.sources.reader import MAX_ABANDONED
-from tests.cameras import FakeCamera, MjpegServer, jpeg, noise, until
+from tests.cameras import FakeCamera, MjpegServer, check_account, jpeg, noise, until
 from tests.conftest import skip_if_ignored
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 from tests.rtsp import RtspServer
@@ -72,11 +72,6 @@ def server() -> Iterator[MjpegServer]:
     yield server
     server.stalled.clear()
     server.kill()
-
-
-def check_account(counts: SourceCounts | None) -> None:
-    assert counts is not None
-    assert counts.captured == counts.processed + counts.dropped
 
 
 class Recorder:
