@@ -14,7 +14,7 @@ import numpy as np
 from svfap_edge.errors import SourceError
 from svfap_edge.media import IMAGE_SUFFIXES, is_image
 
-from .frames import BaseSource, Frame
+from .frames import Frame, Source
 from .sample import Generated
 
 DEFAULT_FPS = 25.0
@@ -27,7 +27,7 @@ STILL_SECONDS = 3.0
 """Length in seconds of the source that a single image makes."""
 
 
-class VideoFile(BaseSource):
+class VideoFile(Source):
     """A video file. Frames have the times of the container, so a variable frame rate is kept."""
 
     def __init__(self, path: Path) -> None:
@@ -82,7 +82,7 @@ class VideoFile(BaseSource):
         self._capture.release()
 
 
-class ImageFolder(BaseSource):
+class ImageFolder(Source):
     """A folder of images, one a frame.
 
     Times come from `timestamps.csv` in the folder (lines `name,timestamp_s`). Without it, or where

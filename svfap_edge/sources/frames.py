@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
+
+_AnySource = TypeVar("_AnySource", bound="Source")
 
 
 @dataclass(frozen=True)
@@ -81,8 +82,8 @@ class SourceCounts:
     gaps: int = 0
 
 
-class Source(Protocol):
-    """Frames in order of time. A source is read once.
+class Source:
+    """Frames in order of time. A source is read once; a subclass says how, in `__iter__`.
 
     Attributes:
         name: Name for messages and results, without passwords.
@@ -93,44 +94,6 @@ class Source(Protocol):
         warnings: What went wrong without ending the source, each kind once.
     """
 
-    name: str
-    frames: int | None
-    fps: float | None
-    live: bool
-    warnings: list[str]
-
-    @property
-    def counts(self) -> SourceCounts | None:
-        """What became of a live source's frames so far; None where the source is not live."""
-        ...
-
-    def __iter__(self) -> Iterator[Frame]: ...
-
-    def items(self) -> Iterator[Frame | Gap]:
-        """The frames; and a `Gap`, again and again, while a live source gives none."""
-        ...
-
-    def stop(self) -> None:
-        """Ask the iteration to end. Any thread or signal handler may; only live sources obey."""
-        ...
-
-    def close(self) -> None:
-        """Free the source. It may be called again."""
-        ...
-
-    def __enter__(self) -> Source: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class BaseSource:
-    """What all sources share. `Source` says what the attributes and methods mean."""
-
     def __init__(self, name: str, frames: int | None, fps: float | None) -> None:
         self.name = name
         self.frames = frames
@@ -140,16 +103,18 @@ class BaseSource:
 
     @property
     def counts(self) -> SourceCounts | None:
+        """What became of a live source's frames so far; None where the source is not live."""
         return None
 
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError
 
     def items(self) -> Iterator[Frame | Gap]:
+        """The frames; and a `Gap`, again and again, while a live source gives none."""
         return iter(self)
 
     def stop(self) -> None:
-        pass
+        """Ask the iteration to end. Any thread or signal handler may; only live sources obey."""
 
     def close(self) -> None:
         """Free the source. It may be called again."""
@@ -158,7 +123,7 @@ class BaseSource:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def __enter__(self) -> BaseSource:
+    def __enter__(self: _AnySource) -> _AnySource:
         return self
 
     def __exit__(self, *_: object) -> None:

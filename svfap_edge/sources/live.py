@@ -27,7 +27,7 @@ from svfap_edge.errors import FrameError, SourceError, SvfapError, TimestampErro
 
 from .addresses import Target, find_target
 from .capture import Capture, OpenCvCapture, check_available
-from .frames import BaseSource, Frame, Gap, SourceCounts
+from .frames import Frame, Gap, Source, SourceCounts
 from .passwords import without_passwords
 from .reader import LiveSettings, Reader
 from .slot import Slot
@@ -37,7 +37,7 @@ __all__ = ["Camera", "Capture", "LiveSettings", "LiveSource", "PulledFrames", "P
 _POLL_S = 0.1
 
 
-class LiveSource(BaseSource):
+class LiveSource(Source):
     """What all live sources share. One thread iterates; any thread may stop or close.
 
     Attributes:

@@ -9,10 +9,10 @@ import numpy as np
 
 from svfap_edge.errors import DependencyMissing
 
-from .frames import BaseSource, Frame
+from .frames import Frame, Source
 
 
-class Generated(BaseSource):
+class Generated(Source):
     """Frames that a function of time draws."""
 
     def __init__(
