@@ -10,8 +10,10 @@ import shutil
 from pathlib import Path
 
 FACE_MODEL_NAME = "face_detection_yunet_2023mar.onnx"
+"""Name of the YuNet file in the cache folder."""
+
 COMPILED_LIMIT_BYTES = 1 << 30
-"""Compiled models kept at most; the longest unused go first."""
+"""Bytes that all compiled models may take together; the longest unused are removed first."""
 
 
 def cache_root() -> Path | None:
@@ -26,10 +28,15 @@ def cache_root() -> Path | None:
 
 
 def compiled_model_cache(model_sha256: str, builder: str) -> Path | None:
-    """A folder for what `builder` (engine and version) compiled of one model file.
+    """The folder for what an engine compiled from one model file.
+
+    Args:
+        model_sha256: Digest of the model file.
+        builder: Name and version of the engine.
 
     Returns:
-        None if the cache is off or cannot be written; the engine then compiles every time.
+        The folder, which exists; None if the cache is off or cannot be written, so that the engine
+        compiles every time.
     """
     root = cache_root()
     if root is None:
@@ -59,7 +66,10 @@ def _prune(compiled: Path, keep: Path) -> None:
 
 
 def find_face_model() -> Path | None:
-    """YuNet's file: `SVFAP_EDGE_FACE_MODEL`, or in the cache folder; None if in neither."""
+    """The file of the YuNet face detector; None if there is none.
+
+    It is the one that `SVFAP_EDGE_FACE_MODEL` names, or else the one in the cache folder.
+    """
     named = os.environ.get("SVFAP_EDGE_FACE_MODEL")
     if named:
         return Path(named)

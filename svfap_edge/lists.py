@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import SourceError
-from .media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from .media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image, is_media
 from .tasks import Task
 
 
@@ -21,7 +21,8 @@ class Item:
 
     Attributes:
         path: A video, a folder of frames, or an image.
-        target: As written: a class index or label, or several numbers; empty where unknown.
+        target: The label as it is written: one class index or name, or several numbers; empty
+            where there is none.
     """
 
     path: Path
@@ -29,17 +30,18 @@ class Item:
 
 
 def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
-    """Items of a list file, of a folder, or the one video or image given.
+    """Find the items of a list file or of a folder, or the one item that a video or image is.
 
-    In a folder of folders the first level names the labels, as in `faces/happiness/1.jpg`; a
-    folder that holds images beside no other media and lies deeper than that is a video in frames
-    (`faces/happiness/clip7/0001.jpg`).
+    In a folder of folders the first level names the labels, as in `faces/happiness/1.jpg`. A
+    folder below that level which holds images and no videos is a video in frames, as in
+    `faces/happiness/clip7/0001.jpg`.
 
     Args:
+        path: A list file, a folder, a video or an image.
         labelled: Whether every line of a list must have a label.
 
     Raises:
-        SourceError: nothing there, or a line that is not `path label`.
+        SourceError: nothing is there, or a line is not `path label`.
     """
     if path.is_dir():
         items = _folder_items(path)
@@ -49,9 +51,7 @@ def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
         return items
     if not path.is_file():
         raise SourceError(f"No file or folder '{path}'.")
-    if path.suffix.lower() in IMAGE_SUFFIXES + VIDEO_SUFFIXES:
-        return [Item(path)]
-    return read_list(path, labelled=labelled)
+    return [Item(path)] if is_media(path) else read_list(path, labelled=labelled)
 
 
 def _folder_items(root: Path) -> list[Item]:
@@ -61,7 +61,7 @@ def _folder_items(root: Path) -> list[Item]:
         items += [Item(file, target) for file in _media(folder)]
         for deeper in sorted(p for p in folder.rglob("*") if p.is_dir()):
             found = _media(deeper)
-            if found and all(f.suffix.lower() in IMAGE_SUFFIXES for f in found):
+            if found and all(is_image(file) for file in found):
                 items.append(Item(deeper, target))
             else:
                 items += [Item(file, target) for file in found]
@@ -69,21 +69,26 @@ def _folder_items(root: Path) -> list[Item]:
 
 
 def _media(folder: Path) -> list[Path]:
-    suffixes = IMAGE_SUFFIXES + VIDEO_SUFFIXES
-    return sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and p.is_file())
+    return sorted(path for path in folder.iterdir() if is_media(path) and path.is_file())
 
 
 def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
     """Read `path label [label ...]` lines; relative paths are relative to the list.
 
-    A path may hold spaces if it ends in a known suffix, or if labels need not be there and the
-    whole line is the path of a folder of frames.
+    A path may hold spaces if it ends in a known suffix, or if labels may be missing and the whole
+    line is the path of a folder of frames.
+
+    Args:
+        path: The list file, UTF-8.
+        labelled: Whether every line must have a label.
 
     Raises:
-        SourceError: unreadable, empty, or a line without a label (its number is named).
+        SourceError: the list is unreadable or empty, or a line has no label; its number is named.
     """
     try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # some editors write a mark
+        lines = path.read_text(
+            encoding="utf-8-sig"
+        ).splitlines()  # some editors write a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"'{path}' is not a readable list: {error}") from error
     items = []
@@ -104,23 +109,26 @@ def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
 def _split_line(line: str) -> tuple[str, tuple[str, ...]]:
     words = line.split()
     for end in range(len(words), 0, -1):
-        if words[end - 1].lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES):
+        if is_media(words[end - 1]):
             return " ".join(words[:end]), tuple(words[end:])
-    return words[0], tuple(words[1:])  # a folder of frames
+    return words[0], tuple(words[1:])  # the path is a folder of frames
 
 
 def leave_out(
     items: Sequence[Item], labels: Sequence[str], task: Task | None
 ) -> tuple[list[Item], list[str]]:
-    """The items of other labels, in whatever form list and `labels` name them: "happy" and "0".
+    """Leave out the items that have one of some labels.
+
+    A label may be written as a name in one place and as an index in another: "happy" and "0".
 
     Args:
-        labels: To be left out. Beside the task's they may be others that the list has, such as
-            the name of a folder that is no class.
-        task: None compares names only.
+        items: The items to choose from.
+        labels: The labels to leave out. They need not be the task's: the list may have others,
+            such as the name of a folder that is no class.
+        task: The task that orders the labels; None compares names only.
 
     Returns:
-        The items that stay, and what of `labels` neither the task nor any item has.
+        The items that stay, and those of `labels` that neither the task nor any item has.
     """
     words = {label.lower() for label in labels}
     index = _class_finder(task)
@@ -136,10 +144,10 @@ def leave_out(
 
 
 def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
-    """Class indices (n,) of items labelled by index or by name.
+    """Class indices, (n,) int, of items labelled by index or by name.
 
     Raises:
-        SourceError: a label that is not one of the task's, with the file and the labels named.
+        SourceError: a label is not one of the task's; the file and the labels are named.
     """
     index = _class_finder(task)
     found = np.empty(len(items), int)
@@ -154,7 +162,7 @@ def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
 
 
 def _class_finder(task: Task | None) -> Callable[[str], int]:
-    """Maps a label in lower case, a name or an index, to the class index; -1 if it is none."""
+    """A function from a label in lower case, name or index, to its class index; -1 for others."""
     labels = task.labels if task is not None and task.kind == "classes" else ()
     names = {label.lower(): index for index, label in enumerate(labels)}
 
@@ -166,12 +174,12 @@ def _class_finder(task: Task | None) -> Callable[[str], int]:
 
 
 def require_order(path: Path, items: Sequence[Item], task: Task) -> None:
-    """Refuse a list of `svfap-edge prepare` whose indices mean other labels than the task's.
+    """Refuse a list by `svfap-edge prepare` whose indices mean other labels than the task's.
 
-    The list's own order is in the `prepared.json` beside it; without one nothing is known.
+    The list's own order is in the `prepared.json` beside it. Without that file nothing is checked.
 
     Raises:
-        SourceError: a class index that is used has another name there.
+        SourceError: an index that the list uses has another name there.
     """
     labels = _prepared_labels(path)
     names = {label.lower() for label in task.labels}
@@ -188,7 +196,7 @@ def require_order(path: Path, items: Sequence[Item], task: Task) -> None:
 
 
 def _prepared_labels(path: Path) -> list[str]:
-    """In lower case; empty where `svfap-edge prepare` did not write the list."""
+    """Labels of a list in order, in lower case; empty if `svfap-edge prepare` did not write it."""
     try:
         found = json.loads((path.parent / "prepared.json").read_text(encoding="utf-8"))
         lists = {Path(name).name for name in found["lists"].values()}
@@ -198,12 +206,12 @@ def _prepared_labels(path: Path) -> list[str]:
 
 
 def value_targets(items: Sequence[Item], task: Task) -> np.ndarray:
-    """Values (n, L) of items labelled with numbers.
+    """Values, (n, L) float, of items labelled with numbers.
 
     Raises:
-        SourceError: a line without exactly L numbers, or one outside the task's range.
+        SourceError: an item has not exactly L numbers, or one is outside the task's range.
     """
-    slack = 1e-6 * (task.high - task.low)  # of values that were rescaled to the range
+    slack = 1e-6 * (task.high - task.low)  # for values that were rescaled to the range
     rows = []
     for item in items:
         try:
@@ -225,7 +233,7 @@ def value_targets(items: Sequence[Item], task: Task) -> np.ndarray:
 
 
 def stratified(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
-    """Up to `count` items with the labels as even as the data allow, in a reproducible order."""
+    """Choose up to `count` items, labels as even as the data allow, in a reproducible order."""
     random = np.random.default_rng(seed)
     groups: dict[tuple[str, ...], list[Item]] = {}
     for item in items:

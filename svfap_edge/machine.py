@@ -1,4 +1,4 @@
-"""Facts about this machine that every measurement is quoted with."""
+"""What this machine is: every measurement is quoted with it."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ INSTRUCTION_SETS = (
     ("i8mm", "I8MM"),
     ("bf16", "BF16"),
 )
-"""Flag of the Linux kernel and its usual name; those that matter to INT8 and bf16."""
+"""Instruction sets that matter to INT8 and bf16: the Linux kernel's flag and the usual name."""
 
 LIBRARIES = ("svfap-edge", "numpy", "onnxruntime", "openvino", "opencv-python")
 
 
 def describe_machine() -> dict[str, str]:
-    """Processor, its instruction sets, cores, system, and library versions."""
+    """Processor, instruction sets, cores, system and library versions, by name."""
     flags = cpu_flags()
     sets = [name for flag, name in INSTRUCTION_SETS if flag in flags]
     facts = {
@@ -52,6 +52,7 @@ def cpu_flags() -> set[str]:
 
 
 def cpu_name() -> str:
+    """Name of the processor's model."""
     for line in _cpuinfo():
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
@@ -59,7 +60,7 @@ def cpu_name() -> str:
 
 
 def usable_cores() -> int:
-    """Cores this process may use."""
+    """Number of processor cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
@@ -73,9 +74,10 @@ def _cpuinfo() -> list[str]:
 
 
 def peak_memory_mb() -> float:
-    """The most memory this process held at a time, in MB.
+    """The most memory that this process held at a time, in MB.
 
-    Linux's own figure for the process image: `ru_maxrss` also counts what its parent held.
+    On Linux it is the figure for the process image, because `ru_maxrss` also counts what the parent
+    held.
     """
     try:
         for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
@@ -90,8 +92,10 @@ def peak_memory_mb() -> float:
 
 
 def free_memory_bytes() -> int | None:
-    """Memory that this process can still get: what the kernel calls available, or what a
-    container's limit leaves, whichever is less. None where unknown."""
+    """Memory in bytes that this process can still get; None where unknown.
+
+    It is what the kernel calls available or what a container's limit leaves, whichever is less.
+    """
     left = []
     try:
         for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():

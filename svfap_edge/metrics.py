@@ -1,6 +1,6 @@
 """The field's metrics: recall, F1, correlation and concordance, calibration, McNemar's test.
 
-How sure they are: `resampling`.
+How certain they are is computed in `evaluation.intervals`.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ import numpy as np
 
 
 def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -> np.ndarray:
-    """(C, C) int64 counts: row the true class, column the predicted one.
+    """Counts, (C, C) int64: a row for each true class, a column for each predicted one.
 
     Args:
-        targets: (n,) int in 0..classes-1.
-        predicted: (n,) int in 0..classes-1.
-        classes: C.
+        targets: True classes, (n,) int in 0..classes-1.
+        predicted: Predicted classes, (n,) int in 0..classes-1.
+        classes: The number of classes, C.
 
     Raises:
         ValueError: the lengths differ, or an index is out of range.
@@ -33,7 +33,7 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -
 
 
 def recalls(matrix: np.ndarray) -> np.ndarray:
-    """(C,) share of each true class that was recognised; nan for a class without items."""
+    """Share of each true class that was recognised, (C,) float; nan for a class without items."""
     return _share(np.diagonal(matrix), matrix.sum(axis=1))
 
 
@@ -49,9 +49,9 @@ def war(matrix: np.ndarray) -> float:
 
 
 def f1(matrix: np.ndarray) -> np.ndarray:
-    """(C,) harmonic mean of precision and recall, 2 TP / (2 TP + FP + FN).
+    """Harmonic mean of precision and recall by class, (C,) float: 2 TP / (2 TP + FP + FN).
 
-    nan for a class without items, so that every artifact is averaged over the same classes.
+    It is nan for a class without items, so that every artifact is averaged over the same classes.
     """
     items = matrix.sum(axis=1)
     values = _share(2 * np.diagonal(matrix), items + matrix.sum(axis=0))
@@ -102,8 +102,13 @@ def ccc(targets: np.ndarray, predicted: np.ndarray) -> float:
 def one_minus_mae(targets: np.ndarray, predicted: np.ndarray, span: float = 1.0) -> float:
     """1 - mean absolute error of two (n,) vectors, the error as a share of `span`.
 
-    With the range of the task as span it is bounded whatever the unit; for traits in 0..1 it is
-    the accuracy that the First Impressions challenge defines.
+    For traits in 0..1 it is the accuracy that the First Impressions challenge defines. It is nan
+    without items.
+
+    Args:
+        targets: True values, (n,).
+        predicted: Predicted values, (n,).
+        span: Range of the task's values, in their unit; with it the result does not depend on it.
 
     Raises:
         ValueError: the lengths differ.
@@ -115,14 +120,14 @@ def one_minus_mae(targets: np.ndarray, predicted: np.ndarray, span: float = 1.0)
 def ece(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
     """Expected calibration error, 0..1: how far confidence is from accuracy, on average.
 
-    Bins of equal width ((m-1)/M, m/M] over the largest probability; the gap between accuracy and
-    mean confidence of each bin, weighted by its items: C. Guo et al., "On calibration of modern
-    neural networks", ICML 2017, equation 3.
+    Items are put into M bins of equal width, ((m-1)/M, m/M], by their largest probability. The gap
+    between accuracy and mean confidence of each bin is weighted by its number of items: C. Guo et
+    al., "On calibration of modern neural networks", ICML 2017, equation 3. It is nan without items.
 
     Args:
-        probabilities: (n, C) softmax.
-        targets: (n,) int.
-        bins: M.
+        probabilities: Softmax outputs, (n, C).
+        targets: True classes, (n,) int.
+        bins: The number of bins, M.
 
     Raises:
         ValueError: the lengths differ.
@@ -139,14 +144,16 @@ def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, in
     """McNemar's exact test: do two systems err equally often on the same items?
 
     Under the null hypothesis the items that only one of them gets right fall to either like a fair
-    coin: p = 2 P(X <= min(a, b)), X ~ binomial(a + b, 1/2), at most 1. Summed in log space, so it
-    is right for thousands of such items.
+    coin: p = 2 P(X <= min(a, b)), X ~ binomial(a + b, 1/2), at most 1. The sum is taken in log
+    space, so that it is right for thousands of such items.
 
     Args:
-        correct_a, correct_b: (n,) bool.
+        correct_a: Whether system a gets each item right, (n,) bool.
+        correct_b: Whether system b gets each item right, (n,) bool.
 
     Returns:
-        Items only a gets right, items only b gets right, p (1 when there are neither).
+        The number of items that only a gets right, that of those that only b gets right, and p,
+        which is 1 when there are neither.
 
     Raises:
         ValueError: the lengths differ.

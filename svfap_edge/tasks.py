@@ -1,4 +1,4 @@
-"""What a model predicts: the nine benchmarks of the SVFAP paper, and tasks of your own."""
+"""Tasks: what a model predicts. The table has the nine benchmarks of the SVFAP paper."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ class Task:
         name: Key in `TASKS`, or a name of your own.
         kind: "classes" (one of several, softmax), "values" (continuous affect), "traits"
             (several scores in 0..1 at once; the sigmoid is part of the model).
-        labels: Output order: class labels, or names of the values.
-        low, high: Range of every value (values and traits only).
-        metrics: What the field reports for it, the primary one first.
-        stride: Frames between the sampled frames of a clip, at 25 fps.
-        order_certain: False where the published code does not fix the output order. Check the
+        labels: Class labels, or names of the values, in the order of the model's outputs.
+        low: Lowest value that any output may have (values and traits only).
+        high: Highest value that any output may have (values and traits only).
+        metrics: Metrics that the field reports for the task, the primary one first.
+        stride: Number of frames at 25 fps from one sampled frame of a clip to the next.
+        order_certain: False where the published code does not fix the output order. Then check the
             labels against the checkpoint's data preparation, and override them if they differ.
-        note: Where the order comes from.
+        note: Where the order of the labels comes from.
     """
 
     name: str
@@ -57,11 +58,11 @@ class Task:
 
     @property
     def spacing_s(self) -> float:
-        """Seconds between the frames of a clip."""
+        """Seconds from one sampled frame of a clip to the next."""
         return self.stride / REFERENCE_FPS
 
     def with_labels(self, labels: Sequence[str]) -> Task:
-        """The task with its output order overridden.
+        """The same task with another output order.
 
         Raises:
             TaskError: the number of labels differs.
@@ -76,7 +77,7 @@ class Task:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As the manifest stores it."""
+        """The task as the manifest stores it."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
@@ -162,7 +163,11 @@ TASKS: dict[str, Task] = {
 
 
 def find_task(name: str, labels: Sequence[str] | None = None) -> Task:
-    """A task of the table, its labels overridden if given; or a classification task of your own.
+    """Find a task of the table, or make a classification task of your own from its labels.
+
+    Args:
+        name: A name in `TASKS`, in any case, or a name of your own.
+        labels: Output order; it overrides that of the table.
 
     Raises:
         TaskError: the name is not in the table and no labels were given, or the number differs.
@@ -173,7 +178,7 @@ def find_task(name: str, labels: Sequence[str] | None = None) -> Task:
     if not labels:
         raise TaskError(
             f"No task '{name}'. Known tasks: {', '.join(TASKS)}. "
-            "For a classification task of your own give its labels too, in output order "
+            "For a classification task of your own, give its labels too, in output order "
             "(--labels a,b,c)."
         )
     return Task(name, "classes", tuple(labels), note="Order given by the user.")

@@ -1,4 +1,4 @@
-"""Cameras for tests: one in memory that fails as told, and one that serves MJPEG on loopback."""
+"""Cameras for tests: one in memory that fails on demand, and one that serves MJPEG on loopback."""
 
 from __future__ import annotations
 
@@ -13,30 +13,44 @@ from typing import Any
 import cv2
 import numpy as np
 
+from svfap_edge.sources.frames import SourceCounts
+
 FRAME_S = 0.01
+"""Seconds from one frame of a `FakeCamera` to the next."""
 
 
 def noise(index: int, size: tuple[int, int] = (48, 64), level: int = 100) -> np.ndarray:
-    """(H, W, 3) uint8, different for each index, of a mean brightness."""
+    """An image, (H, W, 3) uint8, that differs for each index; its mean brightness is `level`."""
     random = np.random.default_rng(index)
     return random.integers(level - 10, level + 10, (*size, 3), dtype=np.uint8)
 
 
 def until(condition: Callable[[], bool], timeout_s: float = 10.0) -> None:
-    """Wait for something that must happen."""
+    """Wait for something that must happen within `timeout_s`."""
     deadline = time.monotonic() + timeout_s
     while not condition():
         assert time.monotonic() < deadline, "it did not happen"
         time.sleep(0.005)
 
 
+def check_account(counts: SourceCounts | None) -> None:
+    """Every frame that was captured was processed or dropped."""
+    assert counts is not None
+    assert counts.captured == counts.processed + counts.dropped
+
+
 class FakeCamera:
     """A `Capture` of 100 frames a second. Call it to open it.
 
     Attributes:
-        draw: Frame number to image; None is a damaged frame; an exception is raised.
-        opened, closed: How often.
-        given: Frames that it gave.
+        fps: Nominal frames a second.
+        draw: Makes the image of a frame number; None is a damaged frame.
+        broken: Raised by opening and reading while it is set.
+        hanging: While set, reads hang until `going_on` is set.
+        going_on: Lets reads that hang go on.
+        opened: How often it was opened.
+        closed: How often it was closed.
+        given: Number of frames that it gave.
     """
 
     def __init__(self, draw: Callable[[int], Any] = noise) -> None:
@@ -71,7 +85,7 @@ class MjpegServer:
     """Multipart JPEG over HTTP, 50 frames a second, as network cameras serve it.
 
     Attributes:
-        body: Frame number to the bytes sent as one JPEG.
+        body: Makes the bytes that are sent as one JPEG, from the frame number.
         stalled: While set, clients stay connected and get nothing.
     """
 

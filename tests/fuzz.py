@@ -1,7 +1,7 @@
 """Hostile and damaged files: only our own errors may come out of the parsers.
 
-`python -m tests.fuzz --minutes 5` tries for five minutes and prints what was tried; tests/test_fuzz
-does the same for seconds.
+`python -m tests.fuzz --minutes 5` tries for five minutes and prints what was tried;
+tests/test_fuzz.py does the same for seconds.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ NASTY: tuple[Any, ...] = (
     "/etc/passwd", "a/../../x", "C:\\x", "~", "manifest.json", ".", "fp32.onnx", "none", "inf",
     [], {}, [[]], [{}], {"": {}}, [None], ["a", "a"],
 )  # fmt: skip
-"""Values that parsers get wrong."""
+"""Values that parsers are known to get wrong."""
 
 JSON = st.recursive(
     st.sampled_from(NASTY) | st.integers() | st.floats() | st.text(max_size=20),
@@ -66,9 +66,9 @@ class Target:
     """A parser under attack.
 
     Attributes:
-        name: Says what is tried.
-        cases: Strategy of its input.
-        attempt: Takes one; raises SvfapError for what it refuses.
+        name: What is tried.
+        cases: Strategy that makes its input.
+        attempt: Parses one case; raises SvfapError for what it refuses.
     """
 
     name: str
@@ -78,7 +78,13 @@ class Target:
 
 @dataclass(frozen=True)
 class Mutation:
-    """A change somewhere in a tree: `path` picks a branch at each level, modulo their number."""
+    """A change somewhere in a tree.
+
+    Attributes:
+        path: Picks a branch at each level, modulo the number of branches.
+        kind: "replace", "delete", "rename", "twice" or "nest".
+        value: The new value, or the new name.
+    """
 
     path: tuple[int, ...]
     kind: str
@@ -129,7 +135,12 @@ def _mutate(tree: Any, mutation: Mutation) -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """Damage to a file: bits flipped at shares of its length, then cut to a share of it."""
+    """Damage to a file.
+
+    Attributes:
+        flips: Bits that are flipped, each (place as a share of the length, number of the bit).
+        kept: Share of the length that is kept.
+    """
 
     flips: tuple[tuple[float, int], ...]
     kept: float
@@ -223,12 +234,12 @@ def manifest_targets(folder: Path) -> list[Target]:
 
 
 def _utf8() -> io.TextIOWrapper:
-    """A terminal's strictness: what is no text cannot be printed."""
+    """An output as strict as a terminal: what is not text cannot be printed."""
     return io.TextIOWrapper(io.BytesIO(), encoding="utf-8")
 
 
 def list_target(folder: Path) -> Target:
-    """Lists of labelled files, and what the labels are taken for."""
+    """Lists of labelled files, and the conversion of their labels."""
     word = st.sampled_from(
         ["a.mp4", "b c.jpg", "x", "0", "6", "happy", "1e999", "nan", "0.5,", "9" * 5000, "\0", "²"]
     )
@@ -330,15 +341,16 @@ def targets(folder: Path) -> list[Target]:
 
 
 def explore(target: Target, start: int, examples: int, deadline: float = math.inf) -> Counter[str]:
-    """Try a target: how many cases were accepted, and refused by which error.
+    """Try a target; count the cases that were accepted, and those refused by each error.
 
     Args:
+        target: What to try.
         start: Seed; another one gives other cases.
-        examples: Cases at most.
-        deadline: Time on the monotonic clock from which on no case is tried, but for the first.
+        examples: The most cases to try.
+        deadline: Time on the monotonic clock after which no case is tried, except the first.
 
     Raises:
-        Exception: what came out and must not, with the smallest case that hypothesis found.
+        Exception: what must not come out came out, with the smallest case that hypothesis found.
     """
     outcomes: Counter[str] = Counter()
 
@@ -364,7 +376,7 @@ def explore(target: Target, start: int, examples: int, deadline: float = math.in
 
 
 def explore_for(target: Target, start: int, seconds: float) -> Counter[str]:
-    """`explore` with one seed after the other, for a time."""
+    """`explore` with one seed after the other, for `seconds`."""
     deadline = time.monotonic() + seconds
     outcomes = explore(target, start, 1000, deadline)
     while time.monotonic() < deadline:
@@ -376,8 +388,8 @@ def explore_for(target: Target, start: int, seconds: float) -> Counter[str]:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
     parser.add_argument("--minutes", type=float, default=5.0, help="for all targets together")
-    parser.add_argument("--seed", type=int, default=0, help="other cases")
-    parser.add_argument("--only", default="", help="targets with this in their name")
+    parser.add_argument("--seed", type=int, default=0, help="another seed tries other cases")
+    parser.add_argument("--only", default="", help="try only targets with this in their name")
     options = parser.parse_args()
     failed = 0
     with tempfile.TemporaryDirectory(prefix="svfap-edge-fuzz-") as scratch:

@@ -46,7 +46,7 @@ def golden_weights(shapes: dict[str, Any]) -> dict[str, torch.Tensor]:
 
 
 def model_with_weights(config: TPSBTConfig) -> TPSBT:
-    """A model with lively random weights, running statistics included."""
+    """A model with random weights that make outputs vary, and with such running statistics."""
     model = TPSBT(config).eval()
     shapes = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     weights = golden_weights({n: s for n, s in shapes.items() if "num_batches" not in n})

@@ -1,5 +1,6 @@
-"""The soak run in real time: a camera thread pushes frames at a fixed rate, and every one of them
-must be accounted for. `python -m tests.soak --realtime 30 --fps 30`.
+"""The soak run in real time: a camera thread pushes frames at a fixed rate.
+
+Every frame must be accounted for. `python -m tests.soak --realtime 30 --fps 30` runs it.
 """
 
 from __future__ import annotations
@@ -10,17 +11,21 @@ from collections.abc import Callable
 
 import numpy as np
 
-from svfap_edge.runtimes import Engine
-from svfap_edge.sources.live import PushSource
+from svfap_edge import Engine, PushSource
 
 from .soak import HOP_S, Limits, Record, judge_latency, judge_memory, resident_mb
 
 READ_EVERY_S = 1.0
-"""Between readings of the memory."""
+"""Seconds between readings of the memory."""
 
 
 class Shutter(threading.Thread):
-    """Pushes frames on a schedule that does not drift, and ends the source."""
+    """A camera: pushes frames on a schedule that does not drift, and ends the source.
+
+    Attributes:
+        pushed: Frames pushed so far.
+        late: Frames that were late by more than the time of a frame.
+    """
 
     def __init__(self, source: PushSource, frames: np.ndarray, fps: float, seconds: float) -> None:
         super().__init__(name="soak-camera", daemon=True)
@@ -50,7 +55,7 @@ def run(
     fps: float,
     progress: Callable[[float], None] = lambda share: None,
 ) -> tuple[Record, list[str]]:
-    """(what was noted, what does not add up). Each frame goes to all streams, as faces do."""
+    """Run; return what was noted and what does not add up. Each frame goes to all streams."""
     record = Record()
     faces = [engine.open_stream(f"face-{i + 1}", hop_s=HOP_S) for i in range(streams)]
     indexes: list[int] = []
@@ -110,7 +115,7 @@ def unaccounted(record: Record, indexes: list[int]) -> list[str]:
 def judge(
     record: Record, failures: list[str], limits: Limits
 ) -> tuple[dict[str, object], list[str]]:
-    """(numbers, failures) of a run."""
+    """Judge a run: its numbers, and the checks that failed."""
     memory, more = judge_memory(record.memory, limits)
     latency, slower = judge_latency(record, limits)
     return {**memory, **latency, **record.counts}, [*failures, *more, *slower]

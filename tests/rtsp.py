@@ -1,5 +1,7 @@
-"""A network camera on loopback: RTSP 1.0 (RFC 2326), RTP in the same TCP connection, MPEG-TS inside
-(RFC 2250)."""
+"""A network camera on loopback.
+
+It speaks RTSP 1.0 (RFC 2326), with RTP in the same TCP connection and MPEG-TS inside (RFC 2250).
+"""
 
 from __future__ import annotations
 
@@ -26,9 +28,9 @@ class RtspServer:
     """Serves pictures that are drawn as clients watch.
 
     Attributes:
-        draw: Frame number to (H, W, 3) uint8 RGB; the size is that of frame 0.
+        draw: Makes the image, (H, W, 3) uint8 RGB, of a frame number; the size is that of frame 0.
         stalled: While set, clients stay connected and get nothing.
-        asked: Methods of the requests that came.
+        asked: Methods of the requests that came, in order.
     """
 
     def __init__(self, draw: Callable[[int], np.ndarray]) -> None:
@@ -115,7 +117,7 @@ def _header(line: bytes) -> tuple[str, str]:
 
 
 class _RtpPackets:
-    """A file for the muxer: what is written to it goes out as RTP on channel 0."""
+    """A file for the muxer: what it writes goes out as RTP on channel 0."""
 
     def __init__(self, client: socket.socket) -> None:
         self._client = client

@@ -1,10 +1,10 @@
 """A long run through several streams: memory must stay flat, latency must not grow.
 
-`python -m tests.soak --frames 1000000 --streams 4` pushes so many frames as fast as they go; time
+`python -m tests.soak --frames 1000000 --streams 4` pushes a million frames as fast as they go; time
 is simulated, nothing sleeps. People come and go: now and then a stream ends and another one begins,
 a face is lost for a while, a frame comes too late. With `--realtime MINUTES` a camera thread
-pushes frames at `--fps`, and every drop must be accounted for. It prints a report as Markdown,
-writes it and `soak.json` into `-o DIR`, and exits with 1 if a check failed.
+pushes frames at `--fps`, and every drop must be accounted for. The report is printed as Markdown,
+`-o DIR` writes it and `soak.json` into a folder, and the exit code is 1 if a check failed.
 """
 
 from __future__ import annotations
@@ -33,35 +33,38 @@ from svfap_edge.sources.opening import open_source
 FPS = 30.0
 HOP_S = 0.5
 START_S = 1e6
-"""The clock has run for days."""
+"""Time of the first frame in seconds, as of a clock that has run for days."""
 
 POOL = 150
-"""Different frames; a multiple of the frames of a hop, so that clips come again and again."""
+"""Number of different frames; a multiple of the frames of a hop, so that equal clips come again."""
 
 SETTLED = 0.05
 """Share of the run after which memory must be flat."""
 
 SAMPLES = 400
-"""Readings of the memory."""
+"""Number of readings of the memory."""
 
 LIFETIME = 6007
-"""Frames of a stream until another one takes its place; prime, so that this drifts over hops."""
+"""Frames of a stream until another one takes its place; a prime, so that this drifts over hops."""
 
 LOST_EVERY, LATE_EVERY = 1511, 499
+"""Frames from one lost face to the next, and from one frame that comes too late to the next."""
+
 SAME = 1e-3
-"""Logits of the same clip may differ by so much: batches of other sizes round otherwise."""
+"""How far logits of the same clip may differ: batches of other sizes round otherwise."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What fails a run; memory after `SETTLED`, latency between the first and the last tenth.
+    """Limits beyond which a run fails.
 
     Attributes:
-        growth: Of memory from then to the end by the straight line through it, as a share.
-        deviation: Of any reading from the median, as a share.
-        slack_mb: Both may be so much in any case.
-        latency: Ratio of the medians. Other programs lengthen wall time and not the time of the
-            processor: one of the two ratios has to keep it.
+        growth: Share by which memory may grow after `SETTLED`, by the straight line through it.
+        deviation: Share by which any later reading of the memory may differ from the median.
+        slack_mb: Growth and deviation in MB that are allowed in any case.
+        latency: Ratio of the median step in the last tenth of the run to that in the first. Other
+            programs lengthen wall time and not the time of the processor: one of the two ratios
+            has to keep this limit.
     """
 
     growth: float = 0.01
@@ -75,13 +78,14 @@ class Record:
     """What is noted during a run.
 
     Attributes:
-        memory: (frames so far, resident MB).
-        wall_ms, cpu_ms: Of every step that made predictions.
-        counts: Frames pushed and refused, predictions, streams, ...
-        difference: Largest one of logits between equal clips.
-        longest_buffer: Most frames that a stream held.
+        memory: Readings of the memory, each (frames so far, resident MB).
+        wall_ms: Wall time in ms of every step that made predictions.
+        cpu_ms: Processor time in ms of the same steps.
+        counts: Numbers of frames pushed and refused, predictions, streams, ...
+        difference: Largest difference of logits between equal clips.
+        longest_buffer: The most frames that a stream held.
         objects: Python objects that the collector knows, once settled and at the end.
-        threads: At the same times.
+        threads: Threads that run, once settled and at the end.
     """
 
     memory: list[tuple[int, float]] = field(default_factory=list)
@@ -95,13 +99,13 @@ class Record:
 
 
 def resident_mb() -> float:
-    """Memory of this process that is in use now (Linux)."""
+    """Memory of this process that is in use now, in MB (Linux)."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096 / (1 << 20)
 
 
 def drawn_frames(side: int, count: int = POOL) -> np.ndarray:
-    """Squares that move, with noise: (count, side, side, 3), all different."""
+    """Pictures of squares that move, with noise: (count, side, side, 3) uint8, all different."""
     random = np.random.default_rng(0)
     coarse = random.integers(0, 200, (side // 8 + 2, side // 8 + 2, 3), np.uint8)
     picture = np.kron(coarse, np.ones((16, 16, 1), np.uint8))
@@ -111,10 +115,10 @@ def drawn_frames(side: int, count: int = POOL) -> np.ndarray:
 
 
 def video_frames(paths: Sequence[str], side: int, count: int = POOL) -> np.ndarray:
-    """Faces of real videos where one is found, squares of the middle otherwise.
+    """Faces of real videos; where none is found, the middle of the frame: (count, side, side, 3).
 
     Raises:
-        SourceError: the videos do not have so many frames.
+        SourceError: the videos do not have `count` frames.
     """
     from svfap_edge.perception.detectors import Box, crop_face, open_detector
 
@@ -136,7 +140,7 @@ def video_frames(paths: Sequence[str], side: int, count: int = POOL) -> np.ndarr
 
 
 class Soak:
-    """A run; `record` grows while it goes."""
+    """A run, and the record that it makes."""
 
     def __init__(self, engine: Engine, frames: np.ndarray, streams: int) -> None:
         self.record = Record()
@@ -148,7 +152,7 @@ class Soak:
         self._known: dict[tuple[int, int], np.ndarray] = {}
 
     def run(self, frames: int, progress: Callable[[float], None] = lambda share: None) -> Record:
-        """Push so many frames, one to each stream in turn."""
+        """Push `frames` frames, one to each stream in turn, and return the record."""
         ticks = frames // len(self._streams)
         every = max(1, ticks // SAMPLES)
         settled = round(SETTLED * ticks)
@@ -177,14 +181,15 @@ class Soak:
             if number % LOST_EVERY == 0:
                 stream.mark_stale()
                 counts["times lost"] += 1
-            if number % LATE_EVERY == 0 and len(stream._buffer):
+            elif number % LATE_EVERY == 0 and tick > self._since[place]:
                 try:
                     stream.add(self._frames[0], time_s - 1)
                 except TimestampError:
                     counts["late frames refused"] += 1
             stream.add(self._frames[number % len(self._frames)], time_s)
             counts["frames"] += 1
-            self.record.longest_buffer = max(self.record.longest_buffer, len(stream._buffer))
+            held = len(stream._buffer)  # nothing public shows it
+            self.record.longest_buffer = max(self.record.longest_buffer, held)
 
     def _step(self, tick: int) -> None:
         wall, cpu = time.perf_counter(), time.process_time()
@@ -199,8 +204,11 @@ class Soak:
             self._compare(prediction, tick, places[prediction.stream])
 
     def _compare(self, prediction: Prediction, tick: int, place: int) -> None:
-        """The same frames must give the same logits, today and in a week. A stream's first clips
-        may lack the frame nearest to their first slot and take its neighbour."""
+        """Compare with the logits of the same clip before, which must be the same.
+
+        A stream's first clips are left out: they may lack the frame nearest to their first slot and
+        take its neighbour.
+        """
         assert np.isfinite(prediction.logits).all()
         age_s = (tick - self._since[place]) / FPS
         if prediction.coverage < 1 or age_s < self._engine.spec.clip.span_s:
@@ -222,9 +230,9 @@ class Report:
     """A run, judged.
 
     Attributes:
-        facts: What ran, and on what.
+        facts: What ran, and on which machine.
         numbers: Memory in MB, latency in ms, and what was counted.
-        failures: Checks that failed, in words; empty if the run is good.
+        failures: The checks that failed, in words; empty if the run is good.
     """
 
     facts: dict[str, Any]
@@ -241,10 +249,13 @@ class Report:
 
 
 def judge(record: Record, streams: int, buffer: int, limits: Limits) -> tuple[dict, list[str]]:  # type: ignore[type-arg]
-    """(numbers, failures) of a run.
+    """Judge a run: its numbers, and the checks that failed.
 
     Args:
+        record: What was noted during the run.
+        streams: Number of streams that must be open at the end.
         buffer: Frames that a stream may hold.
+        limits: Limits beyond which the run fails.
     """
     memory, failures = judge_memory(record.memory, limits)
     latency, slower = judge_latency(record, limits)
@@ -332,12 +343,19 @@ def soak(
     fps: float = FPS,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Report:
-    """Run and judge.
+    """Run and judge the run.
 
     Args:
-        frames: Of all streams together; not looked at in real time.
-        realtime_s: Run in real time for so many seconds instead, see tests/realtime.py.
-        fps: Of the camera in real time.
+        bundle: The model.
+        frames: Number of frames of all streams together; ignored in real time.
+        streams: Number of streams.
+        videos: Videos whose faces are pushed; drawn pictures if there are none.
+        engine: Name of the engine; see `Engine.load`.
+        threads: CPU threads of the engine; see `Engine.load`.
+        limits: Limits beyond which the run fails; None for the defaults.
+        realtime_s: Seconds of a run in real time instead, see tests/realtime.py.
+        fps: Frames a second of the camera in real time.
+        progress: Called with the share of the run that is done, 0..1.
 
     Raises:
         SvfapError: the bundle or a video cannot be read.
@@ -380,13 +398,13 @@ def main() -> int:
     parser.add_argument("--bundle", type=Path, help="the one in the package by default")
     parser.add_argument("--engine", default="auto")
     parser.add_argument("--threads", type=int)
-    parser.add_argument("-o", "--output", type=Path, help="folder of soak.json and soak.md")
+    parser.add_argument("-o", "--output", type=Path, help="folder for soak.json and soak.md")
     options = parser.parse_args()
-    told = [-1]
+    shown = [-1]
 
     def progress(share: float) -> None:
-        if int(share * 20) > told[0]:
-            told[0] = int(share * 20)
+        if int(share * 20) > shown[0]:
+            shown[0] = int(share * 20)
             print(f"{share:.0%}, {resident_mb():.1f} MB", file=sys.stderr, flush=True)
 
     report = soak(

@@ -1,4 +1,4 @@
-"""A few seconds of tests/fuzz.py; five minutes of it: `python -m tests.fuzz --minutes 5`."""
+"""A few seconds of tests/fuzz.py. `python -m tests.fuzz --minutes 5` runs it for five minutes."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_every_target_is_tried(targets: dict[str, fuzz.Target]) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_only_our_errors_come_out(targets: dict[str, fuzz.Target], name: str) -> None:
-    """And none at all for what is valid: the strategies make some of that too."""
+    """What is valid gives no error at all: the strategies make some of that too."""
     assert fuzz.explore(targets[name], start=0, examples=40).total() >= 10
 
 

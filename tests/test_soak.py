@@ -14,7 +14,7 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.stream import Stream
 
-from . import soak
+from . import realtime, soak
 
 LEAK = 16 * 1024  # bytes a frame
 
@@ -22,8 +22,8 @@ linux = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /
 
 
 @linux
-def test_ten_seconds_of_it(tiny: Bundle) -> None:
-    """24,000 frames, more than three minutes of four cameras; streams end and begin."""
+def test_a_short_run_passes(tiny: Bundle) -> None:
+    """Three minutes of four cameras are 24,000 frames; streams end and begin."""
     limits = soak.Limits(latency=3)  # of 40 steps; the machine may be busy
     report = soak.soak(tiny, 24_000, 4, engine="onnxruntime", threads=1, limits=limits)
     assert report.failures == []
@@ -40,9 +40,9 @@ def test_ten_seconds_of_it(tiny: Bundle) -> None:
 
 @linux
 def test_a_leak_is_found(tiny: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A stream that keeps every frame in one place more.
+    """Every frame is kept once too often, in pages of its own.
 
-    In pages of its own: what tests before left free in the heap would hide the leak.
+    The heap would hide the leak: tests before this one left free memory there.
     """
     kept: list[mmap.mmap] = []
     inner = Stream.add
@@ -90,7 +90,7 @@ def test_time_of_the_processor_excuses_a_busy_machine() -> None:
     assert soak.judge(found, 1, 100, soak.Limits())[1] == []
 
 
-def test_what_is_wrong_is_told() -> None:
+def test_everything_wrong_is_reported() -> None:
     found = record(np.full(100, 300.0), np.full(1000, 5.0))
     found.difference, found.longest_buffer = 0.5, 200
     found.objects, found.threads = [10_000, 90_000], [3, 9]
@@ -113,7 +113,6 @@ def test_frames_of_real_videos(videos: Path, tiny: Bundle) -> None:
 @linux
 @pytest.mark.parametrize("fps", [30, 400], ids=["in time", "too fast"])
 def test_real_time_accounts_for_every_frame(tiny: Bundle, fps: float) -> None:
-    pytest.importorskip("svfap_edge.sources.live", reason="live sources are not in this version")
     limits = soak.Limits(latency=100, slack_mb=64)
     report = soak.soak(
         tiny, 0, 2, engine="onnxruntime", threads=1, limits=limits, realtime_s=8, fps=fps
@@ -124,10 +123,7 @@ def test_real_time_accounts_for_every_frame(tiny: Bundle, fps: float) -> None:
     assert numbers["captured"] == numbers["processed"] + numbers["dropped"]
 
 
-def test_a_frame_that_is_not_accounted_for_is_told() -> None:
-    pytest.importorskip("svfap_edge.sources.live", reason="live sources are not in this version")
-    from . import realtime
-
+def test_a_frame_that_is_not_accounted_for_is_reported() -> None:
     found = soak.Record()
     found.counts.update({"frames pushed": 9, "captured": 9, "processed": 6, "dropped": 3})
     found.counts["predictions"] = 1

@@ -129,7 +129,8 @@ def run(
         from svfap_edge.runner.run import run as run_sources
         from svfap_edge.runtimes import Engine
         from svfap_edge.sinks.paths import camera_paths, check_outputs
-        from svfap_edge.sources.opening import name_sources, open_source, open_sources, split_name
+        from svfap_edge.sources.addresses import name_sources, split_name
+        from svfap_edge.sources.opening import open_source, open_sources
 
         check_detector(detector)
         options = {

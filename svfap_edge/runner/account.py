@@ -14,7 +14,7 @@ from svfap_edge.perception.results import Perception, StateChange
 from svfap_edge.perception.view import View
 from svfap_edge.runtimes import Engine
 from svfap_edge.sinks.sink import Sink
-from svfap_edge.sources.frames import Frame, Gap, Origin, Source, origin_of
+from svfap_edge.sources.frames import Frame, Gap, Source, StartTime, start_time_of
 
 Number = TypeVar("Number", int, float)
 
@@ -47,7 +47,7 @@ class RunSummary:
             since their threads overlap.
         counts: What became of a live source's frames, see `SourceCounts`; empty for files.
         warnings: What went wrong without ending the run.
-        origin: When a live source began; None for files, and before the first frame.
+        start: When a live source began; None for files, and before the first frame.
         cameras: The summary of each source by its name, where sources have names.
         failed: Why a named source could not be opened, or ended too early.
     """
@@ -66,7 +66,7 @@ class RunSummary:
     seconds: dict[str, float] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     warnings: list[str] = field(default_factory=list)
-    origin: Origin | None = None
+    start: StartTime | None = None
     cameras: dict[str, RunSummary] = field(default_factory=dict)
     failed: dict[str, str] = field(default_factory=dict)
 
@@ -89,10 +89,10 @@ class RunSummary:
 
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)
-        for name in ("origin", "cameras", "failed"):
+        for name in ("start", "cameras", "failed"):
             del content[name]
-        if self.origin is not None:
-            content |= self.origin.times
+        if self.start is not None:
+            content |= self.start.times
         content["seconds"] = {name: round(value, 4) for name, value in self.seconds.items()}
         content["duration_s"] = round(self.duration_s, 4)
         content["wall_s"] = round(self.wall_s, 4)
@@ -148,7 +148,7 @@ class Account:
         if frame.gap:
             self.cameras.reset(name)
         if summary.frames == 0:
-            summary.origin = origin_of(self.sources[name], frame)
+            summary.start = start_time_of(self.sources[name], frame)
         summary.frames += 1
         summary.duration_s = frame.timestamp_s
 
@@ -243,10 +243,10 @@ class Account:
     def _write_beginnings(self) -> None:
         """Write when live sources began, once for each."""
         for name, summary in self.summaries.items():
-            origin = summary.origin
-            if origin is not None and name not in self._begun:
+            start = summary.start
+            if start is not None and name not in self._begun:
                 self._begun.add(name)
-                self._each(lambda sink, n=name, o=origin: sink.begin(_named(n), o))
+                self._each(lambda sink, n=name, s=start: sink.begin(_named(n), s))
 
     def _each(self, call: Callable[[Sink], None]) -> None:
         started = time.perf_counter()

@@ -11,7 +11,7 @@ from typing import Any
 
 from svfap_edge.errors import SourceError
 from svfap_edge.perception.results import Perception, StateChange
-from svfap_edge.sources.frames import Gap, Origin
+from svfap_edge.sources.frames import Gap, StartTime
 
 from .sink import Sink
 
@@ -42,8 +42,8 @@ class JsonLines(Sink):
         except OSError as error:
             raise SourceError(f"Cannot write '{path}': {error}") from error
 
-    def begin(self, camera: str | None, origin: Origin) -> None:
-        self._add(camera, [origin.to_json()])
+    def begin(self, camera: str | None, start: StartTime) -> None:
+        self._add(camera, [start.to_json()])
 
     def write(self, camera: str | None, perception: Perception) -> None:
         self._add(camera, perception.lines())

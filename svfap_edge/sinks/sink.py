@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any, Protocol
 
 from svfap_edge.perception.results import Perception, StateChange
-from svfap_edge.sources.frames import Gap, Origin
+from svfap_edge.sources.frames import Gap, StartTime
 
 
 class Sink(Protocol):
@@ -23,7 +23,7 @@ class Sink(Protocol):
     come from one thread.
     """
 
-    def begin(self, camera: str | None, origin: Origin) -> None:
+    def begin(self, camera: str | None, start: StartTime) -> None:
         """The first frame of a live source came; it is written next."""
 
     def write(self, camera: str | None, perception: Perception) -> None:
@@ -52,8 +52,8 @@ class EachCamera(Sink):
         """
         self._sinks = dict(sinks)
 
-    def begin(self, camera: str | None, origin: Origin) -> None:
-        self._sinks[camera].begin(camera, origin)
+    def begin(self, camera: str | None, start: StartTime) -> None:
+        self._sinks[camera].begin(camera, start)
 
     def write(self, camera: str | None, perception: Perception) -> None:
         self._sinks[camera].write(camera, perception)

@@ -6,9 +6,8 @@ import os
 import re
 import socket
 import time
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import cv2
@@ -16,83 +15,50 @@ import numpy as np
 
 from svfap_edge.errors import DependencyMissing, SourceError
 
-from .passwords import without_passwords
-
-Kind = Literal["camera", "url", "gstreamer"]
+from .addresses import Target
 
 TCP_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
-"""Ports where a URL names none (IANA; rtmps as FFmpeg has it)."""
+"""Port by protocol, for a URL that names none: as IANA assigns them, rtmps as FFmpeg has it."""
 
 
 class Capture(Protocol):
-    """An open camera. Used by one thread, which may be left behind if `read` never returns."""
+    """An open camera. One thread uses it, and is left behind if `read` never returns.
+
+    Attributes:
+        fps: Nominal frames a second, or None where unknown.
+    """
 
     fps: float | None
 
     def read(self) -> tuple[np.ndarray, float] | None:
-        """The next frame, waiting for it.
+        """Wait for the next frame and return it.
 
         Returns:
-            (H, W, 3) uint8 RGB, never written to again, and the time it was grabbed in seconds of
-            `time.monotonic`; None if the frame was damaged or none came.
+            An image, (H, W, 3) uint8 RGB, that is never written to again, and the time at which it
+            was grabbed, in seconds of `time.monotonic`; None if the frame was damaged or none came.
 
         Raises:
             Exception: the camera is gone.
         """
         ...
 
-    def close(self) -> None: ...
-
-
-@dataclass(frozen=True)
-class Target:
-    """Something to open.
-
-    Attributes:
-        kind: How.
-        address: Device number, URL, or pipeline.
-        name: The address without passwords, for messages.
-    """
-
-    kind: Kind
-    address: str
-    name: str
-
-
-def find_target(text: str) -> Target | None:
-    """What a text names: "0", "camera:0", "/dev/video0", a URL or a pipeline; None if no such.
-
-    Raises:
-        SourceError: a pipeline without an appsink, or a file:// URL.
-    """
-    match = re.fullmatch(r"(?:camera:|/dev/video)?(\d+)", text)
-    if match:
-        return Target("camera", match[1], f"camera:{match[1]}")
-    # Elements of a pipeline may hold URLs.
-    if re.search(r"\s!\s", text):
-        name = without_passwords(text)
-        if "appsink" not in text:
-            raise SourceError(
-                f"The GStreamer pipeline '{name}' does not end in an appsink, so no frame could be "
-                "read. End it with: ! videoconvert ! appsink drop=true max-buffers=1"
-            )
-        return Target("gstreamer", text, name)
-    match = re.match(r"([a-z][a-z0-9+.-]+)://", text, re.IGNORECASE)
-    if match:
-        if match[1].lower() == "file":
-            raise SourceError(f"'{without_passwords(text)}' is a file: pass its path.")
-        return Target("url", text, without_passwords(text))
-    return None
+    def close(self) -> None:
+        """Free the camera."""
+        ...
 
 
 def built_with(library: str) -> bool:
-    """Whether the installed OpenCV reads video with "FFMPEG" or "GStreamer"."""
+    """Whether the installed OpenCV was built with a library: "FFMPEG" or "GStreamer"."""
     found = re.search(rf"^\s*{library}:\s+YES\b", cv2.getBuildInformation(), re.MULTILINE)
     return found is not None
 
 
 def check_available(target: Target) -> None:
-    """Raises DependencyMissing if the installed OpenCV cannot open this kind."""
+    """Refuse what the installed OpenCV cannot open.
+
+    Raises:
+        DependencyMissing: it was built without the library that this kind of source needs.
+    """
     needs = {"url": "FFMPEG", "gstreamer": "GStreamer"}.get(target.kind)
     if needs is None or built_with(needs):
         return
@@ -115,14 +81,17 @@ class OpenCvCapture:
     def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
         """
         Args:
-            connect_timeout_s, read_timeout_s: Kept by FFmpeg, so for URLs only.
+            target: What to open.
+            connect_timeout_s: The longest that opening a URL may take, in seconds. FFmpeg keeps it;
+                cameras and pipelines have no such limit.
+            read_timeout_s: The longest that a frame of a URL may take, in seconds, likewise.
 
         Raises:
-            SourceError: it cannot be opened, or is a recording.
+            SourceError: it cannot be opened, or is a recording instead of a live source.
         """
         if target.kind == "camera":
             self._capture = cv2.VideoCapture(int(target.address), cv2.CAP_ANY)
-            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver has it
+            self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver has that setting
         elif target.kind == "gstreamer":
             self._capture = cv2.VideoCapture(target.address, cv2.CAP_GSTREAMER)
         else:
@@ -145,6 +114,7 @@ class OpenCvCapture:
         self.fps = fps if 0 < fps < 1000 else None
 
     def read(self) -> tuple[np.ndarray, float] | None:
+        """See `Capture.read`."""
         if not self._capture.grab():
             return None
         grabbed_s = time.monotonic()
@@ -154,26 +124,27 @@ class OpenCvCapture:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), grabbed_s
 
     def close(self) -> None:
+        """Free the camera."""
         self._capture.release()
 
 
 def _knock(target: Target, timeout_s: float) -> float:
-    """Make sure that somebody listens, if the URL's protocol begins with a TCP connection.
+    """Make sure that a server listens, if the URL's protocol begins with a TCP connection.
 
     OpenCV opens one URL at a time in a process, so a machine that is switched off would keep all
     others waiting for the whole timeout. And FFmpeg would print what it takes for the host, which
     is a piece of the password where that is not percent-encoded.
 
     Returns:
-        Seconds that it took.
+        The seconds that it took.
 
     Raises:
-        SourceError: nobody does.
+        SourceError: no server listens there.
     """
     started = time.monotonic()
     try:
         parts = urlsplit(target.address)
-    except ValueError:  # not well-formed; FFmpeg will say so
+    except ValueError:  # it is not well-formed; FFmpeg will say so
         return 0.0
     scheme = parts.scheme.lower()
     if scheme not in TCP_PORTS or (scheme in ("http", "https") and _has_proxy()):
@@ -190,7 +161,7 @@ def _knock(target: Target, timeout_s: float) -> float:
 
 
 def _has_proxy() -> bool:
-    """Whether FFmpeg connects to another machine than the URL names."""
+    """Whether FFmpeg reaches HTTP through a proxy, not the machine that the URL names."""
     return any(os.environ.get(name) for name in ("http_proxy", "https_proxy"))
 
 
@@ -199,7 +170,7 @@ def _cannot_open(target: Target, reason: str = "") -> str:
         there = ", ".join(sorted(str(path) for path in Path("/dev").glob("video*")))
         return (
             f"Camera {target.address} cannot be opened. Devices here: {there or 'none'}. "
-            "Check that it is plugged in, not used by another program, and that you may read it "
+            "Check that it is plugged in, that no other program uses it, and that you may read it "
             "(group 'video')."
         )
     if target.kind == "gstreamer":
@@ -218,6 +189,6 @@ def _encoding_advice(url: str) -> str:
     if "@" not in url:
         return ""
     return (
-        " In a user or password, these are written percent-encoded: # %23, / %2F, ? %3F, @ %40, "
-        ": %3A, % %25."
+        " In a user name or password, these characters must be percent-encoded: # %23, / %2F, "
+        "? %3F, @ %40, : %3A, % %25."
     )

@@ -12,27 +12,28 @@ import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError
-from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.media import IMAGE_SUFFIXES, is_image
 
-from .frames import BaseSource, Frame
+from .frames import Frame, Source
+from .sample import Generated
 
 DEFAULT_FPS = 25.0
-"""Frame rate assumed for a folder of images without `timestamps.csv`."""
+"""Frames a second that are assumed where nothing else says, as for images without times."""
 
 TIMESTAMPS = "timestamps.csv"
-"""Beside the images of a folder: lines `name,timestamp_s`."""
+"""File with the times of a folder's images, beside them: lines `name,timestamp_s`."""
 
 STILL_SECONDS = 3.0
-"""How long a single image is shown."""
+"""Length in seconds of the source that a single image makes."""
 
 
-class VideoFile(BaseSource):
-    """A video file. Times are those of the container, so a variable frame rate is kept."""
+class VideoFile(Source):
+    """A video file. Frames have the times of the container, so a variable frame rate is kept."""
 
     def __init__(self, path: Path) -> None:
         """
         Raises:
-            SourceError: no such file, not a video, or one without a single readable frame.
+            SourceError: there is no such file, or it is no video with a readable frame.
         """
         if not path.is_file():
             raise SourceError(f"No video at '{path}'.")
@@ -52,7 +53,7 @@ class VideoFile(BaseSource):
         self._first: tuple[np.ndarray, float] | None = first
 
     def _read(self) -> tuple[np.ndarray, float] | None:
-        """The next image and its container time in seconds."""
+        """The next image, BGR, and its time in the container in seconds; None at the end."""
         good, image = self._capture.read()
         if not good or image is None:
             return None
@@ -60,16 +61,16 @@ class VideoFile(BaseSource):
 
     def __iter__(self) -> Iterator[Frame]:
         entry, self._first = self._first, None
-        origin_s: float | None = None
+        start_s: float | None = None
         previous_s = -math.inf
         index = 0
         while entry is not None:
             image, time_s = entry
-            origin_s = time_s if origin_s is None else origin_s
-            timestamp_s = time_s - origin_s
+            start_s = time_s if start_s is None else start_s
+            timestamp_s = time_s - start_s
             if timestamp_s <= previous_s:  # some containers carry no times, or repeat one
                 timestamp_s = previous_s + 1 / (self.fps or DEFAULT_FPS)
-                self._warn("Some frames have no time of their own; spaced by the frame rate.")
+                self._warn("Some frames have no time of their own; the frame rate spaces them.")
             previous_s = timestamp_s
             yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), timestamp_s, index)
             index += 1
@@ -81,16 +82,17 @@ class VideoFile(BaseSource):
         self._capture.release()
 
 
-class ImageFolder(BaseSource):
-    """A folder of frames, in natural order of their names.
+class ImageFolder(Source):
+    """A folder of images, one a frame.
 
-    Times come from `timestamps.csv` in the folder (lines `name,timestamp_s`), or from `fps`.
+    Times come from `timestamps.csv` in the folder (lines `name,timestamp_s`). Without it, or where
+    `fps` is given, images follow in the natural order of their names, `fps` (25) a second.
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         """
         Raises:
-            SourceError: no images there, or a bad `timestamps.csv`.
+            SourceError: the folder has no images, or a bad `timestamps.csv`.
         """
         self._times = folder_times(path, fps)
         super().__init__(str(path), len(self._times), fps)
@@ -101,22 +103,20 @@ class ImageFolder(BaseSource):
             yield Frame(read_image(self._path / name), timestamp_s, index)
 
 
-class StillImage(BaseSource):
-    """One image, shown for `STILL_SECONDS`."""
+class StillImage(Generated):
+    """One image, shown for 3 seconds."""
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
-        self._image = read_image(path)
-        rate = fps or DEFAULT_FPS
-        super().__init__(str(path), round(STILL_SECONDS * rate), rate)
-
-    def __iter__(self) -> Iterator[Frame]:
-        assert self.frames is not None and self.fps is not None
-        for index in range(self.frames):
-            yield Frame(self._image, index / self.fps, index)
+        """
+        Raises:
+            SourceError: not a readable image.
+        """
+        image = read_image(path)
+        super().__init__(str(path), lambda time_s: image, STILL_SECONDS, fps or DEFAULT_FPS)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """(H, W, 3) uint8 RGB of an image file; grey images are spread to three channels.
+    """Read an image file as (H, W, 3) uint8 RGB; a grey image gets three equal channels.
 
     Raises:
         SourceError: not a readable image.
@@ -128,12 +128,12 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def folder_times(path: Path, fps: float | None = None) -> dict[str, float]:
-    """Images of a folder and their times in seconds, in order; see `ImageFolder`.
+    """Names of a folder's images and their times in seconds, in order; see `ImageFolder`.
 
     Raises:
-        SourceError: no images there, or a bad `timestamps.csv`.
+        SourceError: the folder has no images, or a bad `timestamps.csv`.
     """
-    names = [p.name for p in path.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    names = [p.name for p in path.iterdir() if is_image(p)]
     if not names:
         raise SourceError(f"Folder '{path}' holds no images ({', '.join(IMAGE_SUFFIXES)}).")
     names.sort(key=_natural)
@@ -144,19 +144,19 @@ def folder_times(path: Path, fps: float | None = None) -> dict[str, float]:
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
-    """Sort key that puts frame 10 after frame 9."""
+    """A sort key that puts frame 10 after frame 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
 def _read_timestamps(table: Path, names: list[str]) -> dict[str, float]:
-    """Name to time, in order of time, for all images of the folder."""
+    """Time in seconds by name, in order of time, of all images of the folder; the first is 0."""
     times: dict[str, float] = {}
     with table.open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.reader(file), 1):
             try:
                 name, value = row[0].strip(), float(row[1])
             except (IndexError, ValueError) as error:
-                if number == 1:  # a header
+                if number == 1:  # it is a header
                     continue
                 raise SourceError(
                     f"'{table}', line {number}: expected 'name,timestamp_s', got {row}."
@@ -166,7 +166,7 @@ def _read_timestamps(table: Path, names: list[str]) -> dict[str, float]:
     unknown = [name for name in times if name not in set(names)]
     if missing or unknown:
         raise SourceError(
-            f"'{table}' does not match the folder: no time for {missing[:3]}, no file for "
+            f"'{table}' does not match the folder: it has no time for {missing[:3]}, no file for "
             f"{unknown[:3]}."
         )
     ordered = dict(sorted(times.items(), key=lambda item: item[1]))

@@ -1,4 +1,4 @@
-"""What every source yields, and what all sources share: frames with the time of their capture."""
+"""What every source is and yields: frames with the time of their capture, gaps, and counts."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, TypeVar
 
 import numpy as np
+
+_AnySource = TypeVar("_AnySource", bound="Source")
 
 
 @dataclass(frozen=True)
@@ -19,9 +20,10 @@ class Frame:
     Attributes:
         image: (H, W, 3) uint8 RGB.
         timestamp_s: Capture time in seconds since the source's first frame, increasing.
-        index: Number of the frame in the source, from 0. Of a live source, dropped frames count.
-        gap: The first frame after a time without frames, or after a reconnection: what came
-            before may show something else. See `Perceiver.reset`.
+        index: Number of the frame in the source, from 0. Frames that a live source dropped are
+            counted too, so that numbers may be left out.
+        gap: True for the first frame after a time without frames, or after a reconnection: what
+            came before may show something else. See `Perceiver.reset`.
     """
 
     image: np.ndarray
@@ -35,10 +37,10 @@ class Gap:
     """A live source gives no frames just now.
 
     Attributes:
-        timestamp_s: Time until which none came, in seconds since the source's first frame.
-        reason: "lost" (not connected), "silent" (connected, no frame), "frozen" (the same picture
-            again and again) or "black".
-        first: Whether this gap was not told before; the same one is told again while it lasts.
+        timestamp_s: Time until which no frame came, in seconds since the source's first frame.
+        reason: "lost" (not connected), "silent" (connected, but no frame), "frozen" (the same
+            picture again and again) or "black".
+        first: True for the first report of a gap; it is reported again and again while it lasts.
     """
 
     timestamp_s: float
@@ -48,21 +50,23 @@ class Gap:
 
 @dataclass(frozen=True)
 class SourceCounts:
-    """What became of a live source's frames. After its end captured = processed + dropped, exactly;
-    before, one more frame may be waiting.
+    """What became of a live source's frames.
+
+    After its end captured = processed + dropped, exactly; before, one more frame may be waiting.
 
     Attributes:
         captured: Frames taken from the camera since the iteration began, or pushed.
-        processed: Of these, handed to whoever iterates.
-        dropped: Of these, not handed over: replaced by a newer one, withheld, or left at the end.
-        duplicate: Of the dropped, withheld because they repeated the frame before them exactly.
-        black: Of the dropped, withheld because they showed nothing.
-        refused: Frames pushed with a wrong shape, dtype or time. Not captured.
+        processed: Captured frames that were handed to whoever iterates.
+        dropped: Captured frames that were not handed over: replaced by a newer one, withheld, or
+            left at the end.
+        duplicate: Dropped frames that were withheld because they repeated the one before exactly.
+        black: Dropped frames that were withheld because they showed nothing.
+        refused: Frames pushed with a wrong shape, dtype or time; they do not count as captured.
         failed: Reads and connections that failed or took too long.
-        reconnected: Times that frames came again after the connection was lost.
-        abandoned: Of the failed, those that hung, so that their thread was left behind.
-        resized: Changes of the frame size.
-        gaps: Times that no frame came for longer than `LiveSettings.missing_s`.
+        reconnected: How often frames came again after the connection was lost.
+        abandoned: Failed reads and connections that hung, so that their thread was left behind.
+        resized: How often the frame size changed.
+        gaps: How often no frame came for longer than `LiveSettings.missing_s`.
     """
 
     captured: int = 0
@@ -78,52 +82,17 @@ class SourceCounts:
     gaps: int = 0
 
 
-class Source(Protocol):
-    """Frames in order of time, once.
+class Source:
+    """Frames in order of time. A source is read once; a subclass says how, in `__iter__`.
 
     Attributes:
-        name: For messages and results.
-        frames: Frames to expect, or None where unknown.
-        fps: Nominal frame rate, or None where unknown.
-        live: Whether frames come when they come, wanted or not.
-        warnings: What went wrong without ending the source; each said once.
+        name: Name for messages and results, without passwords.
+        frames: Number of frames to expect, or None where unknown.
+        fps: Nominal frames a second, or None where unknown.
+        live: True where frames come in their own time (cameras), False where each waits until it
+            is read (files).
+        warnings: What went wrong without ending the source, each kind once.
     """
-
-    name: str
-    frames: int | None
-    fps: float | None
-    live: bool
-    warnings: list[str]
-
-    @property
-    def counts(self) -> SourceCounts | None:
-        """So far, of a live source; None of others."""
-        ...
-
-    def __iter__(self) -> Iterator[Frame]: ...
-
-    def items(self) -> Iterator[Frame | Gap]:
-        """As iteration, and it says when a live source gives no frames."""
-        ...
-
-    def stop(self) -> None:
-        """Ask the iteration to end. From any thread or signal handler; only live sources obey."""
-        ...
-
-    def close(self) -> None: ...
-
-    def __enter__(self) -> Source: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-class BaseSource:
-    """What all sources share."""
 
     def __init__(self, name: str, frames: int | None, fps: float | None) -> None:
         self.name = name
@@ -134,25 +103,27 @@ class BaseSource:
 
     @property
     def counts(self) -> SourceCounts | None:
+        """What became of a live source's frames so far; None where the source is not live."""
         return None
 
     def __iter__(self) -> Iterator[Frame]:
         raise NotImplementedError
 
     def items(self) -> Iterator[Frame | Gap]:
+        """The frames; and a `Gap`, again and again, while a live source gives none."""
         return iter(self)
 
     def stop(self) -> None:
-        pass
+        """Ask the iteration to end. Any thread or signal handler may; only live sources obey."""
 
     def close(self) -> None:
-        """Free the source. Idempotent."""
+        """Free the source. It may be called again."""
 
     def _warn(self, text: str) -> None:
         if text not in self.warnings:
             self.warnings.append(text)
 
-    def __enter__(self) -> BaseSource:
+    def __enter__(self: _AnySource) -> _AnySource:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -160,14 +131,15 @@ class BaseSource:
 
 
 @dataclass(frozen=True)
-class Origin:
-    """Time 0 of a live source.
+class StartTime:
+    """When a live source began: the moment from which `Frame.timestamp_s` counts.
 
     Attributes:
-        source: Its name.
-        origin_s: On the capture clock: `time.monotonic` of a camera, the application's own of
-            pushed frames.
-        wall_time: ISO 8601, UTC; of pushed frames, when the first was taken less its time since.
+        source: Name of the source.
+        origin_s: That moment in seconds of the capture clock: `time.monotonic` for a camera, the
+            application's own clock for pushed frames.
+        wall_time: The same moment by the system's clock, ISO 8601 in UTC. For pushed frames, whose
+            clock is not known here, it is reckoned from when the first one was taken.
     """
 
     source: str
@@ -176,18 +148,25 @@ class Origin:
 
     @property
     def times(self) -> dict[str, Any]:
+        """Both times, as a summary holds them."""
         return {"origin_s": round(self.origin_s, 6), "wall_time": self.wall_time}
 
     def to_json(self) -> dict[str, Any]:
+        """The line that comes with a live source's first frame."""
         return {"type": "source", "source": self.source, **self.times}
 
 
-def origin_of(source: Source, frame: Frame) -> Origin | None:
-    """Of a live source, asked when its first frame was just taken; None of others."""
+def start_time_of(source: Source, frame: Frame) -> StartTime | None:
+    """When a live source began; None where the source is not live.
+
+    Args:
+        source: The source.
+        frame: The frame that was just taken from it.
+    """
     origin_s = getattr(source, "origin_s", None)
     if not source.live or origin_s is None:
         return None
     on_our_clock = getattr(source, "monotonic", False)
     age_s = time.monotonic() - origin_s if on_our_clock else frame.timestamp_s
     moment = datetime.fromtimestamp(time.time() - age_s, timezone.utc)
-    return Origin(source.name, origin_s, moment.isoformat(timespec="milliseconds"))
+    return StartTime(source.name, origin_s, moment.isoformat(timespec="milliseconds"))

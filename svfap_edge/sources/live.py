@@ -1,7 +1,6 @@
 """Sources that do not wait: cameras, URLs, and frames that an application has already.
 
-    from svfap_edge import Engine, Perceiver
-    from svfap_edge import PushSource
+    from svfap_edge import Engine, Perceiver, PushSource
 
     camera = PushSource("front")            # the application calls camera.push(image, time_s)
     with Engine.load() as engine, camera:
@@ -9,23 +8,26 @@
         for frame in camera:
             perceiver.process(frame.image, frame.timestamp_s)
 
-Capture is never held up: a thread reads the camera, only its newest frame waits, and those that it
-replaces are counted. Times are of the capture: `time.monotonic` at the moment a camera's frame was
-grabbed, or the application's own; `Frame.timestamp_s` counts from the first frame (`origin_s`).
+Capture is never held up: a thread reads the camera, only its newest frame waits, and the frames
+that it replaces are counted. Times are those of the capture: `time.monotonic` at the moment a
+camera's frame was grabbed, or the application's own. `Frame.timestamp_s` counts from the first
+frame, whose time on that clock is `origin_s`.
 """
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 
 import numpy as np
 
 from svfap_edge.clip import check_advance, check_frame
 from svfap_edge.errors import FrameError, SourceError, SvfapError, TimestampError
 
-from .capture import Capture, OpenCvCapture, Target, check_available, find_target
-from .frames import BaseSource, Frame, Gap, SourceCounts
+from .addresses import Target, find_target
+from .capture import Capture, OpenCvCapture, check_available
+from .frames import Frame, Gap, Source, SourceCounts
 from .passwords import without_passwords
 from .reader import LiveSettings, Reader
 from .slot import Slot
@@ -35,11 +37,13 @@ __all__ = ["Camera", "Capture", "LiveSettings", "LiveSource", "PulledFrames", "P
 _POLL_S = 0.1
 
 
-class LiveSource(BaseSource):
-    """What all live sources share. Iterate in one thread.
+class LiveSource(Source):
+    """What all live sources share. One thread iterates; any thread may stop or close.
 
     Attributes:
-        monotonic: Whether `origin_s` is a time of `time.monotonic`, not of the application's clock.
+        monotonic: True where `origin_s` is a time of `time.monotonic`, False where it is one of the
+            application's clock.
+        settings: Timeouts and patience.
     """
 
     monotonic = False
@@ -54,7 +58,7 @@ class LiveSource(BaseSource):
             self._warn, settings.missing_s, counting=counting, withholding=withholding
         )
         self._stopped = False
-        self._held_up = False  # the source waits for whoever takes: then silence is no gap
+        self._held_up = False  # True where the source waits for whoever takes: silence is no gap
 
     @property
     def counts(self) -> SourceCounts:
@@ -63,14 +67,14 @@ class LiveSource(BaseSource):
 
     @property
     def origin_s(self) -> float | None:
-        """The capture clock at `Frame.timestamp_s` 0; None before the first frame."""
+        """Time of the first frame in seconds of the capture clock; None before that frame."""
         return self._slot.origin_s
 
     def __iter__(self) -> Iterator[Frame]:
         return (item for item in self.items() if isinstance(item, Frame))
 
     def items(self) -> Iterator[Frame | Gap]:
-        """Frames; and while none come, a `Gap` every `LiveSettings.missing_s`.
+        """The frames; and while none come, a `Gap` every `LiveSettings.missing_s`.
 
         Raises:
             SourceError: the source was lost for good.
@@ -90,10 +94,11 @@ class LiveSource(BaseSource):
                     yield gap
 
     def stop(self) -> None:
+        """Ask the iteration to end. Any thread or signal handler may."""
         self._stopped = True
 
     def close(self) -> None:
-        """Take no more frames. Idempotent."""
+        """Take no more frames. It may be called again."""
         self._stopped = True
         self._slot.close()
 
@@ -101,7 +106,7 @@ class LiveSource(BaseSource):
 class Camera(LiveSource):
     """A camera, URL or GStreamer pipeline, opened again when it is lost.
 
-    What comes before the iteration starts is read and forgotten, so that the first frame is new.
+    Frames that come before the iteration starts are read and forgotten, so that the first is new.
     """
 
     monotonic = True
@@ -115,14 +120,14 @@ class Camera(LiveSource):
     ) -> None:
         """
         Args:
-            target: What to open; see `open_source`. With `opening`, a name.
-            settings: Timeouts and patience.
+            target: What to open; see `open_source`. With `opening`, only a name.
+            settings: Timeouts and patience; None for the defaults.
             opening: Opens a camera that OpenCV does not know, and opens it again after a loss. It
                 is called in a thread of its own.
 
         Raises:
-            SourceError: it cannot be opened, or gives no frame.
-            DependencyMissing: this OpenCV lacks what it needs.
+            SourceError: the camera cannot be opened, or gives no frame.
+            DependencyMissing: this OpenCV lacks what the camera needs.
         """
         settings = settings or LiveSettings()
         name = without_passwords(target) if isinstance(target, str) else target.name
@@ -134,6 +139,7 @@ class Camera(LiveSource):
         self.fps = self._reader.fps
 
     def close(self) -> None:
+        """Close the camera; a read that hangs is waited for a second at most."""
         super().close()
         self._reader.close()
 
@@ -143,18 +149,14 @@ def _opening(target: Target | str, settings: LiveSettings) -> Callable[[], Captu
     if found is None:
         raise SourceError(f"'{target}' is no camera, URL or GStreamer pipeline.")
     check_available(found)
-
-    def opening() -> Capture:
-        return OpenCvCapture(found, settings.connect_timeout_s, settings.read_timeout_s)
-
-    return opening
+    return partial(OpenCvCapture, found, settings.connect_timeout_s, settings.read_timeout_s)
 
 
 class PushSource(LiveSource):
     """Frames that the application pushes: from ROS, GenICam, Picamera, or anything else.
 
-    `push` may be called from any thread and returns at once. Times are the application's: of the
-    capture, in seconds, from any origin, increasing.
+    `push` may be called from any thread and returns at once. The application gives each frame its
+    time of capture, in seconds of a clock of its own, increasing.
     """
 
     def __init__(
@@ -163,7 +165,7 @@ class PushSource(LiveSource):
         """
         Args:
             name: For messages and results.
-            settings: Only `missing_s` matters here.
+            settings: Only `missing_s` matters here; None for the defaults.
             withholding: Whether frames that are black or repeat the one before are left out.
         """
         super().__init__(name, settings or LiveSettings(), withholding=withholding)
@@ -180,14 +182,14 @@ class PushSource(LiveSource):
             timestamp_s: Capture time in seconds; must exceed the previous one.
 
         Returns:
-            Whether it was taken. False after `close` or `end`, and if the time did not advance:
-            `warnings` says so once, `counts.refused` how often. The source goes on with the first
-            frame later than the last good one, or, if the clock was set back for good, after
-            `restart_clock`.
+            Whether the frame was taken. It is not after `close` or `end`, nor if its time did not
+            advance: `warnings` says so once, and `counts.refused` how often. The source goes on
+            with the first frame later than the last good one or, if the clock was set back for
+            good, after `restart_clock`.
 
         Raises:
-            FrameError: wrong dtype or shape. Nothing was changed.
-            TimestampError: the time is no finite number. Nothing was changed.
+            FrameError: wrong dtype or shape. Only `counts.refused` changed.
+            TimestampError: the time is no finite number. Only `counts.refused` changed.
         """
         with self._push_lock:
             if self._slot.finished:
@@ -213,25 +215,28 @@ class PushSource(LiveSource):
             return True
 
     def restart_clock(self) -> None:
-        """The clock was set: the next frame may have any time. It counts as coming right after the
-        last one, and after a gap. Before the first frame there is nothing to set."""
+        """Take the next frame whatever its time, because the application's clock was set.
+
+        That frame counts as 1 ms later than the last one, and as the first after a gap. Before the
+        first frame this does nothing.
+        """
         with self._push_lock:
             self._restarting = True
 
     def end(self) -> None:
-        """No more frames come: the iteration ends after the one that waits."""
+        """Say that no more frames come: the iteration ends after the one that waits."""
         self._slot.end()
 
 
 _RESTART_STEP_S = 0.001
-"""After `restart_clock`, the next frame follows the last one by this."""
+"""Seconds by which the next frame follows the last one after `restart_clock`."""
 
 _BEHIND = (
     "Some frames are not later than the one before; they are left out. Pass the capture time; "
     "after a jump of the clock, call restart_clock()."
 )
 _UNUSABLE = (
-    "Some frames are no (H, W, 3) uint8 RGB images with a finite time; they are left out. Convert "
+    "Some frames are not (H, W, 3) uint8 RGB images with a finite time; they are left out. Convert "
     "grey or RGBA images with cv2.cvtColor first."
 )
 
@@ -239,12 +244,12 @@ _UNUSABLE = (
 class PulledFrames(PushSource):
     """Frames from an iterable of (image, timestamp_s), read in a thread of its own.
 
-    Only the newest waits, as from a camera; with `keep_all`, the iterable is held up instead, no
-    frame is lost, none is withheld, and gaps are those of the frames' own times: right for
-    recorded frames, which give the same results however long they take.
+    Only the newest frame waits, as from a camera. With `keep_all` the iterable is held up instead:
+    no frame is lost, none is withheld, and gaps are those of the frames' own times. That is right
+    for recorded frames, which then give the same results however long they take.
 
-    What `push` refuses is left out, and said once for each kind; if that was all, the iteration
-    ends with the error of the first.
+    A frame that `push` refuses is left out, with one warning for each kind of mistake. If no frame
+    at all was good, the iteration ends with the error of the first.
     """
 
     def __init__(
@@ -255,6 +260,13 @@ class PulledFrames(PushSource):
         *,
         keep_all: bool = False,
     ) -> None:
+        """
+        Args:
+            frames: Pairs of an image, (H, W, 3) uint8 RGB, and its capture time in seconds.
+            name: For messages and results.
+            settings: Only `missing_s` matters here; None for the defaults.
+            keep_all: Hold the iterable up rather than drop frames.
+        """
         super().__init__(name, settings, withholding=not keep_all)
         self._frames = frames
         self._held_up = keep_all
@@ -262,6 +274,7 @@ class PulledFrames(PushSource):
         self._started = False
 
     def items(self) -> Iterator[Frame | Gap]:
+        """See `LiveSource.items`. The first call starts reading the iterable."""
         if not self._started:
             self._started = True
             self._thread.start()

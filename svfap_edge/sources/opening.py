@@ -1,26 +1,21 @@
-"""Opening any source by its name. Every source yields RGB frames with the time of their capture.
-
-Files and folders are in `files`; cameras, URLs and frames that an application pushes in `live`.
-"""
+"""Opening any source by its name, and several at once."""
 
 from __future__ import annotations
 
 import math
 import os
 import queue
-import re
 import threading
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import numpy as np
 
 from svfap_edge.errors import SourceError, SvfapError
-from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.media import is_image
 
-from .capture import find_target
+from .addresses import find_target, is_path
 from .files import ImageFolder, StillImage, VideoFile
 from .frames import Source
 from .live import Camera, LiveSettings, PulledFrames
@@ -36,16 +31,19 @@ def open_source(
 ) -> Source:
     """Open a file, a camera, a URL, or the frames an application has.
 
+    Every source yields RGB frames with the time of their capture.
+
     Args:
         source: Path of a video file, a folder of images or an image; "sample" for the built-in
             demonstration; a camera's number (0, "0", "camera:0", "/dev/video0"); a URL (rtsp://,
             http://, ...); a GStreamer pipeline ("... ! appsink"); an iterable of (image, time in
-            seconds), see `live.PulledFrames`; or a source, which is returned as it is.
-        fps: Frame rate of a folder of images; overrules its `timestamps.csv`.
-        live: Timeouts and patience of a live source.
+            seconds), see `PulledFrames`; or a source, which is returned as it is.
+        fps: Frames a second of a folder of images, instead of its `timestamps.csv`, or of a single
+            image. None takes the times of the folder, or 25.
+        live: Timeouts and patience of a live source; None for the defaults of `LiveSettings`.
 
     Raises:
-        SourceError: nothing readable there.
+        SourceError: nothing readable is there, or `fps` is not a positive number.
         DependencyMissing: this OpenCV lacks what the source needs (FFmpeg, GStreamer).
     """
     if fps is not None and not (fps > 0 and math.isfinite(fps)):
@@ -56,7 +54,7 @@ def open_source(
     if text == "sample":
         return sample_source()
     path = Path(text)
-    if not os.path.isfile(text) and not os.path.isdir(text):
+    if not is_path(text):
         target = find_target(text)
         if target is not None:
             return Camera(target, live)
@@ -67,9 +65,7 @@ def open_source(
             f"No source '{without_passwords(text)}'. Expected a video file, a folder of images, a "
             "camera's number, a URL, a GStreamer pipeline, or 'sample'."
         )
-    if path.suffix.lower() in IMAGE_SUFFIXES:
-        return StillImage(path, fps)
-    return VideoFile(path)
+    return StillImage(path, fps) if is_image(path) else VideoFile(path)
 
 
 def _open_object(
@@ -97,18 +93,22 @@ def open_sources(
     live: LiveSettings | None = None,
     warn: Callable[[str], None] = lambda text: None,
 ) -> tuple[dict[str, Source], dict[str, str]]:
-    """Open sources by name, all at once, so that one which is not there does not hold up others.
-    One that cannot be opened does not keep the others from running.
+    """Open several sources at once, so that one which does not answer does not hold up the others.
+
+    A source that cannot be opened does not keep the others from running.
 
     Args:
-        fps, live: As `open_source` takes them.
-        warn: Takes why a source cannot be opened.
+        addresses: What to open, by name; see `open_source`.
+        fps: Frames a second of folders of images; see `open_source`.
+        live: Timeouts and patience of live sources; see `open_source`.
+        warn: Called once for each source that cannot be opened, with its name and the reason.
 
     Returns:
-        The opened ones, and of each other one why it is not.
+        The opened sources by name, and the reason for each of the others by name.
 
     Raises:
-        SvfapError: none can be opened, a package is missing, or files and cameras are mixed.
+        SvfapError: none can be opened, a package is missing, or files and cameras are mixed. Then
+            nothing stays open.
     """
     opening = _Opening(addresses, partial(open_source, fps=fps, live=live))
     try:
@@ -126,7 +126,7 @@ def open_sources(
 
 
 class _Opening:
-    """Opens each source in a thread of its own."""
+    """Sources that are being opened, each in a thread of its own."""
 
     def __init__(self, addresses: Mapping[str, str], opening: Callable[[str], Source]) -> None:
         self._names = list(addresses)
@@ -141,8 +141,11 @@ class _Opening:
             ).start()
 
     def wait(self) -> tuple[dict[str, Source], dict[str, SourceError]]:
-        """What was opened, and what was not, in the order of the names. Raises what is no error of
-        a source as soon as it comes."""
+        """Wait for all; return those that were opened and the errors of the others, in order.
+
+        Raises:
+            BaseException: anything but a SourceError, as soon as it comes.
+        """
         failed: dict[str, SourceError] = {}
         for _ in self._names:
             name, error = self._results.get()
@@ -154,7 +157,7 @@ class _Opening:
         return opened, {name: failed[name] for name in self._names if name in failed}
 
     def abandon(self) -> None:
-        """Close everything, also what is still being opened, once it is."""
+        """Close all sources; one that is still being opened is closed once it is open."""
         with self._lock:
             self._abandoned = True
             sources, self._opened = list(self._opened.values()), {}
@@ -162,7 +165,7 @@ class _Opening:
             source.close()
 
     def _open(self, name: str, opening: Callable[[], Source]) -> None:
-        """Runs in a thread."""
+        """Open one source, in its thread."""
         try:
             source = opening()
         except BaseException as error:
@@ -181,7 +184,7 @@ def are_live(sources: Mapping[str, Source]) -> bool:
     """Whether all sources are live.
 
     Raises:
-        SvfapError: some are, and some are not.
+        SvfapError: some are live and some are not.
     """
     live = [name for name, source in sources.items() if source.live]
     files = [name for name, source in sources.items() if not source.live]
@@ -191,68 +194,3 @@ def are_live(sources: Mapping[str, Source]) -> bool:
             f"Run them apart: {', '.join(live)}; and {', '.join(files)}."
         )
     return bool(live)
-
-
-def split_name(text: str) -> tuple[str | None, str]:
-    """NAME=SOURCE to its two parts; the name is None where there is none.
-
-    A file or folder of the whole text goes first. A name has letters, digits, ".", "-" and "_"
-    only, so that a "=" later in a path, a URL or a pipeline is part of the source.
-    """
-    match = re.fullmatch(r"(\w[\w.-]*)=(.+)", text, re.DOTALL)
-    if match is None or _is_there(text):
-        return None, text
-    return match[1], match[2]
-
-
-def name_sources(texts: Sequence[str]) -> dict[str, str]:
-    """Sources by name, in their order; names that were not given are made unique.
-
-    Raises:
-        SvfapError: the same name was given twice.
-    """
-    parts = [split_name(text) for text in texts]
-    given = [name for name, _ in parts if name is not None]
-    twice = [name for name in given if given.count(name) > 1]
-    if twice:
-        raise SvfapError(f"Two cameras are named '{twice[0]}'; every one needs its own name.")
-    found: dict[str, str] = {}
-    for own, source in parts:
-        found[own or _unique(_name_of(source), {*given, *found})] = source
-    return found
-
-
-def _name_of(source: str) -> str:
-    """ "camera-0", a file without its suffix, the host of a URL, or "pipeline"."""
-    try:
-        target = None if _is_there(source) else find_target(source)
-    except SourceError:  # opening it tells why
-        target = None
-    if target is None:
-        path = Path(source if _is_there(source) else without_passwords(source))
-        name = path.resolve().name if path.is_dir() else path.stem
-    elif target.kind == "url":
-        name = _host(target.name)
-    else:
-        name = f"camera-{target.address}" if target.kind == "camera" else "pipeline"
-    return re.sub(r"[^\w.-]+", "-", name).strip("-") or "camera"
-
-
-def _is_there(text: str) -> bool:
-    """Whether it is a file or folder; a device is a camera."""
-    return os.path.isfile(text) or os.path.isdir(text)
-
-
-def _host(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or "url"
-    except ValueError:  # not well-formed; FFmpeg will say so
-        return "url"
-
-
-def _unique(name: str, taken: Collection[str]) -> str:
-    number, found = 1, name
-    while found in taken:
-        number += 1
-        found = f"{name}-{number}"
-    return found

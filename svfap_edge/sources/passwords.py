@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 
-MASK = "***"
+HIDDEN = "***"
+"""Stands where something was hidden."""
 
 _QUOTED = r'"(?:\\.|[^"\\])*"?|' + r"'(?:\\.|[^'\\])*'?"
 _ELEMENT = re.compile(rf"(?:{_QUOTED}|(?!\s!\s).)+|\s!\s", re.DOTALL)
@@ -21,17 +22,17 @@ _IN_URL = re.compile(rf"{_KEY}(?:(?!&[\w.-]+=).)+", re.IGNORECASE | re.DOTALL)
 def without_passwords(text: str) -> str:
     """An address or GStreamer pipeline in which `***` stands for what may be secret.
 
-    That is all from `://` to the last `@` of the URL or pipeline element, since a password may
-    hold any character and be written without percent-encoding; and the values of `password=`,
-    `pwd=`, `user-pw=`, `token=` and the like, up to the next `&name=`. Rather too much is masked
-    than too little.
+    Two things are hidden: all from `://` to the last `@` of the URL or pipeline element, since a
+    password may hold any character and be written without percent-encoding; and the values of
+    `password=`, `pwd=`, `user-pw=`, `token=` and the like, up to the next `&name=`. Where it is not
+    clear how far a secret reaches, more is hidden rather than less.
     """
     starts_as_url = re.match(r"[a-z][a-z0-9+.-]+:/", text, re.IGNORECASE)
     if starts_as_url or not re.search(r"\s!\s", text):
-        return _IN_URL.sub(rf"\1{MASK}", _without_user(text))
+        return _IN_URL.sub(rf"\1{HIDDEN}", _without_user(text))
     parts = (_without_user(part) for part in _ELEMENT.findall(text))
-    return "".join(_IN_PIPELINE.sub(rf"\1{MASK}", part) for part in parts)
+    return "".join(_IN_PIPELINE.sub(rf"\1{HIDDEN}", part) for part in parts)
 
 
 def _without_user(text: str) -> str:
-    return _NAKED_USER.sub(f"{MASK}@", _USER.sub(rf"\1{MASK}@", text))
+    return _NAKED_USER.sub(f"{HIDDEN}@", _USER.sub(rf"\1{HIDDEN}@", text))

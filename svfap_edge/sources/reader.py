@@ -17,13 +17,14 @@ from .capture import Capture
 from .slot import Slot
 
 HUNG = 1.5
-"""A thread is left behind after so many times its timeout: FFmpeg's own comes first."""
+"""How many times its timeout a call may take until its thread is left behind. It is more than once,
+so that FFmpeg's own timeout comes first."""
 
 BAD_READS = 10
-"""So many damaged frames in a row, and the connection is lost."""
+"""Damaged frames in a row after which the connection counts as lost."""
 
 MAX_ABANDONED = 4
-"""With so many threads hanging, no further connection is tried until one of them returns."""
+"""Threads that may hang at a time; no further connection is tried until one of them returns."""
 
 _POLL_S = 0.1
 _JOIN_S = 1.0
@@ -34,19 +35,22 @@ class LiveSettings:
     """Timeouts and patience of a live source.
 
     Attributes:
-        connect_timeout_s: For opening, until the first frame is asked for.
-        read_timeout_s: For one frame. A hanging thread is left behind after 1.5 times these.
-        missing_s: Without a new picture for so long, streams become stale.
-        backoff_s: Wait before the first reconnection; doubles with each failed attempt.
-        backoff_max_s: The longest wait.
-        jitter: Each wait is longer or shorter by up to this share of it, at random, so that many
-            devices do not return at the same moment.
+        connect_timeout_s: Seconds that opening may take (10), until the first frame is asked for.
+            A thread that hangs is left behind after 1.5 times this timeout.
+        read_timeout_s: Seconds that reading one frame may take (5). A thread that hangs is left
+            behind after 1.5 times this timeout.
+        missing_s: Seconds without a new picture after which streams become stale (1).
+        backoff_s: Seconds to wait before the first reconnection (0.5); the wait doubles with each
+            failed attempt.
+        backoff_max_s: The longest wait between two attempts in seconds (30).
+        jitter: Share of a wait, 0 or more and below 1, by which it is made longer or shorter at
+            random (0.3), so that many devices do not return at the same moment.
         max_attempts: Failed connections in a row after which the source ends with an error; None
-            for never.
-        wait_for_first: Whether the first connection is tried as patiently as the others; else its
-            failure is an error at once.
-        first_s: With `wait_for_first`, the source ends with an error if no frame came after so many
-            seconds; None for never.
+            (the default) for no limit.
+        wait_for_first: Whether the first connection is tried as patiently as the others. If not
+            (the default), its failure is an error at once.
+        first_s: With `wait_for_first`, seconds without a first frame after which the source ends
+            with an error; None (the default) for no limit.
     """
 
     connect_timeout_s: float = 10.0
@@ -62,7 +66,7 @@ class LiveSettings:
     def __post_init__(self) -> None:
         """
         Raises:
-            ConfigError: a value out of its range.
+            ConfigError: a value is out of its range.
         """
         for name in ("connect_timeout_s", "read_timeout_s", "missing_s", "backoff_s"):
             value = getattr(self, name)
@@ -83,14 +87,25 @@ class LiveSettings:
             )
 
     def wait_s(self, attempt: int, draw: float) -> float:
-        """Wait before the next connection after `attempt` failed ones (0: just lost); `draw` is
-        from 0..1."""
+        """Seconds to wait before the next connection.
+
+        Args:
+            attempt: Failed connections in a row so far; 0 if the connection was just lost.
+            draw: A random number in 0..1, from which the jitter comes.
+        """
         doubled = self.backoff_s * 2.0 ** min(attempt, 30)
         return min(doubled, self.backoff_max_s) * (1 + self.jitter * (2 * draw - 1))
 
 
 class _Connection:
-    """One opened camera and the thread that reads it, into the slot."""
+    """A camera that is opened once, and the thread that reads it into the slot.
+
+    Attributes:
+        fps: Nominal frames a second, once known.
+        frames: Frames that were read.
+        error: Why it ended, if that was an error.
+        ended: Set when the thread has ended.
+    """
 
     def __init__(
         self, opening: Callable[[], Capture], slot: Slot, settings: LiveSettings, first: bool
@@ -110,18 +125,18 @@ class _Connection:
         self._thread.start()
 
     def patience_s(self) -> float:
-        """How much longer opening, or one frame, may take; negative if it hangs."""
+        """Seconds that opening, or the next frame, may still take; negative if it hangs."""
         settings = self._settings
         limit_s = settings.read_timeout_s if self._connected else settings.connect_timeout_s
         return HUNG * limit_s - (time.monotonic() - self._progress_at)
 
     def leave(self) -> None:
-        """Take no more frames; the thread ends when its call returns."""
+        """Take no more frames from it. Its thread ends when the call that it is in returns."""
         with self._lock:
             self._left = True
 
     def join(self, timeout_s: float) -> None:
-        """Wait for the thread's end."""
+        """Wait for the end of the thread, `timeout_s` at most."""
         self._thread.join(timeout_s)
 
     def _run(self) -> None:
@@ -138,7 +153,7 @@ class _Connection:
             try:
                 if capture is not None:
                     capture.close()
-            except Exception:  # it is gone anyway; what it said before counts
+            except Exception:  # the camera is gone anyway; an error before this one counts
                 self.error = self.error or SourceError("The camera failed while closing.")
             self.ended.set()
 
@@ -170,7 +185,11 @@ class _Connection:
 
 
 class Reader:
-    """Keeps a slot filled from a camera, come what may."""
+    """Keeps a slot filled from a camera, and opens the camera again when it is lost.
+
+    Attributes:
+        fps: Nominal frames a second, or None where unknown.
+    """
 
     def __init__(
         self,
@@ -183,7 +202,10 @@ class Reader:
         """
         Args:
             name: For messages.
-            opening: Opens the camera; called in a thread of its own, again after each loss.
+            opening: Opens the camera; it is called in a thread of its own, again after each loss.
+            slot: Takes the frames.
+            settings: Timeouts and patience.
+            warn: Called with the reason when the camera is lost for the first time.
         """
         self.fps: float | None = None
         self._name, self._opening, self._slot = name, opening, slot
@@ -191,13 +213,13 @@ class Reader:
         self._stopping = threading.Event()
         self._settled = threading.Event()
         self._left_behind: list[_Connection] = []
-        self._seen_frames = self._said = False
+        self._seen_frames = self._warned = False
         self._started_at = time.monotonic()
         self._thread = threading.Thread(target=self._supervise, name="svfap-reader", daemon=True)
         _open_readers.add(self)
 
     def start(self) -> None:
-        """Connect.
+        """Connect; wait for the first frame unless `wait_for_first` is set.
 
         Raises:
             SourceError: the first connection failed, and `wait_for_first` is not set.
@@ -221,7 +243,7 @@ class Reader:
         self._stopping.set()
 
     def close(self) -> None:
-        """Stop reading; waits a second at most for the camera to be closed."""
+        """Stop reading, and wait for the camera to be closed, a second at most."""
         self.stop()
         if self._thread.is_alive():
             self._thread.join(_JOIN_S)
@@ -247,20 +269,20 @@ class Reader:
                 self._slot.end(SourceError(f"'{self._name}' gave no frame{tried}: {reason}"))
                 self._settled.set()
                 return
-            if not self._said:
-                self._said = True
-                self._warn(f"'{self._name}' is lost and tried again: {reason}")
+            if not self._warned:
+                self._warned = True
+                self._warn(f"'{self._name}' is lost and will be opened again: {reason}")
             pause_s = self._settings.wait_s(failed, draw.random())
             self._stopping.wait(min(pause_s, self._left_s()))
 
     def _left_s(self) -> float:
-        """How much longer to wait for the first frame; endless once it came, or by the settings."""
+        """Seconds left to wait for the first frame; endless once it came, and by default."""
         if self._seen_frames or not self._settings.wait_for_first or self._settings.first_s is None:
             return threading.TIMEOUT_MAX
         return self._started_at + self._settings.first_s - time.monotonic()
 
     def _connect_once(self) -> tuple[bool, str]:
-        """Connect and read until that ends. Whether frames came, and why it ended."""
+        """Connect and read until that ends; return whether frames came, and why it ended."""
         self._left_behind = [c for c in self._left_behind if not c.ended.is_set()]
         if len(self._left_behind) >= MAX_ABANDONED:
             return False, f"{MAX_ABANDONED} connections hang; none is opened until one returns."
@@ -294,9 +316,11 @@ _open_connections: weakref.WeakSet[_Connection] = weakref.WeakSet()
 
 @atexit.register
 def _leave_cameras() -> None:
-    """Let reads come back before the interpreter goes. Before Python 3.14, a thread that returns
-    from C++ after that ends the process with "terminate called without an active exception". A
-    read that hangs is not waited for beyond its timeout."""
+    """Let reads come back before the interpreter ends.
+
+    Before Python 3.14, a thread that returns from C++ after that ends the process with "terminate
+    called without an active exception". A read that hangs is not waited for beyond its timeout.
+    """
     for reader in list(_open_readers):
         reader.stop()
     connections = list(_open_connections)

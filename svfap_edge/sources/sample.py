@@ -1,4 +1,4 @@
-"""Frames that are drawn: the built-in demonstration."""
+"""Sources whose frames are drawn as they are read, and the built-in demonstration, "sample"."""
 
 from __future__ import annotations
 
@@ -9,15 +9,22 @@ import numpy as np
 
 from svfap_edge.errors import DependencyMissing
 
-from .frames import BaseSource, Frame
+from .frames import Frame, Source
 
 
-class Generated(BaseSource):
-    """Frames drawn by a function of time."""
+class Generated(Source):
+    """Frames that a function of time draws."""
 
     def __init__(
         self, name: str, draw: Callable[[float], np.ndarray], seconds: float, fps: float
     ) -> None:
+        """
+        Args:
+            name: For messages and results.
+            draw: Returns the image, (H, W, 3) uint8 RGB, of a time in seconds from 0.
+            seconds: Length of the source.
+            fps: Frames a second.
+        """
         super().__init__(name, round(seconds * fps), fps)
         self._draw = draw
 
@@ -43,10 +50,10 @@ def sample_source() -> Generated:
     except ImportError as error:
         raise DependencyMissing(
             'The sample needs scikit-image: pip install "svfap-edge[demo]". '
-            "Or run on a video of your own: svfap-edge run VIDEO"
+            "Or run a video of your own: svfap-edge run VIDEO"
         ) from error
     portrait = data.astronaut()  # type: ignore[no-untyped-call]
-    # View (center x, center y, width) of the 512x512 portrait at these times.
+    # What the camera sees at these times: (center x, center y, width) in the 512x512 portrait.
     times = (0.0, 1.2, 2.4, 3.5, 4.2, 6.0)
     views = np.array(
         [(215, 125, 300), (235, 120, 270), (222, 135, 250), (230, 125, 290), (400, 390, 200),

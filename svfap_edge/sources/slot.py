@@ -1,4 +1,4 @@
-"""The one place where a live source's newest frame waits, and the account of all of them."""
+"""The slot in which a live source's newest frame waits, and the counts of all its frames."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from svfap_edge.errors import SvfapError
 from .frames import Frame, Gap, SourceCounts
 
 BLACK_LEVEL = 16
-"""A picture is black if none of its 32x32 parts is brighter than this on average (of 255). Sensors
-behind a lens cap give noise below it; video's limited range has black at 16."""
+"""A picture is black if none of its 32x32 parts has a mean above this, on the scale of 0 to 255.
+Sensors behind a lens cap give noise below it; the limited range of video has black at 16."""
 
 SAMPLE_STEP = 16
-"""Every so many rows and columns are compared first, then the whole picture if these agree."""
+"""Every 16th row and column is compared first, and the whole picture only if these agree."""
 
 
 @dataclass(frozen=True)
@@ -31,11 +31,11 @@ class _Entry:
 
 
 class Slot:
-    """Holds the newest frame until it is taken; a newer one replaces it. One may put while another
-    takes, from different threads; the one who puts never waits.
+    """Holds the newest frame until it is taken; a newer one replaces it.
 
-    A frame that repeats the one before it exactly (a camera's picture never does: its noise
-    differs), or is black, is withheld.
+    One thread may put while another takes; `put` never waits for `take`. A frame is withheld if it
+    is black, or if it repeats the one before it exactly: a working camera never does, because its
+    noise differs.
     """
 
     def __init__(
@@ -48,9 +48,9 @@ class Slot:
     ) -> None:
         """
         Args:
-            warn: Takes what went wrong, once for each kind.
-            missing_s: Without a frame for so long there is a gap.
-            counting: Keep frames from now on; else from `start` on, and none before.
+            warn: Called with a text when something went wrong, once for each kind.
+            missing_s: Seconds without a frame after which there is a gap.
+            counting: Whether frames are kept and counted from now on, or only after `start`.
             withholding: Whether repeated and black frames are withheld.
         """
         self._warn = warn
@@ -67,35 +67,40 @@ class Slot:
         self._after_gap = False
         self._last_s: float | None = None
         self._news_at = time.monotonic()
-        self._told = 0
-        self._closed = False
+        self._gaps_reported = 0  # in this time without frames
         self.origin_s: float | None = None
         self.error: SvfapError | None = None
         self.finished = False
 
     @property
     def drained(self) -> bool:
-        """No more frames come and none waits."""
+        """Whether no more frames come and none waits."""
         with self._changed:
             return self.finished and self._entry is None
 
     @property
     def counts(self) -> SourceCounts:
+        """What became of the frames so far."""
         with self._changed:
             return self._counts
 
     def start(self) -> None:
-        """Frames are wanted from now on."""
+        """Keep and count frames from now on."""
         with self._changed:
             self._counting = True
             self._news_at = time.monotonic()
 
     def put(self, image: np.ndarray, time_s: float) -> None:
-        """Leave a frame, which must not be written to any more. `time_s` must exceed the last."""
+        """Leave a frame for whoever takes it.
+
+        Args:
+            image: (H, W, 3) uint8 RGB, which must not be written to any more.
+            time_s: Capture time in seconds. A frame that is not later than the last is dropped.
+        """
         duplicate = self._withholding and _same(image, self._previous)
         black = self._withholding and (self._black if duplicate else _is_black(image))
         with self._changed:
-            if self._closed or self.finished:
+            if self.finished:
                 return
             before, self._previous, self._black = self._previous, image, black
             if before is not None and before.shape != image.shape:
@@ -116,12 +121,12 @@ class Slot:
             self.origin_s = time_s if self.origin_s is None else self.origin_s
             self._entry = _Entry(image, time_s, index, self._after_gap)
             self._after_gap = False
-            self._reason, self._told = "silent", 0
+            self._reason, self._gaps_reported = "silent", 0
             self._last_s, self._news_at = time_s, time.monotonic()
             self._changed.notify_all()
 
     def take(self, timeout_s: float) -> Frame | None:
-        """The newest frame, once; None if none came in time or no more will."""
+        """Take the newest frame out; None if none came within `timeout_s` or no more will."""
         with self._changed:
             if self._entry is None and not self.finished:
                 self._changed.wait(timeout_s)
@@ -133,18 +138,18 @@ class Slot:
             return Frame(entry.image, entry.time_s - self.origin_s, entry.index, entry.gap)
 
     def wait_taken(self, timeout_s: float) -> bool:
-        """Wait until no frame lies here; whether that is so."""
+        """Wait until no frame waits here, `timeout_s` at most; return whether that is so."""
         with self._changed:
             return self._changed.wait_for(lambda: self._entry is None, timeout_s)
 
     def gap(self) -> Gap | None:
-        """Whether frames have been missing for `missing_s`, once per such time."""
+        """A gap once frames have been missing for `missing_s`, and again after each such time."""
         with self._changed:
             silent_s = time.monotonic() - self._news_at
             number = int(silent_s / self._missing_s)
-            if self._entry is not None or number <= self._told:
+            if self._entry is not None or number <= self._gaps_reported:
                 return None
-            first, self._told = self._told == 0, number
+            first, self._gaps_reported = self._gaps_reported == 0, number
             self._after_gap = True
             if first:
                 self._add(gaps=1)
@@ -157,8 +162,9 @@ class Slot:
         """Add to the counts.
 
         Args:
-            lost: The connection is lost: so a gap will be called.
-            gap: The next frame comes after a gap.
+            lost: The connection is lost, which is the reason of the gap that may follow.
+            gap: The next frame is the first after a gap.
+            **counts: Numbers to add, by the names of `SourceCounts`.
         """
         with self._changed:
             self._add(**counts)
@@ -166,16 +172,16 @@ class Slot:
             self._reason = "lost" if lost else self._reason
 
     def end(self, error: SvfapError | None = None) -> None:
-        """No more frames come. The waiting one can still be taken; then `error` is due."""
+        """Say that no more frames come. One that waits can still be taken; then `error` is due."""
         with self._changed:
             if not self.finished:
                 self.finished, self.error = True, error
             self._changed.notify_all()
 
     def close(self) -> None:
-        """No more frames are wanted; the waiting one is dropped. Idempotent."""
+        """Drop the frame that waits and take no more. It may be called again."""
         with self._changed:
-            self._closed = self.finished = True
+            self.finished = True
             if self._entry is not None:
                 self._entry = None
                 self._add(dropped=1)

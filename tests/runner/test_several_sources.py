@@ -26,7 +26,7 @@ from svfap_edge.runtimes import Engine
 from svfap_edge.sinks.jsonl import JsonLines
 from svfap_edge.sources.frames import Frame, Gap, Source, SourceCounts
 from svfap_edge.sources.live import Camera, LiveSettings, PushSource
-from svfap_edge.sources.opening import name_sources, open_source, split_name
+from svfap_edge.sources.opening import open_source
 from svfap_edge.sources.sample import Generated
 from tests.cameras import FakeCamera, MjpegServer, until
 from tests.cli.test_commands import call, refused
@@ -80,53 +80,6 @@ def without_times(line: dict[str, Any]) -> dict[str, Any]:
     if "cameras" in plain:
         plain["cameras"] = {name: without_times(each) for name, each in plain["cameras"].items()}
     return plain
-
-
-@pytest.mark.parametrize(
-    ("text", "name", "source"),
-    [
-        ("door=0", "door", "0"),
-        ("cam_1.left-2=a video.mp4", "cam_1.left-2", "a video.mp4"),
-        ("desk=rtsp://me:pw@10.0.0.7/1?token=x==", "desk", "rtsp://me:pw@10.0.0.7/1?token=x=="),
-        ("rtsp://10.0.0.7/1?token=x", None, None),
-        ("http://cam/video?a=1&b=2", None, None),
-        ("v4l2src device=/dev/video0 ! videoconvert ! appsink", None, None),
-        ("left=v4l2src device=x ! appsink", "left", "v4l2src device=x ! appsink"),
-        ("/data/take=2.mp4", None, None),
-        ("./take=2.mp4", None, None),
-        ("door=", None, None),
-        ("=0", None, None),
-    ],
-)  # fmt: skip
-def test_name_and_source(text: str, name: str | None, source: str | None) -> None:
-    assert split_name(text) == (name, source or text)
-
-
-def test_a_file_with_an_equals_sign_goes_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert split_name("take=2.mp4") == ("take", "2.mp4")
-    Path("take=2.mp4").touch()
-    assert split_name("take=2.mp4") == (None, "take=2.mp4")
-    assert split_name("a=take=2.mp4") == ("a", "take=2.mp4")
-
-
-def test_names_of_those_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("my frames").mkdir()
-    Path("v.2.mp4").touch()
-    texts = [
-        "0", "/dev/video1", "v.2.mp4", "v.2.mp4", "my frames", "rtsp://me:secret@cam:554/1",
-        "videotestsrc ! appsink", "videotestsrc ! no sink", "sample", "camera-0=7",
-    ]  # fmt: skip
-    assert list(name_sources(texts)) == [
-        "camera-0-2", "camera-1", "v.2", "v.2-2", "my-frames", "cam", "pipeline",
-        "videotestsrc-no-sink", "sample", "camera-0",
-    ]  # fmt: skip
-    assert name_sources(texts)["camera-0"] == "7"
-    with pytest.raises(SvfapError, match="Two cameras are named 'a'"):
-        name_sources(["a=0", "b=1", "a=2"])
 
 
 def test_files_give_what_each_gives_alone(engine: Engine, tmp_path: Path) -> None:

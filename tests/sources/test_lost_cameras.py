@@ -1,4 +1,5 @@
-"""Live sources when something breaks: no hang, nothing wrong presented as valid, and recovery."""
+"""Live sources when something breaks: nothing hangs, nothing wrong is presented as valid, and the
+source recovers."""
 
 from __future__ import annotations
 
@@ -36,7 +37,7 @@ from svfap_edge.sources.frames import Frame, Gap, SourceCounts
 from svfap_edge.sources.live import Camera, LiveSettings, PushSource
 from svfap_edge.sources.opening import open_source
 from svfap_edge.sources.reader import MAX_ABANDONED
-from tests.cameras import FakeCamera, MjpegServer, jpeg, noise, until
+from tests.cameras import FakeCamera, MjpegServer, check_account, jpeg, noise, until
 from tests.conftest import skip_if_ignored
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 from tests.rtsp import RtspServer
@@ -49,7 +50,7 @@ QUICK = LiveSettings(
 
 @pytest.fixture(autouse=True)
 def _no_hang() -> Iterator[None]:
-    """A test that hangs ends the session with every thread's traceback."""
+    """End the session with every thread's traceback if a test hangs."""
     faulthandler.dump_traceback_later(200, exit=True, file=sys.__stderr__)
     yield
     faulthandler.cancel_dump_traceback_later()
@@ -75,13 +76,8 @@ def server() -> Iterator[MjpegServer]:
     server.kill()
 
 
-def check_account(counts: SourceCounts | None) -> None:
-    assert counts is not None
-    assert counts.captured == counts.processed + counts.dropped
-
-
 class Recorder(Sink):
-    """A sink that keeps everything in order, and acts after each frame and gap."""
+    """A sink that keeps everything in order, and calls `act` with every frame and gap."""
 
     def __init__(self, act: Callable[[Perception | Gap], None] = lambda item: None) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -120,8 +116,10 @@ def watched(source: Any) -> list[Frame]:
 def run_through_a_fault(
     engine: Engine, source: Any, breaking: Callable[[], None], mending: Callable[[], None]
 ) -> tuple[Recorder, RunSummary]:
-    """Run: when 3 predictions are there break it, at the first gap mend it, and stop after 3 more
-    predictions. Nothing may be predicted in between, and no clip may span the gap."""
+    """Run; break the source after 3 predictions, mend it at the first gap, stop after 3 more.
+
+    Nothing may be predicted in between, and no clip may span the gap.
+    """
     phase = ["before"]
 
     def act(item: Perception | Gap) -> None:
@@ -504,7 +502,7 @@ def start_run(url: str, bundle: Path, tmp_path: Path, *options: str) -> subproce
 
 
 def lines_of(tmp_path: Path) -> list[dict[str, Any]]:
-    """All whole lines; the last of a file being written may be cut."""
+    """All whole lines; the last line of a file that is being written may be cut."""
     path = tmp_path / "x.jsonl"
     text = path.read_text() if path.exists() else ""
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
@@ -562,11 +560,10 @@ def test_seconds_and_json_of_a_live_run(server: MjpegServer, tiny: Bundle, tmp_p
 
 
 def test_a_process_ends_well_with_a_camera_left_open(server: MjpegServer) -> None:
-    """A read that returns while the interpreter goes would abort it."""
+    """A read that returns while the interpreter ends would abort it."""
     code = (
         "import itertools, sys\n"
-        "from svfap_edge import open_source\n"
-        "from svfap_edge.sources.live import LiveSettings\n"
+        "from svfap_edge import LiveSettings, open_source\n"
         "source = open_source(sys.argv[1], live=LiveSettings(read_timeout_s=0.5))\n"
         "print(len(list(itertools.islice(source, 5))))"
     )

@@ -1,4 +1,4 @@
-"""Passwords in addresses: shown nowhere, however they are written."""
+"""Passwords in addresses are shown nowhere, however they are written."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import pytest
 
 from svfap_edge.benchmark.results import BenchmarkOptions
 from svfap_edge.errors import SourceError, SvfapError
-from svfap_edge.sources.capture import find_target
+from svfap_edge.sources.addresses import find_target, name_sources
 from svfap_edge.sources.live import Camera
-from svfap_edge.sources.opening import name_sources, open_source
+from svfap_edge.sources.opening import open_source
 from svfap_edge.sources.passwords import without_passwords
 from tests.cameras import FakeCamera
 from tests.cli.test_commands import refused
@@ -80,7 +80,7 @@ def test_errors_and_what_opencv_says_are_without_them(
     assert clean(said + str(error.value) + out + errors)
 
 
-def test_the_error_tells_how_to_write_a_password() -> None:
+def test_the_error_says_how_to_write_a_password() -> None:
     with pytest.raises(SourceError, match=r"percent-encoded: # %23, / %2F"):
         open_source(URLS[0])
 

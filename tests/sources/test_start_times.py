@@ -1,4 +1,4 @@
-"""When live sources began: a line with their first frame, and in their summaries."""
+"""When live sources began is said by the line with their first frame and by their summaries."""
 
 from __future__ import annotations
 
@@ -74,14 +74,14 @@ def test_one_live_source(engine: Engine, tmp_path: Path) -> None:
     assert first["type"] == "source" and first["origin_s"] == last["origin_s"] == 7000.5
     assert "camera" not in first
     assert before - 0.1 <= wall_s(first) <= time.time()
-    assert summary.origin is not None and summary.origin.wall_time == last["wall_time"]
+    assert summary.start is not None and summary.start.wall_time == last["wall_time"]
 
 
 def still(seconds: float) -> Generated:
     return Generated("still", lambda time_s: np.full((24, 32, 3), 90, np.uint8), seconds, 25.0)
 
 
-def test_a_file_has_none(engine: Engine, tmp_path: Path) -> None:
+def test_a_file_has_no_start_time(engine: Engine, tmp_path: Path) -> None:
     run(still(1.0), engine, [JsonLines(str(tmp_path / "x"))], detector="none")
     lines = lines_of(tmp_path / "x")
     assert all(line["type"] != "source" and "origin_s" not in line for line in lines)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from svfap_edge.errors import SourceError
-from svfap_edge.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from svfap_edge.media import VIDEO_SUFFIXES, is_image, is_video
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -108,24 +108,24 @@ def clip_at(base: Path, name: str) -> Path | None:
 
 def _holds_images(folder: Path) -> bool:
     with os.scandir(folder) as entries:
-        return any(entry.name.lower().endswith(IMAGE_SUFFIXES) for entry in entries)
+        return any(is_image(entry.name) for entry in entries)
 
 
 def scan(base: Path) -> Iterator[Path]:
     """Every video, and every folder that holds images, under a folder, in order."""
     for place, folders, files in os.walk(base, followlinks=True):
         folders.sort()
-        if any(file.lower().endswith(IMAGE_SUFFIXES) for file in files):
+        if any(is_image(file) for file in files):
             folders.clear()
             yield Path(place)
         else:
-            videos = [file for file in sorted(files) if file.lower().endswith(VIDEO_SUFFIXES)]
+            videos = [file for file in sorted(files) if is_video(file)]
             yield from (Path(place, file) for file in videos)
 
 
 def stem(path: Path) -> str:
     """Name of a clip: of a video without its suffix, of a folder of frames as it is."""
-    return path.stem if path.suffix.lower() in VIDEO_SUFFIXES else path.name
+    return path.stem if is_video(path) else path.name
 
 
 def nothing_found(title: str, base: Path, example: str, others: Sequence[str]) -> SourceError:
@@ -158,7 +158,7 @@ def find_images(root: Path, labels: Sequence[str] = ()) -> tuple[tuple[str, ...]
     places: dict[Part, Path] = {part: root / part for part in parts} or {"train": root}
     images = {
         part: {
-            folder.name: sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
+            folder.name: sorted(p for p in folder.iterdir() if is_image(p))
             for folder in sorted(place.iterdir() if place.is_dir() else ())
             if folder.is_dir()
         }

@@ -19,7 +19,7 @@ import numpy as np
 
 from svfap_edge.atomic import write_text_atomically
 from svfap_edge.errors import SourceError
-from svfap_edge.media import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from svfap_edge.media import is_media
 
 from .release import PARTS, DataSet, Found, Part, Release
 
@@ -175,8 +175,7 @@ def _text(clips: Sequence[Found], out: Path, relative: bool) -> str:
     for clip in clips:
         path = clip.path.absolute()
         name = Path(os.path.relpath(path, out)).as_posix() if relative else str(path)
-        known_end = name.lower().endswith(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-        if " ".join(name.split()) != name or (" " in name and not known_end):
+        if " ".join(name.split()) != name or (" " in name and not is_media(name)):
             raise SourceError(
                 f"'{name}' cannot be written in a list: a folder of frames must have no space in "
                 "its path. Rename the folder, or write relative paths (--relative)."

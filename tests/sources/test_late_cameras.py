@@ -1,4 +1,4 @@
-"""Cameras that are not there yet: waiting for them, and not holding up the others."""
+"""Cameras that are not there yet: they are waited for, and do not hold up the others."""
 
 from __future__ import annotations
 
@@ -144,7 +144,7 @@ def test_cameras_that_are_switched_off_do_not_hold_up_others(server: MjpegServer
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs Linux's queue of connections")
 @pytest.mark.skipif(built_with("GStreamer"), reason="this OpenCV has GStreamer")
-def test_a_missing_package_is_told_at_once_and_all_are_closed(server: MjpegServer) -> None:
+def test_a_missing_package_is_reported_at_once_and_all_are_closed(server: MjpegServer) -> None:
     live = LiveSettings(connect_timeout_s=1.5, read_timeout_s=1)
     with switched_off() as url:
         addresses = {"a": url, "door": server.url, "test": "videotestsrc ! appsink"}

@@ -1,4 +1,4 @@
-"""Sources: order, times, and files that are not what they seem."""
+"""Videos, folders and images: order, times, and files that are not what they seem."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import cv2
 import numpy as np
 import pytest
 
+from svfap_edge import open_source
 from svfap_edge.errors import SourceError
 from svfap_edge.sources.frames import Frame
-from svfap_edge.sources.opening import open_source
 
 
 def write_video(path: Path, times_ms: list[int], size: tuple[int, int] = (64, 48)) -> Path:
