@@ -8,10 +8,9 @@ from dataclasses import replace
 
 import numpy as np
 
-from svfap_edge.clip import check_advance, check_frame
+from svfap_edge.clip import MIN_COVERAGE, check_advance, check_frame
 from svfap_edge.errors import InferenceError
 from svfap_edge.runtimes import Engine, Prediction, Stream
-from svfap_edge.runtimes.engine import MIN_COVERAGE
 
 from .budget import Budget, Load
 from .detectors import Box, Detector, crop_face, open_detector
