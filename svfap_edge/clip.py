@@ -23,7 +23,7 @@ MIN_COVERAGE = 0.5
 """Share of a clip's slots that must hold a captured frame for a prediction, by default."""
 
 FRAMES_PER_SPACING = 8
-"""Captured frames kept per clip spacing. Faster cameras are thinned to this, which bounds memory."""
+"""Captured frames kept per clip spacing. Faster cameras are thinned to this, to bound memory."""
 
 HOP_TOLERANCE_S = 0.005
 """A frame this many seconds before a hop counts as on it, because container times are rounded to
@@ -36,6 +36,7 @@ LONG_SPACINGS = 3
 """Long spacings in a row after which `TimeUnitCheck` warns."""
 
 Phase = Literal["warming", "valid", "stale"]
+"""Whether a stream gives predictions; see `ClipSchedule`."""
 
 
 @dataclass(frozen=True)
@@ -270,8 +271,8 @@ class ClipSchedule:
     """Which frames of one stream end a clip that is to be predicted.
 
     The first clip is due as soon as enough of it is there, and does not wait for its hop. The
-    others are due on the first frame of each hop of the grid; the hop after a first clip is at
-    least half a hop away. After a loss the stream starts again in the same way.
+    others are due on the first frame of each hop of the grid; the hop after a first clip is more
+    than half a hop away. After a loss the stream starts again in the same way.
 
     Attributes:
         hop_s: Seconds between clips.
