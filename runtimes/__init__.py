@@ -1,4 +1,4 @@
-"""Engines behind one interface, and the streaming API on top. Imports no engine until asked."""
+"""Engines behind one interface, and the streaming API on top. An engine is imported on use."""
 
 from .backend import Backend, ModelSpec, Outputs
 from .choice import available_engines, load_backend

@@ -1,4 +1,4 @@
-"""One interface to every engine, and the table that says which module implements it."""
+"""The interface of every engine, and checks of what goes into one and comes out of it."""
 
 from __future__ import annotations
 
@@ -11,19 +11,21 @@ import numpy as np
 
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import BundleError, FrameError, InferenceError
+from svfap_edge.errors import BundleError, ConfigError, FrameError, InferenceError
 
 INPUT_NAME = "clips"
+"""Name of the input of every exported model."""
 
 Mode = Literal["latency", "throughput"]
-"""How an engine uses its CPU threads: all for one batch, or one for each clip."""
+"""How an engine uses its CPU threads: all of them for one batch, or one for each clip."""
 
 
 class Outputs(NamedTuple):
     """What a model returns for N clips.
 
-    `logits` is (N, L) float32: class logits, or values. `features` is (N, F) float32 for a bundle
-    exported with features, else None.
+    Attributes:
+        logits: (N, L) float32; class logits, or values.
+        features: (N, F) float32 for a bundle exported with features, else None.
     """
 
     logits: np.ndarray
@@ -36,13 +38,13 @@ class ModelSpec:
 
     Attributes:
         clip: Clip geometry of the input.
-        outputs: L, the width of the logits.
-        features: F, or 0 where the artifact returns no features.
-        artifact: Name in the bundle, for example "fp32.onnx".
-        engine: "openvino", "onnxruntime", "tensorrt", or "onnxruntime:" and the execution
-            provider: "onnxruntime:cuda".
-        precision: What the engine really computes in, for example "f32"; asked of the engine
-            where it can tell, never assumed from the file.
+        outputs: Width L of the logits.
+        features: Width F of the features; 0 where the artifact returns none.
+        artifact: Name of the artifact in the bundle, for example "fp32.onnx".
+        engine: Name of the engine: "openvino", "onnxruntime" or "tensorrt"; "onnxruntime:cuda" and
+            the like for ONNX Runtime with another execution provider than the CPU.
+        precision: Number type that the engine really computes in, for example "f32". The engine is
+            asked where it can answer; it is never assumed from the file.
     """
 
     clip: ClipSpec
@@ -59,14 +61,16 @@ class Backend(Protocol):
     spec: ModelSpec
 
     def run(self, clips: np.ndarray) -> Outputs:
-        """(N, T, H, W, 3) uint8 RGB to `Outputs`; N may differ from call to call."""
+        """Run the model on clips (N, T, H, W, 3) uint8 RGB; N may differ from call to call."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Free the model. More calls do nothing."""
+        ...
 
 
 def check_clips(clips: np.ndarray, spec: ClipSpec) -> None:
-    """Raises FrameError unless `clips` is (N, T, H, W, 3) uint8 of the model's geometry, N > 0."""
+    """Raise FrameError unless `clips` is (N, T, H, W, 3) uint8 of the model's geometry, N > 0."""
     fits = clips.ndim == 5 and clips.shape[1:] == spec.shape and len(clips) > 0
     if clips.dtype != np.uint8 or not fits:
         want = ", ".join(map(str, spec.shape))
@@ -82,14 +86,17 @@ def check_model(
     """Compare what an engine read from a model with the manifest.
 
     Args:
-        input_shape: With None for a free dimension.
+        path: The model's file, for messages.
+        bundle: The bundle with the manifest.
+        input_shape: Shape of the model's input, None for a free dimension.
+        input_type: Element type of the input in the words of the engine.
         outputs: Width of each output, None where free.
 
     Returns:
-        (L, F): widths of logits and features, F is 0 without features.
+        Widths (L, F) of logits and features; F is 0 without features.
 
     Raises:
-        BundleError: naming both sides.
+        BundleError: they differ. The message names both sides.
     """
     manifest = bundle.manifest
     want_shape = (None, *manifest.clip.shape)
@@ -113,7 +120,7 @@ def check_model(
 
 
 def check_outputs(outputs: Outputs, count: int, spec: ModelSpec) -> None:
-    """Raises InferenceError unless logits (count, L) and features (count, F) are finite."""
+    """Raise InferenceError unless logits (count, L) and features (count, F) are finite."""
     expected = [(outputs.logits, (count, spec.outputs))]
     if outputs.features is not None:
         expected.append((outputs.features, (count, spec.features)))
@@ -131,8 +138,16 @@ def check_outputs(outputs: Outputs, count: int, spec: ModelSpec) -> None:
 
 
 def artifact_error(engine: str, artifact: Artifact, error: Exception) -> InferenceError:
-    """An engine's own words for a model it does not take."""
+    """The error to raise for a model that an engine does not take, with the engine's words."""
     return InferenceError(
         f"{engine} cannot load '{artifact.name}': {str(error).strip()[:600]}\n"
         "The file is intact (its digest was checked). Update the engine, or try another one."
+    )
+
+
+def closed_error(spec: ModelSpec) -> ConfigError:
+    """The error to raise when a backend is used after `close`."""
+    return ConfigError(
+        f"The {spec.engine} backend of '{spec.artifact}' is closed; load the model again with "
+        "Engine.load."
     )

@@ -1,4 +1,7 @@
-"""Which engine runs which artifact on this machine."""
+"""Which engine runs which artifact on this machine: the table of engines, and the choice.
+
+A new engine is a module with a function `load` that returns a `Backend`, and a row of `ENGINES`.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, get_args
 
 from svfap_edge.bundle import Artifact, Bundle
-from svfap_edge.errors import BackendUnavailable, BundleError, SvfapError
+from svfap_edge.errors import BackendUnavailable, BundleError, ConfigError, SvfapError
 
 from .backend import Backend, Mode
 
@@ -20,13 +23,14 @@ class EngineEntry:
     """A row of `ENGINES`.
 
     Attributes:
-        module: With `load`.
-        libraries: Python modules, one of which it needs.
-        formats: Those it runs.
-        install: How to get it.
-        check: Module with `obstacle(artifact)`, which tells why an artifact cannot run on this
-            machine; "" where every machine with the library runs every artifact.
-        providers: What may follow its name after a colon, only when asked for.
+        module: Module of this package with the function `load`.
+        libraries: Python modules, one of which the engine needs.
+        formats: Formats of artifacts that the engine runs.
+        install: How to install the engine.
+        check: Module of this package with `obstacle(artifact)`, which says why an artifact cannot
+            run on this machine; "" where every machine with the library runs every artifact.
+        providers: Words that may follow the engine's name after a colon; `auto` never uses them.
+        modes: Whether `load` takes a mode, because the engine shares CPU threads out among clips.
     """
 
     module: str
@@ -36,7 +40,6 @@ class EngineEntry:
     check: str = ""
     providers: tuple[str, ...] = ()
     modes: bool = False
-    """Whether its `load` takes a mode: it shares CPU threads out among clips."""
 
 
 ENGINES: dict[str, EngineEntry] = {
@@ -63,15 +66,16 @@ ENGINES: dict[str, EngineEntry] = {
         modes=True,
     ),
 }
-"""Engines in the order in which `auto` tries them. On other processors than x86-64 ONNX Runtime
-comes first for ONNX artifacts."""
+"""All engines by name, in the order in which `auto` tries them. On other processors than x86-64,
+ONNX Runtime comes first for ONNX artifacts."""
 
 
 ARTIFACT_ORDER = (
     "fp16.tensorrt", "int8.tensorrt", "int8.openvino", "int8.onnx", "fp16.onnx", "fp32.onnx",
 )  # fmt: skip
-"""Which artifact of a bundle `auto` prefers: the fastest first. Plans, which are built for the one
-GPU they run on, come before all; half precision before INT8, which need not be faster there."""
+"""The order in which `auto` prefers the artifacts of a bundle, the fastest first. Plans come before
+all, because they are built for the one GPU they run on; among plans half precision comes before
+INT8, which need not be faster there."""
 
 
 BUILD_A_PLAN = (
@@ -81,18 +85,23 @@ BUILD_A_PLAN = (
 
 
 def installed(engine: str) -> bool:
-    """Whether a library of an engine can be imported; does not import it."""
+    """Whether a library of an engine can be imported. This does not import it."""
     return any(importlib.util.find_spec(name) is not None for name in ENGINES[engine].libraries)
 
 
 def available_engines(form: str | None = None) -> list[str]:
-    """Engines whose library is installed here; with `form`, those that run this format."""
+    """Names of the engines whose library is installed here.
+
+    Args:
+        form: Format of an artifact, for example "onnx": list only engines that run it.
+    """
     able = [name for name, entry in ENGINES.items() if form is None or form in entry.formats]
     return [name for name in able if installed(name)]
 
 
 def obstacle(artifact: Artifact, engine: str) -> SvfapError | None:
-    """What keeps an installed engine from running an artifact on this machine; None: nothing."""
+    """What keeps an installed engine from running an artifact on this machine; None if nothing
+    does."""
     if not ENGINES[engine].check:
         return None
     module = importlib.import_module(f"{__package__}.{ENGINES[engine].check}")
@@ -101,10 +110,12 @@ def obstacle(artifact: Artifact, engine: str) -> SvfapError | None:
 
 
 def split_engine(engine: str) -> tuple[str, str]:
-    """("onnxruntime", "cuda") of "onnxruntime:cuda"; the second is "" where nothing is said.
+    """Split an engine's name into engine and provider: "onnxruntime:cuda" gives "onnxruntime" and
+    "cuda"; the provider is "" where none is named.
 
     Raises:
-        BackendUnavailable: no such engine, or no such provider of it; with those there are.
+        BackendUnavailable: there is no such engine, or it has no such provider. The message lists
+            those there are.
     """
     name, colon, provider = engine.partition(":")
     if name not in ENGINES:
@@ -121,22 +132,24 @@ def split_engine(engine: str) -> tuple[str, str]:
 
 
 def choose(bundle: Bundle, artifact: str | None = None, engine: str = "auto") -> tuple[str, str]:
-    """Artifact and engine for a bundle on this machine.
+    """Choose artifact and engine for a bundle on this machine.
 
-    An explicit choice is obeyed or refused, never replaced. Left to itself, it passes over plans
-    that this machine cannot run.
+    An explicit choice is obeyed or refused, never replaced. Without one, plans that this machine
+    cannot run are passed over.
 
     Args:
-        engine: "auto", a name of `ENGINES`, or with a provider: "onnxruntime:cuda".
+        bundle: The bundle.
+        artifact: Name of an artifact of it; None for the best one that an installed engine runs.
+        engine: "auto", a name of `ENGINES`, or a name with a provider: "onnxruntime:cuda".
 
     Returns:
-        (artifact name, engine name).
+        Name of the artifact and name of the engine.
 
     Raises:
-        BundleError: no such artifact, or the engine does not run its format.
-        BackendUnavailable: the engine, or every engine that could run it, is not installed, or
-            what it needs is not here.
-        EngineIncompatible: the artifact was built for another machine, and none else was asked
+        BundleError: there is no such artifact, or the engine does not run its format.
+        BackendUnavailable: the engine, or every engine that could run the artifact, is not
+            installed, or something that it needs is not here.
+        EngineIncompatible: the artifact was built for another machine, and no other one was asked
             for or is in the bundle.
     """
     have = ", ".join(available_engines()) or "none"
@@ -196,18 +209,22 @@ def load_backend(
     """Verify an artifact and load it.
 
     Args:
+        bundle: The bundle.
+        artifact: Name of an artifact of it; None for the best one that an installed engine runs.
+        engine: "auto", a name of `ENGINES`, or a name with a provider: "onnxruntime:cuda".
         threads: CPU threads the engine may use; None leaves it to the engine.
-        mode: See `Engine.load`.
+        mode: "latency": all threads work on one batch. "throughput": each thread works on a clip
+            of its own.
 
     Raises:
-        ValueError: no such mode.
-        BundleError: damaged files, or a model that does not fit the manifest.
-        BackendUnavailable: see `choose`.
-        EngineIncompatible: see `choose`; or the engine refused the plan.
+        ConfigError: there is no such mode.
+        BundleError: files are damaged, the model does not fit the manifest, or `choose` raises it.
+        BackendUnavailable: an engine or something that it needs is not here.
+        EngineIncompatible: the plan was built for another machine, or the engine refused it.
         InferenceError: the engine refused the model.
     """
     if mode not in get_args(Mode):
-        raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
+        raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
     name, chosen = choose(bundle, artifact, engine)
     base, provider = split_engine(chosen)
     path, module = _side_by_side(
@@ -222,7 +239,8 @@ def load_backend(
 
 
 def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-    """Results of both calls, the first made in a thread; what the first raises goes first."""
+    """Results of both calls, the first of which is made in a thread. If both raise, the error of
+    the first is raised."""
     found: list[Any] = []
     raised: list[BaseException] = []
 

@@ -1,7 +1,7 @@
-"""NVIDIA's driver, asked directly: which GPU is here, its primary context, and CUDA graphs.
+"""Calls of NVIDIA's driver: which GPU is here, its primary context, and CUDA graphs.
 
-Needs neither the CUDA toolkit nor a Python binding. Names and numbers are those of the CUDA driver
-API (cuda.h). The GPU is the first one; CUDA_VISIBLE_DEVICES says which that is.
+This needs neither the CUDA toolkit nor a Python binding. Names and numbers are those of the CUDA
+driver API (cuda.h). The GPU is the first one; CUDA_VISIBLE_DEVICES says which that is.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ class Gpu:
     """A GPU as its driver describes it.
 
     Attributes:
-        name: "Orin", "NVIDIA GeForce RTX 4070".
-        capability: Compute capability, "8.7".
-        memory: Bytes; on Jetson, shared with the processor.
-        cuda: Newest CUDA version that the driver supports, "12.6".
+        name: Name of the GPU, for example "Orin" or "NVIDIA GeForce RTX 4070".
+        capability: Compute capability, for example "8.7".
+        memory: Memory in bytes; on Jetson it is shared with the processor.
+        cuda: Newest CUDA version that the driver supports, for example "12.6".
     """
 
     name: str
@@ -48,7 +48,7 @@ def _driver() -> Any:
     """The driver's library, initialized.
 
     Raises:
-        BackendUnavailable: no driver, or no GPU that it can use.
+        BackendUnavailable: there is no driver, or no GPU that it can use.
     """
     try:
         library = ctypes.CDLL(LIBRARY)
@@ -72,16 +72,16 @@ def _words(library: Any, status: int) -> str:
 
 
 def _call(function: str, *arguments: Any) -> None:
-    """Raises CudaError with the driver's words unless the call succeeds."""
+    """Call a function of the driver; raise CudaError with the driver's words if it fails."""
     if status := getattr(_driver(), function)(*arguments):
         raise CudaError(f"{function}: {_words(_driver(), status)}")
 
 
 def find_gpu() -> Gpu:
-    """The GPU that would be used.
+    """Describe the GPU that would be used.
 
     Raises:
-        BackendUnavailable: no driver, or no GPU.
+        BackendUnavailable: there is no driver, or no GPU.
     """
     library = _driver()
     device, version, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
@@ -101,7 +101,7 @@ def find_gpu() -> Gpu:
 
 
 class PrimaryContext:
-    """The context that PyTorch and the CUDA runtime use too, current only inside `current`."""
+    """The context that PyTorch and the CUDA runtime use, too; it is current only in `current`."""
 
     def __init__(self) -> None:
         self._handle = ctypes.c_void_p()
@@ -109,6 +109,7 @@ class PrimaryContext:
 
     @contextmanager
     def current(self) -> Iterator[None]:
+        """Make the context current in this thread, and restore what was current before."""
         _call("cuCtxPushCurrent_v2", self._handle)
         try:
             yield
@@ -116,15 +117,17 @@ class PrimaryContext:
             _call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
 
     def release(self) -> None:
+        """Give the context back. It cannot be used any more."""
         _call("cuDevicePrimaryCtxRelease_v2", DEVICE)
 
 
 class CudaGraph:
-    """Work recorded from a stream, launched again by one call. Its context must be current.
+    """Work that was recorded from a stream and is launched again by one call. The CUDA context must
+    be current in every call.
 
     Args:
         stream: Handle of a stream without pending work.
-        record: Puts the work on the stream; nothing of it runs yet.
+        record: Puts the work on the stream. Nothing of it runs yet.
 
     Raises:
         CudaError: something in `record` cannot be captured. The stream is usable again.
@@ -148,9 +151,11 @@ class CudaGraph:
             raise
 
     def launch(self) -> None:
+        """Put the work on the stream."""
         _call("cuGraphLaunch", self._launchable, self._stream)
 
     def free(self) -> None:
+        """Free the graph. More calls do nothing."""
         for function, handle in (
             ("cuGraphExecDestroy", self._launchable),
             ("cuGraphDestroy", self._graph),

@@ -6,12 +6,13 @@ import os
 import threading
 import time
 from collections.abc import Iterable
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
-from svfap_edge.clip import SampledClip
-from svfap_edge.errors import InferenceError, SvfapError
+from svfap_edge.clip import HOP_S, MIN_COVERAGE, HopGrid, SampledClip
+from svfap_edge.errors import ConfigError, InferenceError, SvfapError
 
 from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs
 from .choice import load_backend
@@ -19,14 +20,13 @@ from .prediction import Prediction, interpret
 from .stream import Stream
 
 MAX_BATCH = 16
-"""Clips given to the engine at once; more are run in turns."""
-
-MIN_COVERAGE = 0.5
-"""Default share of a clip's slots that must be real for a prediction."""
+"""Most clips given to the engine at once; more are run in turns."""
 
 
 class Engine:
-    """A loaded model. Holds no state of any stream but the list of open ones.
+    """A loaded model that serves any number of streams, whose state is theirs alone.
+
+    It may be used from several threads.
 
     >>> with Engine.load() as engine:
     ...     engine.manifest.task.labels[:2]
@@ -36,10 +36,10 @@ class Engine:
     def __init__(self, backend: Backend, manifest: Manifest) -> None:
         self.backend = backend
         self.manifest = manifest
-        self._streams: list[Stream] = []
+        self._streams: WeakValueDictionary[str, Stream] = WeakValueDictionary()  # dropped: gone
         self._lock = threading.Lock()
         self._local = threading.local()  # of each thread, memory for the clips of a step
-        self._hop_origin_s: float | None = None
+        self._hops = HopGrid()
         self._closed = False
 
     @classmethod
@@ -68,7 +68,7 @@ class Engine:
                 at once in either mode.
 
         Raises:
-            ValueError: no such mode.
+            ConfigError: there is no such mode.
             BundleError: missing, damaged, altered or of a newer format.
             BackendUnavailable: the engine is not installed, or has no GPU to run on.
             EngineIncompatible: the plan was built for another GPU or version of TensorRT.
@@ -78,57 +78,66 @@ class Engine:
 
     @property
     def spec(self) -> ModelSpec:
-        """What was loaded: clip geometry, artifact, engine, effective precision."""
+        """What was loaded: clip geometry, artifact, engine and effective precision."""
         return self.backend.spec
 
     def open_stream(
         self,
         name: str,
         *,
-        hop_s: float = 0.5,
+        hop_s: float = HOP_S,
         min_coverage: float = MIN_COVERAGE,
         smoothing_s: float = 0.0,
     ) -> Stream:
-        """A new stream for one face.
+        """Open a stream for one face. It is open until it is closed or dropped.
 
         Args:
-            name: Appears in every prediction; unique among the open streams.
-            hop_s: Seconds between predictions.
-            min_coverage: Share of a clip's slots that must hold a captured frame, 0..1. Below it
-                the stream is "warming" or "stale" and predicts nothing.
-            smoothing_s: Time constant of `Prediction.smoothed`, see `Stream.smooth`; 0 for none.
+            name: Name of the stream, which every prediction carries; unique among the open ones.
+            hop_s: Seconds between predictions, 0.5 by default.
+            min_coverage: Share of a clip's slots that must hold a captured frame, above 0 and at
+                most 1; 0.5 by default. Below it the stream is "warming" or "stale" and predicts
+                nothing.
+            smoothing_s: Seconds in which `Prediction.smoothed` follows a step of the scores to
+                63 %; 0, the default, for no smoothing.
 
         Raises:
-            ValueError: a bad value, a name in use, or the engine is closed.
+            ConfigError: an option is out of its range, the name is in use, or the engine is closed.
         """
-        if not hop_s > 0 or not np.isfinite(hop_s):
-            raise ValueError(f"hop_s must be a positive number of seconds; got {hop_s}.")
-        if not 0 < min_coverage <= 1:
-            raise ValueError(f"min_coverage must be in (0, 1]; got {min_coverage}.")
-        if not 0 <= smoothing_s < np.inf:
-            raise ValueError(f"smoothing_s must be 0 or more seconds; got {smoothing_s}.")
+        stream = Stream(
+            name,
+            self.spec.clip,
+            self._hops,
+            hop_s=hop_s,
+            min_coverage=min_coverage,
+            smoothing_s=smoothing_s,
+            step=self.step,
+            forget=self._forget,
+        )
         with self._lock:
             self._check_open()
-            if any(stream.name == name for stream in self._streams):
-                raise ValueError(f"A stream named '{name}' is open already; choose another name.")
-            stream = Stream(self, name, hop_s, min_coverage, smoothing_s)
-            self._streams.append(stream)
-            return stream
+            if name in self._streams:
+                raise ConfigError(
+                    f"A stream named '{name}' is open already on this engine. Is it that of a "
+                    "Perceiver or Cameras on this engine that was not closed? Close that one, or "
+                    "choose another name (for a Perceiver: another prefix)."
+                )
+            self._streams[name] = stream
+        return stream
 
     @property
     def streams(self) -> tuple[Stream, ...]:
-        """The open streams."""
+        """The open streams, in the order in which they were opened."""
         with self._lock:
-            return tuple(self._streams)
+            return tuple(self._streams.values())
 
     def step(
         self, streams: Iterable[Stream] | None = None, *, most: int | None = None
     ) -> list[Prediction]:
-        """Run all clips that are ready, in one batch; see `Stream.add`.
+        """Run all clips that `Stream.add` made ready, in one batch.
 
         Args:
-            streams: Which streams to serve, in this order; None for all open ones.
-            most: Serve only so many; the other clips wait.
+            streams: The streams to serve, in this order; None for all open ones.
+            most: Number of streams to serve at most; the clips of the others wait. None for all.
 
         Returns:
             A prediction for each ready stream, in their order; empty if none was ready.
@@ -170,19 +179,26 @@ class Engine:
         return predictions
 
     def _memory_for(self, count: int) -> np.ndarray:
-        """Memory of this thread for (count, T, H, W, 3) clips; new memory would cost more than
-        filling it."""
+        """Memory of this thread for clips (count, T, H, W, 3). It is used again, because new
+        memory would cost more than filling it."""
         memory: np.ndarray | None = getattr(self._local, "clips", None)
         if memory is None or len(memory) < count:
             memory = self._local.clips = np.empty((count, *self.spec.clip.shape), np.uint8)
         return memory
 
     def infer(self, clips: np.ndarray) -> Outputs:
-        """Run whole clips, without a stream: (N, T, H, W, 3) uint8 RGB to `Outputs`.
+        """Run whole clips, without a stream.
+
+        Args:
+            clips: (N, T, H, W, 3) uint8 RGB, N > 0, of the geometry in `spec.clip`.
+
+        Returns:
+            Logits (N, L) float32, and features (N, F) float32 where the artifact has them.
 
         Raises:
             FrameError: wrong dtype or shape.
             InferenceError: the engine failed, or returned NaN or a wrong shape.
+            ConfigError: the engine is closed.
         """
         self._check_open()
         parts = []
@@ -190,7 +206,7 @@ class Engine:
             batch = clips[start : start + MAX_BATCH]
             try:
                 outputs = self.backend.run(batch)
-            except (SvfapError, ValueError):
+            except SvfapError:
                 raise
             except Exception as error:  # every engine has exceptions of its own
                 raise InferenceError(
@@ -206,20 +222,13 @@ class Engine:
             np.concatenate(features) if features else None,
         )
 
-    def hop_origin(self, timestamp_s: float) -> float:
-        """Origin of the hop grid all streams share: the first timestamp the engine saw."""
+    def _forget(self, stream: Stream) -> None:
         with self._lock:
-            if self._hop_origin_s is None:
-                self._hop_origin_s = timestamp_s
-            return self._hop_origin_s
-
-    def forget(self, stream: Stream) -> None:
-        """Take a stream off the list; called by `Stream.close`."""
-        with self._lock:
-            self._streams = [other for other in self._streams if other is not stream]
+            if self._streams.get(stream.name) is stream:
+                del self._streams[stream.name]
 
     def close(self) -> None:
-        """End all streams and free the model. Idempotent."""
+        """End all streams and free the model. More calls do nothing."""
         for stream in self.streams:
             stream.close()
         if not self._closed:
@@ -229,7 +238,17 @@ class Engine:
 
     def _check_open(self) -> None:
         if self._closed:
-            raise ValueError("The engine is closed; load it again.")
+            raise ConfigError(
+                f"The engine of '{self.spec.artifact}' is closed; load the model again with "
+                "Engine.load."
+            )
+
+    def __repr__(self) -> str:
+        streams = self.streams
+        names = f": {', '.join(stream.name for stream in streams)}" if streams else ""
+        state = "closed" if self._closed else f"{len(streams)} open streams{names}"
+        spec = self.spec
+        return f"<Engine {spec.artifact} on {spec.engine} in {spec.precision}, {state}>"
 
     def __enter__(self) -> Engine:
         return self

@@ -14,7 +14,15 @@ import numpy as np
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.cache import compiled_model_cache
 
-from .backend import Mode, ModelSpec, Outputs, artifact_error, check_clips, check_model
+from .backend import (
+    Mode,
+    ModelSpec,
+    Outputs,
+    artifact_error,
+    check_clips,
+    check_model,
+    closed_error,
+)
 
 BF16_INSTRUCTION_SETS = (
     "DEFAULT", "AVX2_VNNI_2", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX",
@@ -24,13 +32,13 @@ BF16_INSTRUCTION_SETS = (
 
 
 class OpenVinoBackend:
-    """A compiled model, and for each calling thread a request; in throughput mode, as many requests
-    as OpenVINO runs at a time, each with one clip of the batch."""
+    """A compiled model. Each thread that calls has one request; in throughput mode it has as many
+    requests as OpenVINO runs at a time, each with one clip of the batch."""
 
     def __init__(self, compiled: Any, spec: ModelSpec, requests: int = 0) -> None:
         """
         Args:
-            requests: Of a thread in throughput mode; 0 for latency mode.
+            requests: Number of requests of a thread in throughput mode; 0 for latency mode.
         """
         self.spec = spec
         self._compiled: Any = compiled
@@ -40,7 +48,7 @@ class OpenVinoBackend:
     def run(self, clips: np.ndarray) -> Outputs:
         check_clips(clips, self.spec.clip)
         if self._compiled is None:
-            raise ValueError("The backend is closed.")
+            raise closed_error(self.spec)
         if self._requests:
             return self._run_apart(clips)
         request = getattr(self._local, "request", None)
@@ -52,7 +60,7 @@ class OpenVinoBackend:
         return Outputs(logits, features)
 
     def _run_apart(self, clips: np.ndarray) -> Outputs:
-        """Each clip in a request of its own, several at a time."""
+        """Run each clip in a request of its own, several at a time."""
         requests = getattr(self._local, "requests", None)
         if requests is None:
             requests = [self._compiled.create_infer_request() for _ in range(self._requests)]
@@ -86,7 +94,8 @@ class OpenVinoBackend:
 
 
 def has_bf16(core: Any) -> bool:
-    """Whether this CPU computes in bf16, also where ONEDNN_MAX_CPU_ISA imitates a smaller one."""
+    """Whether this CPU computes in bf16. ONEDNN_MAX_CPU_ISA can make it imitate one that does
+    not."""
     limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "").upper()
     if limit and limit not in BF16_INSTRUCTION_SETS:
         return False  # OpenVINO's own answer does not know of the limit, and compiling would fail
@@ -96,6 +105,19 @@ def has_bf16(core: Any) -> bool:
 def load(
     path: Path, bundle: Bundle, artifact: Artifact, threads: int | None, mode: Mode = "latency"
 ) -> OpenVinoBackend:
+    """Compile an artifact for the CPU.
+
+    Args:
+        path: The model's file.
+        bundle: The bundle that the artifact is of.
+        artifact: What to load, verified already.
+        threads: CPU threads that OpenVINO may use; None leaves it to OpenVINO.
+        mode: "latency" or "throughput"; see `Engine.load`.
+
+    Raises:
+        BundleError: the model does not fit the manifest.
+        InferenceError: OpenVINO refuses the model.
+    """
     # OpenVINO silently computes fp32 models in bf16 where the CPU can, so the hint is always set.
     hint = "f32" if artifact.precision == "fp32" else "bf16"
     config: dict[str, Any] = {"PERFORMANCE_HINT": mode.upper()}
@@ -131,9 +153,11 @@ def load(
 
 
 CONVERTER = "openvino.tools.ovc"
+"""A module that `openvino` imports and that running a model does not need; it is slow to load."""
 
 
 def _import() -> Any:
+    """Import OpenVINO without its converter, which is loaded when it is asked for."""
     if "openvino" in sys.modules:
         return sys.modules["openvino"]
     sys.modules[CONVERTER] = None  # type: ignore[assignment]  # makes its import an ImportError

@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU unless another execution provider is asked for."""
+"""ONNX Runtime on the CPU, or on another execution provider where one is asked for."""
 
 from __future__ import annotations
 
@@ -12,18 +12,27 @@ import onnxruntime as ort
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.errors import SvfapError
 
-from .backend import INPUT_NAME, Mode, ModelSpec, Outputs, artifact_error, check_clips, check_model
+from .backend import (
+    INPUT_NAME,
+    Mode,
+    ModelSpec,
+    Outputs,
+    artifact_error,
+    check_clips,
+    check_model,
+    closed_error,
+)
 from .ort_providers import effective_precision, open_session
 
 
 class OrtBackend:
-    """A session of one execution provider, all graph optimizations on. In throughput mode the
+    """A session of one execution provider with all graph optimizations on. In throughput mode the
     session has no threads of its own, and `workers` threads each run it on one clip."""
 
     def __init__(self, session: ort.InferenceSession, spec: ModelSpec, workers: int = 0) -> None:
         """
         Args:
-            workers: Threads in throughput mode; 0 for latency mode.
+            workers: Number of threads in throughput mode; 0 for latency mode.
         """
         self.spec = spec
         self._session: ort.InferenceSession | None = session
@@ -32,7 +41,7 @@ class OrtBackend:
     def run(self, clips: np.ndarray) -> Outputs:
         check_clips(clips, self.spec.clip)
         if self._session is None:
-            raise ValueError("The backend is closed.")
+            raise closed_error(self.spec)
         session = self._session
 
         def run(part: np.ndarray) -> list[np.ndarray]:
@@ -60,12 +69,26 @@ def load(
     provider: str = "cpu",
     mode: Mode = "latency",
 ) -> OrtBackend:
-    """Raises BackendUnavailable if ONNX Runtime does not have the provider; see `open_session`."""
+    """Open a session for an artifact.
+
+    Args:
+        path: The model's file.
+        bundle: The bundle that the artifact is of.
+        artifact: What to load, verified already.
+        threads: CPU threads that ONNX Runtime may use; None leaves it to ONNX Runtime.
+        provider: A key of `PROVIDERS`, "cpu" by default.
+        mode: "latency" or "throughput"; see `Engine.load`.
+
+    Raises:
+        BackendUnavailable: this ONNX Runtime does not have the provider, or there is no GPU.
+        BundleError: the model does not fit the manifest.
+        InferenceError: the provider did not load, or ONNX Runtime refuses the model.
+    """
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Nodes always run one after the other (inter_op_num_threads is for ORT_PARALLEL): a clip of
-    # this model has no branches, so what threads there are share the work of a node, or of a batch.
+    # this model has no branches, so all threads share the work of one node, or of a batch.
     apart = mode == "throughput" and provider == "cpu"
     if apart or threads:
         options.intra_op_num_threads = 1 if apart else threads
@@ -87,7 +110,7 @@ def load(
 
 
 def usable_cores() -> int:
-    """Cores that this process may use."""
+    """Number of cores that this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

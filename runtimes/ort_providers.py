@@ -1,8 +1,8 @@
-"""ONNX Runtime's execution providers: each chosen by name and really used, or refused.
+"""ONNX Runtime's execution providers: each is chosen by name and really used, or refused.
 
-ONNX Runtime by itself goes on without a provider that does not load, with a warning, and computes
-what a provider does not take on the CPU, without one. Here the first is an error, and so is a
-session in which the provider computes nothing.
+By itself ONNX Runtime warns of a provider that does not load and goes on without it; what a
+provider does not take, it computes on the CPU without a warning. Here a provider that does not load
+is an error, and so is a session in which the provider computes nothing.
 """
 
 from __future__ import annotations
@@ -27,13 +27,23 @@ from .backend import INPUT_NAME
 from .cuda_driver import DEVICE, find_gpu
 
 RTX_PLUGIN = "onnxruntime_ep_nv_tensorrt_rtx"
+"""The module that brings TensorRT for RTX to ONNX Runtime."""
+
 LARGEST_BATCH = 16
+"""Most clips in one run of the models that the TensorRTs compile."""
+
 ASSIGNMENT = "session.record_ep_graph_assignment_info"
+"""The option of a session to remember which provider computes which node."""
 
 
 @dataclass(frozen=True)
 class Provider:
-    """A row of `PROVIDERS`: ONNX Runtime's name for it, and how to get it."""
+    """A row of `PROVIDERS`.
+
+    Attributes:
+        name: ONNX Runtime's name of the provider.
+        install: How to install it.
+    """
 
     name: str
     install: str
@@ -52,13 +62,13 @@ PROVIDERS = {
         "NvTensorRTRTXExecutionProvider", 'pip install "svfap-edge[tensorrt-rtx]"'
     ),
 }
-"""Execution providers by the word after "onnxruntime:"."""
+"""Execution providers, by the word that follows "onnxruntime:" in the name of an engine."""
 
 _registering = threading.Lock()
 
 
 def available_providers() -> list[str]:
-    """Words of `PROVIDERS` that this ONNX Runtime lists, and those of plug-ins installed."""
+    """Words of the `PROVIDERS` that this ONNX Runtime lists or that an installed plug-in brings."""
     listed = ort.get_available_providers()
     found = [word for word, provider in PROVIDERS.items() if provider.name in listed]
     plugged = importlib.util.find_spec(RTX_PLUGIN) is not None
@@ -68,13 +78,20 @@ def available_providers() -> list[str]:
 def open_session(
     path: Path, artifact: Artifact, clip: ClipSpec, options: ort.SessionOptions, word: str
 ) -> ort.InferenceSession:
-    """A session whose model is computed by the provider `word`.
+    """Open a session whose model is computed by a provider.
+
+    Args:
+        path: The model's file.
+        artifact: The artifact that the file is of.
+        clip: Geometry of the model's input.
+        options: Options of the session; more are added here.
+        word: The provider, a key of `PROVIDERS`.
 
     Raises:
-        BackendUnavailable: this ONNX Runtime does not have the provider, or it finds no GPU; with
-            the list of those it has.
+        BackendUnavailable: this ONNX Runtime does not have the provider, or the provider finds no
+            GPU. The message lists the providers there are.
         InferenceError: the provider did not load, or takes nothing of the model.
-        Exception: ONNX Runtime's own, for a model it refuses.
+        Exception: ONNX Runtime refuses the model with an error of its own.
     """
     name = PROVIDERS[word].name
     if word not in available_providers():
@@ -102,7 +119,7 @@ def open_session(
 
 
 def _session(path: Path, options: Any, chain: list[Any]) -> ort.InferenceSession:
-    with warnings.catch_warnings():  # what they say is found out, and raised, by check_used
+    with warnings.catch_warnings():  # check_used finds what they warn of, and raises
         warnings.simplefilter("ignore", UserWarning)
         session = ort.InferenceSession(str(path), options, providers=chain)
     session.disable_fallback()
@@ -110,7 +127,7 @@ def _session(path: Path, options: Any, chain: list[Any]) -> ort.InferenceSession
 
 
 def check_used(session: ort.InferenceSession, word: str) -> None:
-    """Raises InferenceError unless the provider is in the session and computes part of it."""
+    """Raise InferenceError unless the provider is in the session and computes part of it."""
     name = PROVIDERS[word].name
     if name not in session.get_providers():
         raise InferenceError(
@@ -128,9 +145,10 @@ def check_used(session: ort.InferenceSession, word: str) -> None:
 
 
 def assigned(session: ort.InferenceSession) -> Counter[str]:
-    """Nodes by the provider that computes them, for a session made with `ASSIGNMENT` on.
+    """Number of nodes by the name of the provider that computes them.
 
-    Empty where this version of ONNX Runtime does not tell.
+    It is empty unless the session was made with `ASSIGNMENT` on, and where this version of ONNX
+    Runtime does not report it.
     """
     counts: Counter[str] = Counter()
     if hasattr(session, "get_provider_graph_assignment_info"):
@@ -140,7 +158,7 @@ def assigned(session: ort.InferenceSession) -> Counter[str]:
 
 
 def effective_precision(artifact: Artifact, word: str) -> str:
-    """What a provider computes in, as configured here.
+    """The number type that a provider computes in, as it is configured here.
 
     The CPU computes in the types of the graph. CUDA does too (TF32 is turned off), but has no
     integer kernels for Q/DQ and computes between them in float32. The TensorRTs use TF32 for
@@ -180,10 +198,10 @@ def _settings(word: str, artifact: Artifact, clip: ClipSpec) -> dict[str, str]:
 
 
 def _rtx_devices() -> list[Any]:
-    """The first GPU of the plug-in of TensorRT for RTX, which is registered once.
+    """The first GPU of the plug-in of TensorRT for RTX. The plug-in is registered once.
 
     Raises:
-        BackendUnavailable: it does not load, or finds no GPU that it supports.
+        BackendUnavailable: the plug-in does not load, or finds no GPU that it supports.
     """
     plugin = importlib.import_module(RTX_PLUGIN)
     name = plugin.get_ep_name()

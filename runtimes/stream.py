@@ -5,24 +5,53 @@ from __future__ import annotations
 import math
 import threading
 import time
-from typing import TYPE_CHECKING, Literal
+import warnings
+from collections import defaultdict
+from collections.abc import Callable
+from functools import partial
+from typing import Literal
 
 import numpy as np
 
-from svfap_edge.clip import FrameBuffer, SampledClip, check_frame
+from svfap_edge.clip import (
+    ClipSchedule,
+    ClipSpec,
+    FrameBuffer,
+    HopGrid,
+    SampledClip,
+    TimeUnitCheck,
+    check_frame,
+    fit_face,
+)
+from svfap_edge.errors import ConfigError
 
-if TYPE_CHECKING:
-    from .engine import Engine
-    from .prediction import Prediction
+from .prediction import Average, Prediction
 
 State = Literal["warming", "valid", "stale", "ended"]
 
-HOP_TOLERANCE_S = 0.005
-"""A frame this little before a hop counts as on it: container times are rounded to milliseconds."""
+
+def check_options(
+    *, hop_s: float = 1.0, min_coverage: float = 1.0, smoothing_s: float = 0.0
+) -> None:
+    """Raise ConfigError, naming the option, unless all are what a stream can work with.
+
+    Args:
+        hop_s: Seconds between predictions; a positive, finite number.
+        min_coverage: Share of a clip's slots that must hold a captured frame; above 0, at most 1.
+        smoothing_s: Time constant in seconds; finite, 0 for no smoothing.
+    """
+    if not 0 < hop_s < math.inf:
+        raise ConfigError(f"hop_s must be a positive number of seconds; got {hop_s}.")
+    if not 0 < min_coverage <= 1:
+        raise ConfigError(f"min_coverage must be above 0 and at most 1; got {min_coverage}.")
+    if not 0 <= smoothing_s < math.inf:
+        raise ConfigError(f"smoothing_s must be 0 or more seconds; got {smoothing_s}.")
 
 
 class Stream:
-    """Frames of one face in, a prediction every hop out. Made by `Engine.open_stream`.
+    """Takes the frames of one face and gives a prediction every hop.
+
+    `Engine.open_stream` makes streams:
 
         with Engine.load() as engine:
             driver = engine.open_stream("driver", hop_s=0.5)
@@ -33,41 +62,79 @@ class Stream:
     The first prediction comes as soon as enough of a clip is there. The others come at hops, which
     lie on one grid for all streams of an engine, so that streams fed from the same camera become
     ready together and share a batch. Hops are counted from the grid's origin and do not drift.
-    `state` is "warming" until enough of the first clip is there, then "valid"; "stale" while too
-    much of the clip is missing; "ended" after `close`.
+
+    When several frames in a row come more than two clip spans apart, the stream warns once
+    (`UserWarning`) and asks whether the times are milliseconds.
 
     Attributes:
-        missed: Clips that were due and not predicted: `Engine.step` came too late, and a newer clip
-            took their place.
+        name: Name of the stream, which every prediction carries.
+        missed: Number of clips that were due and not predicted, because `Engine.step` came too
+            late and a newer clip took their place.
     """
 
     def __init__(
         self,
-        engine: Engine,
         name: str,
+        clip: ClipSpec,
+        grid: HopGrid,
+        *,
         hop_s: float,
         min_coverage: float,
-        smoothing_s: float = 0.0,
+        smoothing_s: float,
+        step: Callable[[list[Stream]], list[Prediction]],
+        forget: Callable[[Stream], None],
     ) -> None:
+        """
+        Args:
+            name: Name of the stream.
+            clip: Geometry of the clips that the model reads.
+            grid: Hops shared with the other streams of the engine.
+            hop_s: Seconds between predictions.
+            min_coverage: Share of a clip's slots, above 0 and at most 1, that must hold a captured
+                frame.
+            smoothing_s: Time constant of `Prediction.smoothed` in seconds; 0 for none.
+            step: Runs the model on the clips of these streams that are ready.
+            forget: Called when the stream is closed.
+
+        Raises:
+            ConfigError: an option is out of its range.
+        """
+        check_options(hop_s=hop_s, min_coverage=min_coverage, smoothing_s=smoothing_s)
         self.name = name
-        self.hop_s = hop_s
-        self.min_coverage = min_coverage
-        self.smoothing_s = smoothing_s
-        self.state: State = "warming"
         self.missed = 0
-        self._engine = engine
-        self._buffer = FrameBuffer(engine.spec.clip)
-        self._hop: int | None = None  # number of the last hop answered, or skipped
+        self._step, self._forget = step, forget
+        self._buffer = FrameBuffer(clip)
+        self._schedule = ClipSchedule(grid, hop_s, min_coverage)
+        self._units = TimeUnitCheck(clip)
+        self._averages: dict[str, Average] | None = None
+        if smoothing_s:
+            self._averages = defaultdict(partial(Average, smoothing_s))
         self._due_s: float | None = None  # end of the clip that waits for `Engine.step`
         self._added_at = 0.0  # clock time of handing over that clip's newest frame
-        self._smoothed: tuple[float, np.ndarray] | None = None  # time and scores
+        self._ended = False
         self._lock = threading.Lock()
 
+    @property
+    def state(self) -> State:
+        """ "warming" until enough of the first clip is there, then "valid"; "stale" while too much
+        of the clip is missing; "ended" after `close`."""
+        return "ended" if self._ended else self._schedule.phase
+
+    @property
+    def hop_s(self) -> float:
+        """Seconds between predictions."""
+        return self._schedule.hop_s
+
+    @property
+    def ready(self) -> bool:
+        """Whether a clip waits for `Engine.step`."""
+        return self._due_s is not None
+
     def add(self, face: np.ndarray, timestamp_s: float) -> bool:
-        """Add one frame without running the model; see `Engine.step`.
+        """Add one frame without running the model; `Engine.step` runs it.
 
         Args:
-            face: (H, W, 3) uint8 RGB crop; resized to the model's size here.
+            face: (H, W, 3) uint8 RGB crop; it is resized to the model's square here.
             timestamp_s: Capture time in seconds; must exceed the previous one.
 
         Returns:
@@ -76,140 +143,116 @@ class Stream:
         Raises:
             FrameError: wrong dtype or shape. The stream is unchanged.
             TimestampError: time did not advance. The stream is unchanged.
-            ValueError: the stream has ended.
+            ConfigError: the stream has ended.
         """
         started = time.perf_counter()
         check_frame(face)
         timestamp_s = float(timestamp_s)
         with self._lock:
-            if self.state == "ended":
-                raise ValueError(f"Stream '{self.name}' has ended; open a new one.")
+            if self._ended:
+                raise ConfigError(
+                    f"Stream '{self.name}' has ended and takes no frames; open a new stream with "
+                    "Engine.open_stream."
+                )
             self._buffer.check_time(timestamp_s)
             place = self._buffer.place(timestamp_s, self._due_s)
             if place is not None:
-                resize_face(face, place)
-            self._decide(timestamp_s, started)
-            return self._due_s is not None
+                fit_face(face, place)
+            if self._schedule.is_due(timestamp_s, self._buffer):
+                self.missed += self._due_s is not None
+                self._due_s, self._added_at = timestamp_s, started
+            elif self._schedule.phase != "valid":
+                self._due_s = None
+            ready = self._due_s is not None
+            message = self._units.add(timestamp_s)
+        if message is not None:
+            warnings.warn(f"Stream '{self.name}': {message}", stacklevel=2)
+        return ready
 
     def push(self, face: np.ndarray, timestamp_s: float) -> list[Prediction]:
         """Add one frame; return predictions that became ready (usually none).
 
         Args:
-            face: (H, W, 3) uint8 RGB crop; resized to the model's size here.
+            face: (H, W, 3) uint8 RGB crop; it is resized to the model's square here.
             timestamp_s: Capture time in seconds; must exceed the previous one.
 
         Raises:
             FrameError: wrong dtype or shape. The stream is unchanged.
             TimestampError: time did not advance. The stream is unchanged.
+            ConfigError: the stream has ended.
             InferenceError: the engine failed; the clip is dropped, the stream goes on.
         """
-        return self._engine.step([self]) if self.add(face, timestamp_s) else []
-
-    @property
-    def ready(self) -> bool:
-        """Whether a clip waits for `Engine.step`."""
-        return self._due_s is not None
+        return self._step([self]) if self.add(face, timestamp_s) else []
 
     def set_hop(self, hop_s: float) -> None:
-        """Change the seconds between predictions, from the next hop on."""
+        """Change the seconds between predictions, from the next hop on.
+
+        Raises:
+            ConfigError: `hop_s` is not a positive number.
+        """
+        check_options(hop_s=hop_s)
         with self._lock:
-            if hop_s != self.hop_s:
-                self.hop_s = hop_s
-                if self._buffer.last_s is not None and self._hop is not None:
-                    self._hop = self._hop_number(self._buffer.last_s)
+            self._schedule.set_hop(hop_s)
 
     def smooth(self, scores: dict[str, float], end_s: float) -> dict[str, float] | None:
-        """A first-order low-pass of the scores: each approaches the newest value by the share
-        1 - exp(-elapsed / smoothing_s), so that a step is followed to 63 % in `smoothing_s`,
-        however often predictions come. Starts at the first scores, and again after `reset`.
+        """A first-order low-pass of the scores over time; see `Average`. It starts at the first
+        scores, and again after `reset`.
+
+        Args:
+            scores: Newest probability of every class, or every value or trait, by name.
+            end_s: End of their clip in seconds.
 
         Returns:
-            By name; None without smoothing.
+            Smoothed scores by name; None without smoothing.
         """
-        if not self.smoothing_s:
+        averages = self._averages
+        if averages is None:
             return None
         with self._lock:
-            values = np.fromiter(scores.values(), float, len(scores))
-            if self._smoothed is not None:
-                time_s, before = self._smoothed
-                share = -math.expm1(-max(0.0, end_s - time_s) / self.smoothing_s)
-                values = before + share * (values - before)
-            self._smoothed = end_s, values
-        return dict(zip(scores, map(float, values), strict=True))
+            return {name: averages[name].add(value, end_s) for name, value in scores.items()}
 
     def mark_stale(self) -> None:
         """Say that the face is lost: nothing is predicted until enough frames came again."""
         with self._lock:
             self._due_s = None
-            if self.state == "valid":
-                self.state = "stale"
+            self._schedule.lose()
 
     def reset(self) -> None:
         """Forget all frames, as after a gap in the source. Time still has to advance."""
         with self._lock:
             self._buffer.clear()
+            self._schedule.restart()
             self._due_s = None
-            self._smoothed = None
-            if self.state != "ended":
-                self.state = "warming"
+            if self._averages is not None:
+                self._averages.clear()
 
     def close(self) -> None:
-        """End the stream. Idempotent."""
+        """End the stream, whose name is free again. More calls do nothing."""
         with self._lock:
-            self.state = "ended"
+            self._ended = True
             self._due_s = None
             self._buffer.release()
-        self._engine.forget(self)
+        self._forget(self)
 
     def take_clip(self, out: np.ndarray) -> tuple[SampledClip, float] | None:
-        """The clip that waits, written to `out`, and the clock time at which its newest frame
-        came; once. None, too, if so much time has passed that too many of its frames are gone."""
+        """Take the clip that waits; it waits no longer.
+
+        Args:
+            out: (T, size, size, 3) uint8 that receives the frames of the clip.
+
+        Returns:
+            The clip, and the clock time in seconds at which its newest frame came. None if no clip
+            waits, or if so much time has passed that too many of its frames are gone.
+        """
         with self._lock:
             if self._due_s is None:
                 return None
             end_s, self._due_s = self._due_s, None
             clip = self._buffer.sample(end_s, out)
-            if not self._covers(clip.coverage):
+            if not self._schedule.covers(clip.coverage):
                 self.missed += 1
                 return None
             return clip, self._added_at
 
-    def _covers(self, coverage: float) -> bool:
-        return coverage >= self.min_coverage - 1e-9
-
-    def _decide(self, timestamp_s: float, started: float) -> None:
-        """Whether the clip that ends now is due, and the state that follows."""
-        hop = self._hop_number(timestamp_s)
-        starting = self.state != "valid"
-        if self._hop is None:
-            self._hop = hop
-        if hop <= self._hop and not starting:
-            return
-        if self._covers(self._buffer.coverage(timestamp_s)):
-            self.missed += self._due_s is not None
-            self._due_s, self._added_at = timestamp_s, started
-            # A first prediction does not wait for its hop; the next hop is at least half one away.
-            self._hop = self._hop_number(timestamp_s + 0.5 * self.hop_s) if starting else hop
-            self.state = "valid"
-        elif hop > self._hop:
-            self._hop = hop
-            self._due_s = None
-            self.state = "warming" if self.state == "warming" else "stale"
-
-    def _hop_number(self, timestamp_s: float) -> int:
-        tolerance = min(HOP_TOLERANCE_S, 0.1 * self.hop_s)
-        origin_s = self._engine.hop_origin(timestamp_s)
-        return math.floor((timestamp_s - origin_s + tolerance) / self.hop_s)
-
-
-def resize_face(face: np.ndarray, place: np.ndarray) -> None:
-    """Write (H, W, 3) to (size, size, 3), all of one memory block; averaging when it shrinks."""
-    size = place.shape[0]
-    if face.shape == place.shape:
-        place[:] = face
-        return
-    import cv2  # a caller whose crops fit never pays for it
-
-    shrinks = min(face.shape[:2]) > size
-    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
-    cv2.resize(face, (size, size), dst=place, interpolation=how)
+    def __repr__(self) -> str:
+        return f"<Stream '{self.name}': {self.state}, a prediction every {self.hop_s:g} s>"

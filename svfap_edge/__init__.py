@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from .perception.results import Perception, Person
     from .runner.run import run
     from .runtimes import Engine, Prediction, Stream
-    from .sources.live import LiveSettings, PushSource
+    from .sources.live import LiveSettings, PulledFrames, PushSource
     from .sources.opening import open_source
     from .tasks import TASKS, Task
 
@@ -42,6 +42,7 @@ _HOMES = {
     "Perception": "perception.results",
     "Person": "perception.results",
     "Prediction": "runtimes",
+    "PulledFrames": "sources.live",
     "PushSource": "sources.live",
     "Stream": "runtimes",
     "SvfapError": "errors",
@@ -64,6 +65,7 @@ __all__ = [
     "Perception",
     "Person",
     "Prediction",
+    "PulledFrames",
     "PushSource",
     "Stream",
     "SvfapError",

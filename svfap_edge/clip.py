@@ -1,17 +1,42 @@
-"""Sampling a clip by time: which captured frame fills which slot."""
+"""Clips by time: which captured frame fills which slot, and when a clip is due.
+
+The runtime and training both read streams by the rules in this module.
+"""
 
 from __future__ import annotations
 
+import math
+import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from .errors import FrameError, TimestampError
 
+HOP_S = 0.5
+"""Seconds between the predictions of a stream, by default."""
+
+MIN_COVERAGE = 0.5
+"""Share of a clip's slots that must hold a captured frame for a prediction, by default."""
+
 FRAMES_PER_SPACING = 8
-"""Captured frames kept per clip spacing; faster cameras are thinned to this. Bounds memory."""
+"""Captured frames kept per clip spacing. Faster cameras are thinned to this, to bound memory."""
+
+HOP_TOLERANCE_S = 0.005
+"""A frame this many seconds before a hop counts as on it, because container times are rounded to
+milliseconds."""
+
+LONG_SPACING = 2.0
+"""Clip spans from one frame to the next that no sensible camera exceeds; see `TimeUnitCheck`."""
+
+LONG_SPACINGS = 3
+"""Long spacings in a row after which `TimeUnitCheck` warns."""
+
+Phase = Literal["warming", "valid", "stale"]
+"""Whether a stream gives predictions; see `ClipSchedule`."""
 
 
 @dataclass(frozen=True)
@@ -19,8 +44,8 @@ class ClipSpec:
     """Geometry of the clip a model reads.
 
     Attributes:
-        frames: Slots T of a clip.
-        span_s: Time the clip covers in seconds, `frames` times the spacing.
+        frames: Number of slots T of a clip.
+        span_s: Time that the clip covers in seconds; `frames` times the spacing.
         size: Side of the square face in pixels.
     """
 
@@ -35,17 +60,17 @@ class ClipSpec:
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """(T, H, W, 3)"""
+        """Shape (T, H, W, 3) of a clip; H and W are `size`."""
         return (self.frames, self.size, self.size, 3)
 
     def slot_times(self, end_s: float) -> list[float]:
-        """Times of the T slots of a clip that ends at `end_s`, in seconds."""
+        """Times in seconds of the T slots of a clip that ends at `end_s`, the oldest first."""
         spacing = self.spacing_s
         return [end_s - spacing * back for back in range(self.frames - 1, -1, -1)]
 
 
 def check_frame(frame: np.ndarray) -> None:
-    """Raises FrameError unless `frame` is (H, W, 3) uint8 and not empty."""
+    """Raise FrameError unless `frame` is (H, W, 3) uint8 and not empty."""
     if not isinstance(frame, np.ndarray):
         raise FrameError(
             f"A frame must be a numpy array (H, W, 3) uint8 RGB; got {type(frame).__name__}."
@@ -58,9 +83,12 @@ def check_frame(frame: np.ndarray) -> None:
 
 
 def check_advance(timestamp_s: float, last_s: float | None, way_out: str) -> None:
-    """Raises TimestampError unless `timestamp_s` is finite and later than `last_s`.
+    """Raise TimestampError unless `timestamp_s` is finite and later than `last_s`.
 
-    `way_out` says what to do after a jump of the clock.
+    Args:
+        timestamp_s: Capture time of a frame in seconds.
+        last_s: Capture time of the frame before it; None for the first frame.
+        way_out: What to do after a jump of the clock, for the message.
     """
     if not np.isfinite(timestamp_s):
         raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s}.")
@@ -71,15 +99,35 @@ def check_advance(timestamp_s: float, last_s: float | None, way_out: str) -> Non
         )
 
 
+def fit_face(face: np.ndarray, place: np.ndarray) -> None:
+    """Write a face to the model's square. A face that is not square is stretched to it.
+
+    Args:
+        face: (H, W, 3) uint8.
+        place: (size, size, 3) uint8, all of one memory block. Pixels are averaged where the face
+            shrinks in both directions, and interpolated otherwise.
+    """
+    size = place.shape[0]
+    if face.shape == place.shape:
+        place[:] = face
+        return
+    import cv2  # a caller whose faces fit never pays for it
+
+    shrinks = min(face.shape[:2]) > size
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    cv2.resize(face, (size, size), dst=place, interpolation=how)
+
+
 @dataclass(frozen=True)
 class SampledClip:
     """A clip and how much of it is real.
 
     Attributes:
         frames: (T, size, size, 3) uint8 RGB. A slot without a captured frame repeats the
-            captured frame nearest in time; `coverage` tells how many slots are not such repeats.
-        start_s, end_s: Times of the first and last slot.
-        coverage: Share of slots filled by a frame within half a spacing of the slot's time.
+            captured frame nearest in time.
+        start_s: Time of the first slot in seconds.
+        end_s: Time of the last slot in seconds.
+        coverage: Share of slots, 0..1, filled by a frame within half a spacing of the slot's time.
     """
 
     frames: np.ndarray
@@ -91,9 +139,10 @@ class SampledClip:
 class FrameBuffer:
     """The captured frames of one stream that a clip can still need.
 
-    Holds at most `FRAMES_PER_SPACING * (frames + 1) + 1` frames: one is dropped if it follows the
-    previous kept frame by less than 1/8 of a spacing. Their memory is reserved with the first frame
-    and used again and again; the system counts only as much of it as the frame rate ever needed.
+    The buffer holds at most `FRAMES_PER_SPACING * (frames + 1) + 1` frames: a frame is dropped if
+    it follows the previous kept frame by less than 1/8 of a spacing. The memory for them is
+    reserved with the first frame and used again and again; the system counts only as much of it as
+    the frame rate ever needed.
     """
 
     def __init__(self, spec: ClipSpec) -> None:
@@ -108,11 +157,11 @@ class FrameBuffer:
 
     @property
     def last_s(self) -> float | None:
-        """Time of the newest frame, kept or thinned; None before the first."""
+        """Time in seconds of the newest frame, kept or thinned; None before the first."""
         return self._last_s
 
     def check_time(self, timestamp_s: float) -> None:
-        """Raises TimestampError unless `timestamp_s` is finite and later than the last."""
+        """Raise TimestampError unless `timestamp_s` is finite and later than the last."""
         check_advance(timestamp_s, self._last_s, "open a new stream")
 
     def add(self, frame: np.ndarray, timestamp_s: float) -> None:
@@ -122,12 +171,15 @@ class FrameBuffer:
             place[:] = frame
 
     def place(self, timestamp_s: float, wanted_s: float | None = None) -> np.ndarray | None:
-        """Where to write the frame of this time: (size, size, 3), valid until the next call. None
-        if the frame is not kept. `check_time` must have passed.
+        """The memory to write the frame of this time to. `check_time` must have passed.
 
         Args:
-            wanted_s: End of an earlier clip that will be sampled yet; its frames are kept, too, as
-                long as there is room.
+            timestamp_s: Capture time of the frame in seconds.
+            wanted_s: End of an earlier clip that is still to be sampled. Its frames are kept, too,
+                as long as there is room.
+
+        Returns:
+            (size, size, 3) uint8, valid until the next call; None if the frame is not kept.
         """
         spacing = self.spec.spacing_s
         previous = self._frames[-1][0] if self._frames else -np.inf
@@ -148,7 +200,7 @@ class FrameBuffer:
         return np.asarray(self._memory[index])
 
     def clear(self) -> None:
-        """Forget the frames; time still has to advance."""
+        """Forget the frames. Time still has to advance."""
         self._free += [index for _, index in self._frames]
         self._frames.clear()
 
@@ -159,12 +211,17 @@ class FrameBuffer:
         self._memory = self._memory[:0].copy()
 
     def coverage(self, end_s: float) -> float:
-        """Share of the slots of a clip ending at `end_s` that have a frame."""
+        """Share of the slots, 0..1, of a clip ending at `end_s` that have a frame."""
         return self._nearest(self.spec.slot_times(end_s))[1]
 
     def sample(self, end_s: float, out: np.ndarray | None = None) -> SampledClip:
-        """The clip that ends at `end_s`, in `out` where given; later frames are not looked at. The
-        buffer must hold at least one frame."""
+        """The clip that ends at `end_s`; later frames are not looked at. The buffer must hold at
+        least one frame.
+
+        Args:
+            end_s: Time of the last slot in seconds.
+            out: (T, size, size, 3) uint8 that receives the frames; None makes a new array.
+        """
         slots = self.spec.slot_times(end_s)
         places, coverage = self._nearest(slots)
         frames = self._memory.take(places, 0, out, "clip")  # "raise" would copy twice
@@ -172,8 +229,8 @@ class FrameBuffer:
 
     def _nearest(self, slots: list[float]) -> tuple[list[int], float]:
         """Place of the frame nearest to each slot, and the share of slots whose frame is within
-        half a spacing. In plain Python: after a model has run, nothing of numpy's many small
-        functions is left in the processor's caches, and they take five times as long."""
+        half a spacing. This is plain Python because after a model has run, nothing of numpy's many
+        small functions is left in the processor's caches, and they take five times as long."""
         times = [time_s for time_s, _ in self._frames]
         last = bisect_right(times, slots[-1]) - 1
         if last < 0:
@@ -187,3 +244,134 @@ class FrameBuffer:
             filled += abs(times[nearest] - slot) <= reach
             places.append(self._frames[nearest][1])
         return places, filled / self.spec.frames
+
+
+class HopGrid:
+    """The times at which clips are due, for all streams that share the grid.
+
+    Hops are counted from the grid's origin, which is the first timestamp that any of its streams
+    saw. So they do not drift, and streams fed from one camera become due together and share a
+    batch. A grid may be used from several threads.
+    """
+
+    def __init__(self) -> None:
+        self._origin_s: float | None = None
+        self._lock = threading.Lock()
+
+    def number(self, timestamp_s: float, hop_s: float) -> int:
+        """Number of the newest hop at a time, for a stream with a hop every `hop_s` seconds."""
+        with self._lock:
+            if self._origin_s is None:
+                self._origin_s = timestamp_s
+        tolerance = min(HOP_TOLERANCE_S, 0.1 * hop_s)
+        return math.floor((timestamp_s - self._origin_s + tolerance) / hop_s)
+
+
+class ClipSchedule:
+    """Which frames of one stream end a clip that is to be predicted.
+
+    The first clip is due as soon as enough of it is there, and does not wait for its hop. The
+    others are due on the first frame of each hop of the grid; the hop after a first clip is more
+    than half a hop away. After a loss the stream starts again in the same way.
+
+    Attributes:
+        hop_s: Seconds between clips.
+        min_coverage: Share of a clip's slots, 0..1, that must hold a captured frame.
+        phase: "warming" until enough of the first clip is there, then "valid"; "stale" while too
+            much of the clip is missing.
+    """
+
+    def __init__(
+        self, grid: HopGrid, hop_s: float = HOP_S, min_coverage: float = MIN_COVERAGE
+    ) -> None:
+        self.hop_s = hop_s
+        self.min_coverage = min_coverage
+        self.phase: Phase = "warming"
+        self._grid = grid
+        self._hop: int | None = None  # number of the last hop answered, or skipped
+        self._last_s = 0.0
+
+    def covers(self, coverage: float) -> bool:
+        """Whether a clip of this coverage is predicted."""
+        return coverage >= self.min_coverage - 1e-9
+
+    def is_due(self, timestamp_s: float, buffer: FrameBuffer) -> bool:
+        """Whether the clip that ends with the newest frame is to be predicted.
+
+        This is called once for every frame, and sets `phase`.
+
+        Args:
+            timestamp_s: Capture time of the frame in seconds.
+            buffer: The stream's frames, this one included.
+        """
+        self._last_s = timestamp_s
+        hop = self._grid.number(timestamp_s, self.hop_s)
+        starting = self.phase != "valid"
+        if self._hop is None:
+            self._hop = hop
+        if hop <= self._hop and not starting:
+            return False
+        if self.covers(buffer.coverage(timestamp_s)):
+            ahead_s = 0.5 * self.hop_s if starting else 0.0
+            self._hop = self._grid.number(timestamp_s + ahead_s, self.hop_s)
+            self.phase = "valid"
+            return True
+        if hop > self._hop:
+            self._hop = hop
+            self.lose()
+        return False
+
+    def set_hop(self, hop_s: float) -> None:
+        """Change the seconds between clips, from the next hop on."""
+        if hop_s != self.hop_s:
+            self.hop_s = hop_s
+            if self._hop is not None:
+                self._hop = self._grid.number(self._last_s, hop_s)
+
+    def lose(self) -> None:
+        """Stop until enough frames came again."""
+        if self.phase == "valid":
+            self.phase = "stale"
+
+    def restart(self) -> None:
+        """Begin anew, as after a gap in the source."""
+        self.phase = "warming"
+
+
+class TimeUnitCheck:
+    """Notices frame times that look like milliseconds where seconds are expected.
+
+    Times in milliseconds raise no error by themselves: every frame is too far from the one before
+    it, no clip is ever filled, and nothing is predicted.
+
+        check = TimeUnitCheck(engine.spec.clip)
+        for frame in frames:
+            if (message := check.add(frame.timestamp_s)) is not None:
+                warnings.warn(message)
+    """
+
+    def __init__(self, spec: ClipSpec) -> None:
+        self._span_s = spec.span_s
+        self._last_s: float | None = None
+        self._long = 0  # long spacings in a row; more than LONG_SPACINGS after the warning
+
+    def add(self, timestamp_s: float) -> str | None:
+        """Look at the capture time of the next frame.
+
+        Returns:
+            A warning, once, when `LONG_SPACINGS` (3) frames in a row came more than `LONG_SPACING`
+            (2) clip spans after the frame before them; None otherwise.
+        """
+        last_s, self._last_s = self._last_s, timestamp_s
+        if last_s is None or self._long > LONG_SPACINGS:
+            return None
+        spacing_s = timestamp_s - last_s
+        self._long = self._long + 1 if spacing_s > LONG_SPACING * self._span_s else 0
+        if self._long < LONG_SPACINGS:
+            return None
+        self._long += 1
+        return (
+            f"The last frames are {spacing_s:g} s apart, but a clip of this model spans "
+            f"{self._span_s:g} s, so no clip can be filled and nothing is predicted. Are the times "
+            "in milliseconds? Pass capture times in seconds."
+        )

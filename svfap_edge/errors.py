@@ -1,12 +1,14 @@
-"""Every error the SDK raises on purpose. Each says what happened, expected against got, what next.
+"""Every error the SDK raises on purpose.
 
-`exit_code` is what the command line exits with: 1 the engine failed while running, 2 bad input or
-usage, 3 engine missing, 4 quality gate failed, 5 artifact incompatible with this machine.
+Each message says what happened, what was expected and what was found, and what to do next.
+`exit_code` is what the command line exits with: 1 if the engine failed while running, 2 for bad
+input or usage, 3 if an engine is missing, 4 if a quality gate failed, 5 if an artifact is
+incompatible with this machine.
 """
 
 
 class SvfapError(Exception):
-    """Base of all errors raised on purpose."""
+    """The base of all errors raised on purpose."""
 
     exit_code = 2
 
@@ -16,12 +18,12 @@ class SourceError(SvfapError):
 
 
 class UnreadableClip(SourceError):
-    """A video, frame folder or image of a list cannot be read. Survives pickling, so that a
-    loader's process can hand it to the one that counts.
+    """A video, frame folder or image of a list cannot be read. The error survives pickling, so that
+    a loader's process can hand it to the one that counts.
 
     Attributes:
-        path: The entry.
-        reason: Why, in a few words.
+        path: Path of the entry.
+        reason: Why it cannot be read, in a few words.
     """
 
     def __init__(self, path: str, reason: str) -> None:
@@ -50,17 +52,18 @@ class CheckpointError(SvfapError):
 
 
 class TaskError(SvfapError):
-    """A task is unknown, or its labels do not fit."""
+    """A task is unknown, or its labels do not fit the data."""
 
 
 class DependencyMissing(SvfapError):
-    """An optional package is needed and not installed."""
+    """An optional package that is needed is not installed."""
 
     exit_code = 3
 
 
 class BackendUnavailable(SvfapError):
-    """The engine that was asked for, or any that could run the artifact, is not installed."""
+    """The engine that was asked for, or every engine that could run the artifact, is not installed
+    or lacks something on this machine."""
 
     exit_code = 3
 
@@ -84,7 +87,8 @@ class EngineIncompatible(SvfapError):
 
 
 class ConfigError(SvfapError, ValueError):
-    """A setting has an unknown name, another type than expected, or a value out of its range."""
+    """A setting or an argument has an unknown name, another type than expected or a value out of
+    its range; or a closed engine or stream is used."""
 
 
 class TrainingError(SvfapError):

@@ -1,9 +1,10 @@
 """Evaluating a model in PyTorch: by the published protocol and as a deployment reads a stream.
 
-Published: a few clips spread evenly over the recording. Streaming: a clip every hop, sampled by
-capture time into slots that end now, as `svfap_edge.runtimes.Stream` does. By both, a recording's
-answer is the mean over its clips, of the probabilities for classes, as VideoMAE's code merges
-views (Tong et al. 2022) and `svfap_edge.evaluation.evaluate` does.
+Published: a few clips spread evenly over the recording. Streaming: the clips that a
+`svfap_edge.runtimes.Stream` would predict, by the same rules for hops, slots and the fit to the
+model's square. By both, a recording's answer is the mean over its clips, of the probabilities for
+classes, as VideoMAE's code merges views (Tong et al. 2022) and `svfap_edge.evaluation.evaluate`
+does.
 """
 
 from __future__ import annotations
@@ -22,7 +23,15 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from svfap_edge import metrics
-from svfap_edge.clip import ClipSpec, FrameBuffer
+from svfap_edge.clip import (
+    HOP_S,
+    ClipSchedule,
+    ClipSpec,
+    FrameBuffer,
+    HopGrid,
+    SampledClip,
+    fit_face,
+)
 from svfap_edge.errors import SvfapError, TrainingError, UnreadableClip
 from svfap_edge.media import IMAGE_SUFFIXES
 from svfap_edge.sources.opening import open_source
@@ -214,19 +223,13 @@ def class_figures(
     }
 
 
-HOP_S = 0.5
-
-
-LEAST_COVERAGE = 0.5  # what a stream of the runtime asks for
-
-
 MOST_CLIPS = 240
-"""Clips of one recording at most: two minutes of it."""
+"""Most clips of one recording: two minutes of it."""
 
 
 @dataclass(frozen=True)
 class StreamedClips(Dataset[Any]):
-    """Index to (index, (clips, T, S, S, 3) uint8), or the reason why there are none."""
+    """The clips of all items by the streaming protocol."""
 
     clips: LabelledClips
     spec: ClipSpec
@@ -235,37 +238,44 @@ class StreamedClips(Dataset[Any]):
         return len(self.clips)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray | UnreadableClip]:
+        """(index, (clips, T, S, S, 3) uint8), or the reason why there are none."""
         path = self.clips.items[index].path
         try:
             if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-                return index, centre(self.clips.read(index, view=0), self.spec.size)[None]
-            return index, np.stack(streamed_clips(path, self.spec))
+                clip = np.empty(self.spec.shape, np.uint8)
+                fit_face(self.clips.read(index, view=0)[0], clip[0])
+                clip[1:] = clip[0]
+                return index, clip[None]
+            return index, np.stack([clip.frames for clip in streamed_clips(path, self.spec)])
         except UnreadableClip as error:
             return index, error
         except SvfapError as error:
             return index, UnreadableClip(str(path), str(error).rstrip("."))
 
 
-def streamed_clips(path: Path, spec: ClipSpec) -> list[np.ndarray]:
-    """Clips (T, S, S, 3) of a recording: one as soon as half of its slots are filled, then one
-    every hop. A recording shorter than that gives its last frames, the missing slots repeated."""
-    buffer = FrameBuffer(spec)
-    found: list[np.ndarray] = []
-    due_s: float | None = None
+def streamed_clips(path: Path, spec: ClipSpec, hop_s: float = HOP_S) -> list[SampledClip]:
+    """The clips of a recording that a stream with default coverage would predict, at most
+    `MOST_CLIPS`. A recording too short for one gives its last frames, the missing slots repeated.
+
+    Raises:
+        SourceError: the recording cannot be read, or holds no frame.
+    """
+    buffer, schedule = FrameBuffer(spec), ClipSchedule(HopGrid(), hop_s)
+    found: list[SampledClip] = []
     with open_source(str(path)) as source:
         for frame in source:
-            buffer.add(centre(frame.image[None], spec.size)[0], frame.timestamp_s)
-            ready = buffer.coverage(frame.timestamp_s) >= LEAST_COVERAGE
-            if ready and (due_s is None or frame.timestamp_s >= due_s - 1e-3):
-                due_s = (frame.timestamp_s if due_s is None else due_s) + HOP_S
-                found.append(buffer.sample(frame.timestamp_s).frames)
+            place = buffer.place(frame.timestamp_s)
+            if place is not None:
+                fit_face(frame.image, place)
+            if schedule.is_due(frame.timestamp_s, buffer):
+                found.append(buffer.sample(frame.timestamp_s))
                 if len(found) == MOST_CLIPS:
                     return found
     if found:
         return found
     if buffer.last_s is None:
         raise UnreadableClip(str(path), "holds no frame")
-    return [buffer.sample(buffer.last_s).frames]
+    return [buffer.sample(buffer.last_s)]
 
 
 def evaluate_streaming(

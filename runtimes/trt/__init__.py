@@ -1,1 +1,1 @@
-"""TensorRT: loading its library, plans, memory and execution."""
+"""The TensorRT engine: its library, plans, GPU memory and execution."""

@@ -1,4 +1,4 @@
-"""TensorRT 10.x and 11.x and TensorRT for RTX 1.x, on the first NVIDIA GPU."""
+"""The backend of TensorRT 10.x and 11.x and of TensorRT for RTX 1.x, on the first NVIDIA GPU."""
 
 from __future__ import annotations
 
@@ -16,17 +16,22 @@ from .lanes import Lanes
 from .plan import Contexts, Tensors, deserialize, require, tensors_of
 
 SHORT = {"float32": "f32", "float16": "f16", "bfloat16": "bf16", "int8": "int8"}
+"""Short names of TensorRT's number types, as `ModelSpec.precision` uses them."""
 
 
 class TensorRTBackend:
-    """A plan on the GPU. `run` may be called from any number of threads."""
+    """A plan on the GPU. `run` may be called from any number of threads.
+
+    Attributes:
+        spec: What the plan reads and returns.
+        batch: Fewest and most clips in one run of the plan. More clips are run in turns.
+        binding: Python binding of CUDA in use, "pycuda" or "cuda-python".
+    """
 
     def __init__(self, lanes: Lanes, tensors: Tensors, spec: ModelSpec, binding: str) -> None:
         self.spec = spec
         self.batch = tensors.batch
-        """Fewest and most clips in one run of the plan; more are run in turns."""
         self.binding = binding
-        """"pycuda" or "cuda-python"."""
         self._lanes = lanes
         self._close = weakref.finalize(self, lanes.close)
 
@@ -41,9 +46,10 @@ class TensorRTBackend:
 
     @property
     def cuda_graphs(self) -> dict[str, object]:
-        """Batch sizes that have a CUDA graph, and why there is none where there is not.
+        """Which runs are CUDA graphs: "batches" lists the batch sizes that have one, and "failed"
+        says why there are none ("" if nothing failed).
 
-        TensorRT for RTX makes its own, which cannot be asked.
+        TensorRT for RTX makes graphs of its own, which cannot be listed.
         """
         lanes = self._lanes.idle
         sizes = sorted({size for lane in lanes for size in lane.graphs})
@@ -60,16 +66,20 @@ def load(
     """Check what the plan needs, read it and run it once.
 
     Args:
-        threads: Not used; the GPU computes.
-        cuda_graphs: Whether to launch runs as CUDA graphs; None: unless the environment says
+        path: The plan's file.
+        bundle: The bundle that the artifact is of.
+        artifact: What to load, verified already.
+        threads: Not used, because the GPU computes.
+        cuda_graphs: Whether to launch runs as CUDA graphs. None does so unless the environment says
             SVFAP_EDGE_CUDA_GRAPHS=off.
-        binding: See `find_memory`.
+        binding: Python binding of CUDA: "pycuda", "cuda-python", or "auto" for the first of them
+            that is installed.
 
     Raises:
-        BackendUnavailable: no library, driver, GPU or CUDA binding.
-        EngineIncompatible: built for something else, or TensorRT refuses it.
-        BundleError: its tensors are not those of the manifest.
-        InferenceError: out of memory, or it does not run.
+        BackendUnavailable: there is no library, driver, GPU or CUDA binding.
+        EngineIncompatible: the plan was built for something else, or TensorRT refuses it.
+        BundleError: the plan's tensors are not those of the manifest.
+        InferenceError: the GPU is out of memory, or the plan does not run.
     """
     library, gpu = require(artifact)
     if cuda_graphs is None:
@@ -99,7 +109,8 @@ def load(
 
 
 def precision_of(bundle: Bundle, artifact: Artifact) -> str:
-    """What a plan computes in: counted in the strongly typed network it was built from."""
+    """The number type that a plan computes in, by the layers of the strongly typed network from
+    which it was built: the most frequent one, after "int8" if there is any."""
     layers = bundle.manifest.quality.get(artifact.name, {}).get("layers", {})
     counts = {short: layers[name] for name, short in SHORT.items() if layers.get(name)}
     whole = ["int8"] if counts.pop("int8", 0) else []

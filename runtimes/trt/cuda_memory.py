@@ -1,7 +1,7 @@
-"""GPU memory, pinned host memory and streams, by pycuda or by cuda-python: one small interface.
+"""GPU memory, pinned host memory and streams: one small interface to pycuda and cuda-python.
 
-pycuda is used where it is installed, on the primary context of the GPU, so that it lives beside
-PyTorch and other threads (contexts of its own would not); cuda-python otherwise.
+pycuda is used where it is installed, and cuda-python otherwise. pycuda works on the primary context
+of the GPU, so that it lives beside PyTorch and other threads; contexts of its own would not.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from svfap_edge.runtimes.cuda_driver import DEVICE, CudaError, PrimaryContext
 
 MIB = 1 << 20
 NON_BLOCKING = 1
-"""Flag of a stream that does not wait for the default stream, which other code may use."""
+"""The flag of a stream that does not wait for the default stream, which other code may use."""
 
 CHECK = "Check that nvidia-smi lists a GPU with free memory."
 INSTALL = "pip install pycuda (needs the CUDA toolkit) or pip install cuda-python"
@@ -30,65 +30,90 @@ class Stream(Protocol):
     """A queue of GPU work of its own."""
 
     @property
-    def handle(self) -> int: ...
-
-    def wait(self) -> None:
-        """Until all its work is done; other Python threads run meanwhile."""
+    def handle(self) -> int:
+        """CUDA's handle of the stream."""
         ...
 
-    def free(self) -> None: ...
+    def wait(self) -> None:
+        """Wait until all work of the stream is done. Other Python threads run meanwhile."""
+        ...
+
+    def free(self) -> None:
+        """Free the stream."""
+        ...
 
 
 class Buffer(Protocol):
-    """Memory on the GPU at `address`, and pinned host memory of the same size as `host`.
+    """Memory on the GPU, and pinned host memory of the same size.
 
-    `host` is (size,) uint8; size 0 for memory without a host side.
+    Attributes:
+        address: Address of the GPU's memory.
+        host: (size,) uint8 host memory; of size 0 where there is none.
     """
 
     address: int
     host: np.ndarray
 
     def upload(self, size: int, stream: Stream) -> None:
-        """Put the copy of the first `size` bytes to the GPU on the stream."""
+        """Put on the stream the copy of the first `size` bytes to the GPU."""
         ...
 
-    def download(self, size: int, stream: Stream) -> None: ...
+    def download(self, size: int, stream: Stream) -> None:
+        """Put on the stream the copy of the first `size` bytes from the GPU."""
+        ...
 
-    def free(self) -> None: ...
+    def free(self) -> None:
+        """Free the memory on both sides."""
+        ...
 
 
 class CudaMemory(Protocol):
-    """Everything below `current` must be called inside it, `free` and `wait` of its parts too.
+    """Makes streams and buffers with one Python binding of CUDA.
 
-    All of it, and of its streams and buffers, raises CudaError where CUDA fails, whatever the
-    binding itself raises.
+    All methods but `current` and `close` must be called inside `current`, and so must the methods
+    of streams and buffers. They all raise CudaError where CUDA fails, whatever the binding itself
+    raises.
+
+    Attributes:
+        name: Name of the binding, "pycuda" or "cuda-python".
     """
 
     name: str
 
     def current(self) -> AbstractContextManager[None]:
-        """The primary context is current in this thread; what was current before is restored."""
+        """Make the primary context current in this thread, and restore what was current before."""
         ...
 
-    def stream(self) -> Stream: ...
+    def stream(self) -> Stream:
+        """A new stream."""
+        ...
 
     def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
-        """Raises InferenceError with the sizes if there is not enough memory."""
+        """New memory of `size` bytes, with a host side if `pinned`.
+
+        Raises:
+            InferenceError: there is not enough memory. The message gives the sizes.
+        """
         ...
 
     def free_bytes(self) -> tuple[int, int]:
-        """(free, total) of the GPU's memory."""
+        """Free and total memory of the GPU in bytes."""
         ...
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Give the context back."""
+        ...
 
 
 def find_memory(binding: str = "auto") -> CudaMemory:
-    """The binding to use: "pycuda", "cuda-python", or "auto": the first of them that is here.
+    """Open the Python binding of CUDA to use.
+
+    Args:
+        binding: "pycuda", "cuda-python", or "auto" for the first of them that can be used.
 
     Raises:
         BackendUnavailable: none is installed, none can be imported, or CUDA gives none of them the
-            GPU's context; in their words.
+            GPU's context. The message repeats their words.
     """
     reasons = []
     advice = f"Install one: {INSTALL}."
@@ -108,11 +133,18 @@ def find_memory(binding: str = "auto") -> CudaMemory:
 
 
 class OutOfMemory(CudaError):
-    """In CUDA's words, without the sizes."""
+    """CUDA ran out of memory. The message has CUDA's words, without the sizes."""
 
 
 def out_of_memory(what: str, size: int, free: int, total: int) -> InferenceError:
-    """Both sides named, and what to do. `size` is 0 where it is not known."""
+    """The error that says how much GPU memory was needed, how much is free, and what to do.
+
+    Args:
+        what: What needs the memory.
+        size: Bytes that it needs; 0 where that is not known.
+        free: Bytes that are free.
+        total: Bytes that the GPU has.
+    """
     needs = f"needs {size / MIB:.1f} MiB" if size else "has no room"
     return InferenceError(
         f"Out of GPU memory: {what} {needs}; {free / MIB:.1f} of "
@@ -122,7 +154,7 @@ def out_of_memory(what: str, size: int, free: int, total: int) -> InferenceError
 
 
 class PycudaMemory:
-    """By pycuda, on the retained primary context."""
+    """`CudaMemory` by pycuda, on the retained primary context."""
 
     name = "pycuda"
 
@@ -156,12 +188,12 @@ class PycudaMemory:
         return int(free), int(total)
 
     def close(self) -> None:
-        """Nothing: pycuda's context is kept for the process."""
+        """Do nothing: pycuda's context is kept for the process."""
 
 
 @contextmanager
 def _translated(cuda: Any) -> Iterator[None]:
-    """pycuda's own errors, which its `Error` is the base of, as CudaError in their words."""
+    """Raise pycuda's own errors as CudaError, in their words."""
     try:
         yield
     except (cuda.MemoryError, MemoryError) as error:
@@ -172,7 +204,8 @@ def _translated(cuda: Any) -> Iterator[None]:
 
 @functools.cache
 def _pycuda_context(cuda: Any) -> Any:
-    """Retained once: pycuda leaves a released primary context on the thread's stack."""
+    """The primary context, retained once, because pycuda leaves a released one on the thread's
+    stack."""
     cuda.init()
     return cuda.Device(DEVICE).retain_primary_context()
 
@@ -224,7 +257,7 @@ class _PycudaBuffer:
 
 
 class CudaPythonMemory:
-    """By cuda-python, version 11.8 and later (12.8 moved the module)."""
+    """`CudaMemory` by cuda-python, version 11.8 and later."""
 
     name = "cuda-python"
 
@@ -253,7 +286,7 @@ class CudaPythonMemory:
 
 
 def runtime_of_cuda_python() -> Any:
-    """Raises ImportError if it is not installed."""
+    """The module of CUDA's runtime, which cuda-python 12.8 moved; ImportError without one."""
     try:
         return importlib.import_module("cuda.bindings.runtime")
     except ImportError:
@@ -264,8 +297,8 @@ def checked(cuda: Any, returned: tuple[Any, ...]) -> Any:
     """What a call of cuda-python returned beside its status.
 
     Raises:
-        OutOfMemory: out of memory.
-        CudaError: any other failure, in CUDA's words.
+        OutOfMemory: CUDA is out of memory.
+        CudaError: the call failed otherwise. The message has CUDA's words.
     """
     status, *values = returned
     if status != cuda.cudaError_t.cudaSuccess:

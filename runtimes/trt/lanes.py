@@ -1,8 +1,8 @@
 """Lanes of a TensorRT plan: what one run needs, and how threads share them.
 
-A lane is an execution context, a stream, pinned and GPU memory for the largest batch of the plan.
-Threads that call `run` at the same time take a lane each, of up to `MAX_LANES`; more of them wait.
-After its first run of a batch size a lane allocates nothing any more.
+A lane is an execution context, a stream, and pinned and GPU memory for the largest batch of the
+plan. Threads that call `run` at the same time take a lane each; there are up to `MAX_LANES`, and
+more threads wait. After its first run of a batch size a lane allocates nothing any more.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from svfap_edge.errors import InferenceError
+from svfap_edge.errors import ConfigError, InferenceError
 from svfap_edge.runtimes.backend import INPUT_NAME
 from svfap_edge.runtimes.cuda_driver import CudaError, CudaGraph
 
@@ -23,14 +23,20 @@ from .library import TensorRT, log_of, reasons
 from .plan import Contexts, Tensors
 
 MAX_LANES = 2
-"""One computes while the clips of the other are copied; more gain nothing on one GPU."""
+"""Most lanes of a plan. One computes while the clips of the other are copied; more than two gain
+nothing on one GPU."""
 
 MAX_GRAPHS = 8
-"""CUDA graphs of a lane, one per batch size, the first ones seen; others run without."""
+"""Most CUDA graphs of a lane, one for each of the first batch sizes that it sees. Other sizes run
+without a graph."""
 
 
 class Lane:
-    """One run at a time. Everything is called with the CUDA context current."""
+    """Runs the plan for one thread at a time. The CUDA context must be current in every call.
+
+    Attributes:
+        uncaptured: Why there are no CUDA graphs; "" where there are, or none was tried.
+    """
 
     def __init__(
         self, contexts: Contexts, tensors: Tensors, memory: CudaMemory, library: TensorRT
@@ -41,7 +47,7 @@ class Lane:
         self._made: list[Buffer] = []
         self._graphs: dict[int, tuple[Any, CudaGraph]] = {}
         self._captures = contexts.captures
-        self.uncaptured = ""  # why there are no CUDA graphs
+        self.uncaptured = ""
         try:
             most = tensors.batch[1]
             self._scratch = self._buffer(contexts.scratch, False) if contexts.scratch else None
@@ -50,7 +56,7 @@ class Lane:
             self._outputs = {n: self._buffer(most * w * 4) for n, w in tensors.widths.items()}
             self._context = self._new_context()
         except BaseException:
-            with suppress(CudaError):  # what went wrong first is what is told
+            with suppress(CudaError):  # what went wrong first is reported
                 self.free()
             raise
 
@@ -97,7 +103,7 @@ class Lane:
         return InferenceError(f"{self._library.name} {what}:\n  {words}")
 
     def _capture(self, count: int) -> None:
-        """Make the graph for a batch size, in a context of its own, as TensorRT asks for."""
+        """Make the graph for a batch size, in a context of its own, as TensorRT requires."""
         try:
             context = self._new_context()
             self._enqueue(context, count)  # TensorRT allocates on the first run of a shape
@@ -130,6 +136,7 @@ class Lane:
         return tuple(self._graphs)
 
     def free(self) -> None:
+        """Free the graphs, the memory and the stream. The lane cannot run any more."""
         for _, graph in self._graphs.values():
             graph.free()
         self._graphs.clear()
@@ -155,11 +162,11 @@ class Lanes:
 
     @contextmanager
     def one(self) -> Iterator[Lane]:
-        """A lane for this thread alone, the CUDA context current.
+        """A lane for this thread alone, with the CUDA context current.
 
         Raises:
-            ValueError: closed.
-            InferenceError: no memory for the first lane, or CUDA fails.
+            ConfigError: the lanes are closed.
+            InferenceError: there is no memory for the first lane, or CUDA fails.
         """
         lane = self._reserve()
         while lane is None:
@@ -174,19 +181,22 @@ class Lanes:
             self._release()
 
     def _reserve(self) -> Lane | None:
-        """An idle lane, waited for if need be; None if one more is to be made, counted already."""
+        """An idle lane, waited for if need be. None if the caller is to make one more, which is
+        counted already."""
         with self._changed:
             while not self._idle and self._made >= self._most and not self._closed:
                 self._changed.wait()
             if self._closed:
-                raise ValueError("The backend is closed.")
+                raise ConfigError(
+                    "The TensorRT backend is closed; load the model again with Engine.load."
+                )
             if self._idle:
                 return self._idle.pop()
             self._made += 1
             return None
 
     def _make(self) -> Lane | None:
-        """A new lane; None if there is no memory for one more than those there are."""
+        """A new lane; None if there are some already and no memory for one more."""
         try:
             with self._memory.current():
                 return self._new_lane()
@@ -209,17 +219,18 @@ class Lanes:
 
     @property
     def idle(self) -> tuple[Lane, ...]:
+        """The lanes that no thread uses now."""
         return tuple(self._idle)
 
     def close(self) -> None:
-        """Free what is idle now, the rest when its run ends. Idempotent."""
+        """Free what is idle now, and the rest when its run ends. More calls do nothing."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()
         self._release()
 
     def _release(self) -> None:
-        """After `close`: free the idle lanes, and with the last one all else."""
+        """After `close`, free the idle lanes, and with the last lane everything else."""
         with self._changed:
             if not self._closed or self._ended:
                 return

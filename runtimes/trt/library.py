@@ -1,7 +1,7 @@
-"""Finding a TensorRT on this machine, loading it, and hearing what it says.
+"""Finding a TensorRT on this machine, loading it, and keeping what it logs.
 
-Two kinds ("flavours") with one Python interface: TensorRT (10.x, which JetPack brings, and 11.x)
-and TensorRT for RTX (1.x). A plan of one does not run on the other.
+There are two kinds ("flavours") with one Python interface: TensorRT (10.x, which JetPack brings,
+and 11.x) and TensorRT for RTX (1.x). A plan of one does not run on the other.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from typing import Any
 from svfap_edge.errors import BackendUnavailable
 
 NAMES = {"tensorrt": "TensorRT", "rtx": "TensorRT for RTX"}
-"""The flavours, by the word that a manifest's `needs` uses."""
+"""Names of the flavours, by the word that a manifest's `needs` uses."""
 
 RTX_LIBRARIES = "onnxruntime-ep-nv-tensorrt-rtx-cu13"
 """The package that carries the libraries of TensorRT for RTX."""
 
 KEPT_LINES = 200
+"""Newest lines of TensorRT's log that are kept."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +34,7 @@ class TensorRT:
 
     Attributes:
         name: "TensorRT" or "TensorRT for RTX".
-        version: As the library says, "10.3.0".
+        version: The version that the library reports, for example "10.3.0".
         trt: Its Python module.
     """
 
@@ -43,7 +44,7 @@ class TensorRT:
 
     @property
     def ahead_of_time(self) -> bool:
-        """Whether it builds for GPUs that are not present, and finishes kernels on first use."""
+        """Whether it builds plans for GPUs not present here, and finishes kernels on first use."""
         return self.name == NAMES["rtx"]
 
 
@@ -51,7 +52,8 @@ def find_library(flavour: str) -> TensorRT:
     """Load one flavour: "tensorrt" or "rtx".
 
     Raises:
-        BackendUnavailable: it is not installed, or does not load; says why and what to install.
+        BackendUnavailable: it is not installed, or does not load. The message says why and what to
+            install.
     """
     return _find_rtx() if flavour == "rtx" else _find_tensorrt()
 
@@ -89,10 +91,10 @@ def _find_rtx() -> TensorRT:
 
 @functools.cache
 def _load_rtx_libraries() -> str:
-    """Load the libraries for the bindings to find, each after what it depends on.
+    """Load the libraries for the bindings to find, each after the libraries it depends on.
 
     Returns:
-        The version of TensorRT for RTX: "1.7.1".
+        The version of TensorRT for RTX, for example "1.7.1".
 
     Raises:
         ImportError, OSError: the package or a library is missing, or does not load.
@@ -110,10 +112,8 @@ def _load_rtx_libraries() -> str:
 
 @functools.cache
 def log_of(trt: Any) -> Any:
-    """Keeps the newest warnings and errors in `lines`, each (severity, message).
-
-    One for the process: TensorRT ignores a second logger.
-    """
+    """The logger of this process, which keeps the newest warnings and errors in `lines`, each as
+    (severity, message). There is one because TensorRT ignores a second logger."""
 
     class Log(trt.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -128,7 +128,7 @@ def log_of(trt: Any) -> Any:
 
 
 def reasons(log: Any, words: Sequence[str] = ()) -> str:
-    """The given words, or else the last errors logged, one per line."""
+    """Why TensorRT failed, one reason a line: the given words, or else the last errors logged."""
     if not words:
         words = [message for severity, message in log.lines if severity != "WARNING"]
         # Without a GPU every error brings one more about the missing driver.

@@ -1,6 +1,7 @@
 """A plan on this machine: what it needs, reading it, and contexts to run it in.
 
-Everything in which TensorRT 10, 11 and TensorRT for RTX differ at run time is here.
+This module holds everything in which TensorRT 10, TensorRT 11 and TensorRT for RTX differ at run
+time.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from .cuda_memory import Buffer, CudaMemory, out_of_memory
 from .library import NAMES, TensorRT, find_library, log_of, reasons
 
 OUTPUT_NAMES = ("logits", "features")
+"""Names of the outputs of every exported model; the second one is optional."""
+
 RTX_DEFAULT_FROM = (8, 0)
 """Where no GPU was asked for, TensorRT for RTX builds for this compute capability and later."""
 
@@ -33,8 +36,8 @@ def require(artifact: Artifact) -> tuple[TensorRT, Gpu]:
     """The library and the GPU that run a plan here, checked against what the plan needs.
 
     Raises:
-        BackendUnavailable: the kind of TensorRT it needs, the driver or a GPU is not here.
-        EngineIncompatible: they are not those it was built for.
+        BackendUnavailable: the kind of TensorRT that it needs, the driver or a GPU is not here.
+        EngineIncompatible: the plan was built for another library, machine or GPU.
     """
     needs = artifact.needs
     check_platform(artifact, {"os": sys.platform, "machine": platform.machine()})
@@ -61,7 +64,7 @@ def obstacle(artifact: Artifact) -> SvfapError | None:
 
 
 def check_platform(artifact: Artifact, here: Mapping[str, str]) -> None:
-    """Raises EngineIncompatible unless system and processor are those of the build."""
+    """Raise EngineIncompatible unless system and processor are those of the build."""
     for key, found in here.items():
         wanted = artifact.needs.get(key)
         if wanted is not None and wanted != found:
@@ -69,14 +72,14 @@ def check_platform(artifact: Artifact, here: Mapping[str, str]) -> None:
 
 
 def check_version(artifact: Artifact, library: TensorRT) -> None:
-    """Raises EngineIncompatible unless the release is that of the build (first three numbers)."""
+    """Raise EngineIncompatible unless the release is that of the build (first three numbers)."""
     wanted = artifact.needs.get("tensorrt")
     if wanted is not None and _release(str(wanted)) != _release(library.version):
         raise _built_for(artifact, f"{library.name} {wanted}", library.version)
 
 
 def check_gpu(artifact: Artifact, gpu: Gpu) -> None:
-    """Raises EngineIncompatible unless the plan is for this GPU's compute capability."""
+    """Raise EngineIncompatible unless the plan is for this GPU's compute capability."""
     wanted = [str(capability) for capability in artifact.needs.get("compute_capability") or []]
     here = f"{gpu.capability} ({gpu.name})"
     if wanted and gpu.capability not in wanted:
@@ -113,9 +116,9 @@ class Tensors:
     """What a plan reads and returns.
 
     Attributes:
-        shape: Of `clips`, None where free.
-        type: Of `clips`, "uint8".
-        widths: Of the outputs by name, logits first.
+        shape: Shape of the input, None for a free dimension.
+        type: Element type of the input, "uint8".
+        widths: Widths of the outputs by name, logits first.
         batch: Fewest and most clips in one run.
     """
 
@@ -126,10 +129,13 @@ class Tensors:
 
 
 def deserialize(path: Path, artifact: Artifact, library: TensorRT) -> Any:
-    """The plan's engine. A CUDA context must be current.
+    """Read a plan. A CUDA context must be current.
+
+    Returns:
+        TensorRT's engine.
 
     Raises:
-        EngineIncompatible: TensorRT does not take the plan; in its own words.
+        EngineIncompatible: TensorRT does not take the plan. The message has TensorRT's words.
     """
     log = log_of(library.trt)
     log.lines.clear()
@@ -148,7 +154,8 @@ def deserialize(path: Path, artifact: Artifact, library: TensorRT) -> Any:
 
 
 def _invalid(runtime: Any, trt: Any, plan: Any) -> str:
-    """What TensorRT for RTX (1.1 and later) finds wrong in the header of a plan; "" if nothing."""
+    """What TensorRT for RTX (1.1 and later) finds wrong in the header of a plan; "" if it finds
+    nothing."""
     if not hasattr(runtime, "get_engine_validity"):
         return ""
     validity, found = runtime.get_engine_validity(plan[: runtime.engine_header_size])
@@ -160,10 +167,10 @@ def _invalid(runtime: Any, trt: Any, plan: Any) -> str:
 
 
 def tensors_of(engine: Any, trt: Any, path: Path) -> Tensors:
-    """Names, types and shapes of an engine.
+    """Names, types and shapes of an engine's tensors.
 
     Raises:
-        BundleError: not those of our models.
+        BundleError: they are not those of the SDK's models.
     """
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
@@ -192,9 +199,12 @@ def tensors_of(engine: Any, trt: Any, path: Path) -> Tensors:
 class Contexts:
     """Execution contexts of an engine, and the memory they compute in.
 
-    TensorRT: a context gets its memory from its user, so that contexts that never run at the same
-    time share it. TensorRT for RTX: a context has memory of its own; it makes CUDA graphs by
-    itself, and kernels on first use, which are kept in the cache folder.
+    With TensorRT a context gets its memory from its user, so that contexts that never run at the
+    same time share it. With TensorRT for RTX a context has memory of its own and makes CUDA graphs
+    by itself; it makes kernels on first use, which are kept in the cache folder.
+
+    Attributes:
+        captures: Whether the user of the contexts is to capture CUDA graphs.
     """
 
     def __init__(self, engine: Any, library: TensorRT, gpu: Gpu, sha256: str, graphs: bool) -> None:
@@ -206,11 +216,10 @@ class Contexts:
         if library.ahead_of_time and hasattr(engine, "create_runtime_config"):
             self._configure(sha256, gpu, graphs)
         self.captures = graphs and not library.ahead_of_time
-        """Whether the user of the contexts is to capture CUDA graphs."""
 
     @functools.cached_property
     def scratch(self) -> int:
-        """Bytes of GPU memory a context computes in, from its user; 0: it has its own."""
+        """Bytes of GPU memory that a context needs from its user; 0 if it has its own."""
         if self._library.ahead_of_time:
             return 0
         engine = self._engine
@@ -218,10 +227,16 @@ class Contexts:
         return int(engine.device_memory_size if size is None else size)
 
     def make(self, memory: CudaMemory, scratch: Buffer | None, stream: int) -> Any:
-        """A context on `scratch`, made by `memory` of size `scratch`, or None if that is 0.
+        """Make a context.
+
+        Args:
+            memory: The GPU's memory, asked for what is free if there is not enough.
+            scratch: A buffer of `self.scratch` bytes for the context; None if that is 0.
+            stream: Handle of the stream on which the context is prepared.
 
         Raises:
-            InferenceError: no memory for it, or another failure, in TensorRT's words.
+            InferenceError: there is no memory for it, or TensorRT failed. The message has
+                TensorRT's words.
         """
         trt, log = self._library.trt, log_of(self._library.trt)
         log.lines.clear()
@@ -264,7 +279,7 @@ class Contexts:
         self._config = config
 
     def close(self) -> None:
-        """Keep the kernels made; drop the engine. No context may be left."""
+        """Keep the kernels that were made, and drop the engine. No context may be left."""
         if self._kernels is not None and self._kernels_file is not None:
             partial = self._kernels_file.with_suffix(".partial")
             try:

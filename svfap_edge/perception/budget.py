@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from svfap_edge.smoothing import Average
+from svfap_edge.runtimes.prediction import Average
 
 LEVELS = ((1, 1), (2, 1), (2, 2), (4, 2), (4, 4), (4, 8))
 """What the detection interval and the hop are multiplied with, the least loss first. Hops stay

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
+from svfap_edge.errors import ConfigError
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.stream import State
 
@@ -52,7 +53,7 @@ class People:
                     min_coverage=self._min_coverage,
                     smoothing_s=self._smoothing_s,
                 )
-            except ValueError:
+            except ConfigError:
                 if all(stream.name != name for stream in self._engine.streams):
                     raise
                 self._shift += 1

@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 
+from svfap_edge.clip import HOP_S, MIN_COVERAGE
 from svfap_edge.errors import ConfigError, InferenceError
 from svfap_edge.runtimes import Engine
-from svfap_edge.runtimes.engine import MIN_COVERAGE
 
 from .detectors import Detector, open_detector
 from .results import PerceiverStatistics, Perception, StateChange
@@ -40,7 +40,7 @@ class Perceiver:
         *,
         detector: str | Detector = "auto",
         face_model: str | os.PathLike[str] | None = None,
-        hop_s: float = 0.5,
+        hop_s: float = HOP_S,
         min_coverage: float = MIN_COVERAGE,
         hold_s: float = HOLD_S,
         forget_s: float = FORGET_S,
@@ -57,7 +57,7 @@ class Perceiver:
             detector: "auto" (YuNet where its file is found, else Haar), "yunet", "haar", "none"
                 (every frame is a face), or a detector of your own.
             face_model: YuNet's ONNX file; by default it is looked for, see `open_detector`.
-            hop_s: Seconds between the predictions of a person.
+            hop_s: Seconds between the predictions of a person (0.5).
             min_coverage: Share of a clip's slots, above 0 and up to 1, that must hold a captured
                 frame (0.5). Below it the person is "warming" or "stale" and is not predicted.
             hold_s: Seconds without its face (0.5) after which a person's stream is "stale".

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from svfap_edge.clip import check_advance, check_frame
+from svfap_edge.clip import HOP_S, MIN_COVERAGE, TimeUnitCheck, check_advance, check_frame
 from svfap_edge.errors import ConfigError
 from svfap_edge.runtimes import Engine, Prediction, Stream
-from svfap_edge.runtimes.engine import MIN_COVERAGE
+from svfap_edge.runtimes.stream import check_options
 
 from .budget import Budget, Load
 from .detectors import Box, Detector, crop_face
@@ -33,10 +33,6 @@ side."""
 FORGET_S = 2.0
 """A face that is not detected for this long has left; its name is never given again."""
 
-_POSITIVE = ("hop_s", "budget_s")
-_NOT_NEGATIVE = ("hold_s", "forget_s", "predict_s")
-_COUNTS = ("detect_every", "max_people")
-
 
 @dataclass(frozen=True)
 class ViewSettings:
@@ -46,7 +42,7 @@ class ViewSettings:
         ConfigError: a value is out of its range; the message names it.
     """
 
-    hop_s: float = 0.5
+    hop_s: float = HOP_S
     min_coverage: float = MIN_COVERAGE
     hold_s: float = HOLD_S
     forget_s: float = FORGET_S
@@ -57,24 +53,20 @@ class ViewSettings:
     max_people: int = MAX_PEOPLE
 
     def __post_init__(self) -> None:
-        for name in _POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name} must be a positive number of seconds; got {value}.")
-        for name in _NOT_NEGATIVE:
+        check_options(
+            hop_s=self.hop_s, min_coverage=self.min_coverage, smoothing_s=self.smoothing_s
+        )
+        if self.budget_s is not None and not 0 < self.budget_s < math.inf:
+            raise ConfigError(
+                f"budget_s must be a positive number of seconds; got {self.budget_s}."
+            )
+        for name in ("hold_s", "forget_s", "predict_s"):
             if not getattr(self, name) >= 0:
                 raise ConfigError(f"{name} must be 0 or more seconds; got {getattr(self, name)}.")
-        for name in _COUNTS:
+        for name in ("detect_every", "max_people"):
             value = getattr(self, name)
-            if not (value >= 1 and value == int(value)):
+            if not (value >= 1 and value % 1 == 0):
                 raise ConfigError(f"{name} must be a whole number, 1 or more; got {value}.")
-        if not 0 <= self.smoothing_s < math.inf:
-            raise ConfigError(f"smoothing_s must be 0 or more seconds; got {self.smoothing_s}.")
-        if not 0 < self.min_coverage <= 1:
-            raise ConfigError(
-                f"min_coverage is a share of a clip's slots, above 0 and up to 1; "
-                f"got {self.min_coverage}."
-            )
 
 
 class View:
@@ -97,6 +89,7 @@ class View:
         self.warnings: list[str] = []
         self._settings = settings
         self._budget = self._new_budget()
+        self._slowed = False  # whether a warning of the budget was given
         self._people = People(
             engine,
             prefix=prefix,
@@ -117,6 +110,7 @@ class View:
         self._spent = (0.0, 0.0)  # what the newest frame took to search, and to crop
         self._counts = PerceiverStatistics()
         self._last_s: float | None = None
+        self._units = TimeUnitCheck(engine.spec.clip)
 
     def check(self, image: np.ndarray, timestamp_s: float) -> None:
         """Raises FrameError or TimestampError if the frame cannot be taken; changes nothing."""
@@ -144,6 +138,8 @@ class View:
         """Take a frame and the faces that `search` found in it."""
         searched = boxes is not None
         self._count_frame(timestamp_s, searched)
+        doubt = self._units.add(timestamp_s)
+        self.warnings += [] if doubt is None else [doubt]
         self._last_s, self._image = timestamp_s, image
         self._unsearched = 0 if searched else self._unsearched + 1
         started = time.perf_counter()
@@ -212,6 +208,7 @@ class View:
         changes = self.finish()
         self._last_s = None
         self._budget = self._new_budget()
+        self._slowed = False  # whether a warning of the budget was given
         self._people.set_hop(self._settings.hop_s)
         return changes
 
@@ -273,7 +270,8 @@ class View:
         now = self.statistics
         self._people.set_hop(now.hop_s)
         budget_ms = self._budget.budget_s * 1e3
-        if now.level and not self.warnings:
+        if now.level and not self._slowed:
+            self._slowed = True
             self.warnings.append(
                 f"Frames take longer than the budget of {budget_ms:g} ms: faces are looked for "
                 "and people predicted less often while that lasts (first at "

@@ -268,6 +268,7 @@ class PulledFrames(PushSource):
             keep_all: Hold the iterable up rather than drop frames.
         """
         super().__init__(name, settings, withholding=not keep_all)
+        self.live = not keep_all  # a run then takes the frames one by one, as those of a file
         self._frames = frames
         self._held_up = keep_all
         self._thread = threading.Thread(target=self._pull, name="svfap-frames", daemon=True)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
+import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import FrameError, InferenceError, TimestampError
+from svfap_edge.errors import ConfigError, FrameError, InferenceError, TimestampError
 from svfap_edge.runtimes import Engine, Outputs, Prediction
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
@@ -294,28 +297,49 @@ def test_closed_streams_and_engines_refuse(engine_path: Path) -> None:
     stream.close()
     stream.close()
     assert stream.state == "ended"
-    with pytest.raises(ValueError, match="has ended"):
+    with pytest.raises(ConfigError, match="'s' has ended"):
         stream.push(grey(1), 0.0)
     other = engine.open_stream("s")  # the name is free again
     engine.close()
     engine.close()
     assert other.state == "ended"
-    with pytest.raises(ValueError, match="closed"):
+    with pytest.raises(ConfigError, match=r"fp32\.onnx.* closed.*Engine\.load"):
         engine.open_stream("t")
+    with pytest.raises(ConfigError, match="closed"):
+        engine.infer(np.zeros((1, *CLIP.shape), np.uint8))
 
 
 @pytest.mark.parametrize(
-    "bad", [{"hop_s": 0}, {"hop_s": float("nan")}, {"min_coverage": 0}, {"min_coverage": 1.1}]
+    "bad",
+    [
+        {"hop_s": 0},
+        {"hop_s": -1},
+        {"hop_s": float("nan")},
+        {"hop_s": float("inf")},
+        {"min_coverage": 0},
+        {"min_coverage": 1.1},
+        {"smoothing_s": -1},
+        {"smoothing_s": float("nan")},
+    ],
+    ids=str,
 )
 def test_bad_stream_options(engine: Engine, bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(bad))):
+    ((name, value),) = bad.items()
+    with pytest.raises(ConfigError, match=rf"{name} must be .*; got {value}\.") as caught:
         engine.open_stream("s", **bad)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.exit_code == 2
+    assert engine.streams == ()
+    if name == "hop_s":
+        with pytest.raises(ConfigError, match="hop_s"):
+            engine.open_stream("s").set_hop(value)
 
 
 def test_names_are_unique(engine: Engine) -> None:
     engine.open_stream("driver")
-    with pytest.raises(ValueError, match="open already"):
+    with pytest.raises(ConfigError, match=r"'driver' is open already.*Perceiver.*prefix"):
         engine.open_stream("driver")
+    assert len(engine.streams) == 1
 
 
 def test_prediction_content(engine: Engine) -> None:
@@ -328,6 +352,49 @@ def test_prediction_content(engine: Engine) -> None:
     line = p.to_json()
     assert line["type"] == "prediction"
     assert line["label"] == "bright"
+
+
+def test_predictions_can_be_counted_and_looked_up(engine: Engine) -> None:
+    found = feed(engine.open_stream("s", hop_s=0.1), np.arange(0, 1, 0.1))
+    assert len({*found, *found}) == len(found)
+    assert dict(zip(found, range(len(found)), strict=True))[replace(found[1])] == 1
+
+
+def test_what_is_open_can_be_read(engine: Engine) -> None:
+    assert repr(engine) == (
+        f"<Engine fp32.onnx on {engine.spec.engine} in {engine.spec.precision}, 0 open streams>"
+    )
+    stream = engine.open_stream("driver", hop_s=0.25)
+    assert repr(stream) == "<Stream 'driver': warming, a prediction every 0.25 s>"
+    assert "1 open streams: driver>" in repr(engine)
+    engine.close()
+    assert "'driver': ended" in repr(stream)
+    assert "closed>" in repr(engine)
+
+
+def test_times_in_milliseconds_bring_one_warning(engine: Engine) -> None:
+    stream = engine.open_stream("driver")
+    with pytest.warns(UserWarning, match=r"'driver'.*milliseconds") as caught:
+        assert feed(stream, np.arange(0, 3000, 33.3)) == []
+    assert len(caught) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        feed(engine.open_stream("other"), np.arange(0, 3, 0.0333))
+
+
+def test_smoothed_scores_follow_a_step_to_63_percent(engine: Engine) -> None:
+    """By the share 1 - exp(-elapsed / smoothing_s), and anew after a reset."""
+    stream = engine.open_stream("s", hop_s=0.1, min_coverage=0.1, smoothing_s=0.5)
+    found = feed(stream, np.arange(0, 2, 0.1), value=0) + feed(stream, np.arange(2, 3, 0.1), 255)
+    expected: dict[str, float] = dict(found[0].scores)
+    assert found[0].smoothed == expected
+    for before, now in itertools.pairwise(found):
+        share = 1 - np.exp(-(now.end_s - before.end_s) / 0.5)
+        expected = {k: v + share * (now.scores[k] - v) for k, v in expected.items()}
+        assert now.smoothed == pytest.approx(expected)
+    stream.reset()
+    again = feed(stream, np.arange(3, 4, 0.1), value=0)[0]
+    assert again.smoothed == again.scores
 
 
 def test_an_engine_that_raises_is_an_inference_error(

@@ -1,4 +1,5 @@
-"""Evaluating a list: clips go in batches, and a recording's answer is the mean over its clips."""
+"""Evaluating a list: clips go in batches, a recording's answer is the mean over its clips, and the
+streaming protocol reads a recording as the runtime does."""
 
 from __future__ import annotations
 
@@ -12,11 +13,21 @@ from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from svfap_edge.bundle import Manifest
+from svfap_edge.clip import ClipSpec
+from svfap_edge.evaluation.face_clips import ClipRecorder
 from svfap_edge.lists import Item
+from svfap_edge.runtimes import Engine
+from svfap_edge.sources.opening import open_source
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
 from svfap_edge.training.model import TPSBTConfig
-from svfap_edge.training.protocols import evaluate_streaming, run_list
+from svfap_edge.training.protocols import (
+    StreamedClips,
+    evaluate_streaming,
+    run_list,
+    streamed_clips,
+)
 
 MOODS = Task("moods", "classes", ("calm", "glad"))
 
@@ -71,3 +82,63 @@ def test_a_long_recording_goes_through_in_batches(fabric: Fabric, tmp_path: Path
     row = evaluate_streaming(fabric, model, clips, MOODS, config, batch=4)
     assert sum(model.batches) > 12 and max(model.batches) == 4
     assert row["war"] == 1.0
+
+
+def recording(folder: Path, times: np.ndarray, shape: tuple[int, int] = (12, 20)) -> Path:
+    """Frames that differ, at these times."""
+    folder.mkdir()
+    random = np.random.default_rng(0)
+    for index in range(len(times)):
+        image = random.integers(0, 255, (*shape, 3), np.uint8)
+        cv2.imwrite(str(folder / f"{index}.png"), image)
+    rows = [f"{index}.png,{time_s:.3f}\n" for index, time_s in enumerate(times)]
+    (folder / "timestamps.csv").write_text("".join(rows))
+    return folder
+
+
+@pytest.mark.parametrize("hop_s", [0.1, 0.25, 0.5, 0.7])
+@pytest.mark.parametrize("camera", ["8 fps", "25 fps", "29.97 fps", "60 fps", "irregular", "gap"])
+def test_streamed_clips_are_those_of_the_runtime(tmp_path: Path, camera: str, hop_s: float) -> None:
+    """Their ends and their pixels, those of frames that are not square included."""
+    if camera == "irregular":
+        times = np.cumsum(np.random.default_rng(1).uniform(0.01, 0.2, 60))
+    elif camera == "gap":
+        times = np.concatenate([np.arange(0, 2, 0.04), np.arange(5.3, 7, 0.04)])
+    else:
+        times = np.arange(0, 5, 1 / float(camera.split()[0]))
+    spec = ClipSpec(8, 1.6, 8)
+    path = recording(tmp_path / "frames", times)
+    recorder, ends, clips = ClipRecorder(spec, 2), [], []
+    with Engine(recorder, Manifest("recorder", MOODS, spec, 0.0, {})) as engine:
+        stream = engine.open_stream("face", hop_s=hop_s)
+        with open_source(path) as source:
+            for frame in source:
+                for prediction in stream.push(frame.image, frame.timestamp_s):
+                    assert recorder.batch is not None
+                    ends.append(prediction.end_s)
+                    clips.append(recorder.batch[0].copy())
+    found = streamed_clips(path, spec, hop_s)
+    assert len(ends) > 3
+    assert [clip.end_s for clip in found] == ends
+    assert np.array_equal(np.stack([clip.frames for clip in found]), np.stack(clips))
+
+
+def test_the_clips_of_a_camera_of_25_frames_a_second(tmp_path: Path) -> None:
+    """16 slots of 4 frames: half of them are there after 26 frames; then the hops of the grid."""
+    times = np.arange(80) / 25
+    path = recording(tmp_path / "frames", times)
+    found = streamed_clips(path, ClipSpec(16, 2.56, 8))
+    assert [round(clip.end_s * 25) for clip in found] == [26, 38, 50, 63, 75]
+
+
+def test_a_short_recording_and_an_image_give_one_clip(tmp_path: Path) -> None:
+    path = recording(tmp_path / "frames", np.arange(3) / 25)
+    image = path / "0.png"
+    clips = LabelledClips([Item(path), Item(image)], np.array([0, 1]), Sampling(frames=8))
+    streamed = StreamedClips(clips, ClipSpec(8, 1.6, 8))
+    _, short = streamed[0]
+    _, still = streamed[1]
+    assert isinstance(short, np.ndarray) and isinstance(still, np.ndarray)
+    assert short.shape == still.shape == (1, 8, 8, 8, 3)
+    assert np.array_equal(still[0, 0], short[0, 0])  # the oldest frame, fitted alike
+    assert (still[0] == still[0, 0]).all()
