@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import itertools
+import json
+import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import FrameError, InferenceError, TimestampError
+from svfap_edge.errors import ConfigError, FrameError, InferenceError, TimestampError
 from svfap_edge.perception.cameras import Cameras
 from svfap_edge.perception.detectors import Box
 from svfap_edge.perception.perceiver import Perceiver
@@ -341,10 +345,102 @@ def test_a_stream_reuses_its_memory(engine: Engine) -> None:
     assert stream._buffer._memory.size == 0
 
 
-@pytest.mark.parametrize("bad", [{"detect_every": 0}, {"max_people": 0}, {"budget_s": 0.0}])
-def test_bad_options(engine: Engine, bad: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=next(iter(bad))):
-        Perceiver(engine, detector=Painted(), **bad)  # type: ignore[arg-type]
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hop_s", -1), ("hop_s", 0), ("hop_s", np.nan), ("hop_s", np.inf), ("smoothing_s", -1),
+        ("smoothing_s", np.nan), ("min_coverage", 2), ("min_coverage", 0), ("hold_s", -1),
+        ("hold_s", np.nan), ("forget_s", -0.1), ("predict_s", -1), ("detect_every", 0),
+        ("detect_every", 1.5), ("max_people", 0), ("max_people", np.inf), ("budget_s", 0.0),
+        ("budget_s", np.inf),
+    ],
+)  # fmt: skip
+def test_bad_values_are_refused_by_their_names(engine: Engine, name: str, value: float) -> None:
+    for make in (Perceiver, partial(Cameras, names=["a"])):
+        with pytest.raises(ConfigError, match=rf"^{name} must be .*; got"):
+            make(engine, detector=Painted(), **{name: value})  # type: ignore[operator]
+
+
+def test_a_perceiver_that_is_dropped_frees_its_names(engine: Engine) -> None:
+    for _ in range(3):  # as in a loop over videos, or in a notebook; nobody calls finish()
+        perceiver = Perceiver(engine, detector=Painted())
+        last = run(perceiver, [scene((100, 200))] * 10)[-1]
+        assert [person.name for person in last.people] == ["person-1"]
+    del perceiver
+    assert engine.streams == ()
+
+
+def test_two_perceivers_of_one_prefix_leave_each_others_names_alone(engine: Engine) -> None:
+    one, two = (Perceiver(engine, detector=Painted()) for _ in range(2))
+    for i in range(10):
+        first = one.process(scene((100, 200)), i / 20)
+        second = two.process(scene((100, 60), (300, 90)), i / 20)
+    assert [person.name for person in first.people] == ["person-1"]
+    assert sorted(person.name for person in second.people) == ["person-2", "person-3"]
+    assert two.statistics.people == 2
+
+
+def test_closing(engine: Engine) -> None:
+    with Perceiver(engine, detector=Painted()) as perceiver:
+        run(perceiver, [scene((100, 200))] * 10)
+        assert repr(perceiver).endswith("faces by painted, every 0.5 s, 1 people so far>")
+    assert engine.streams == ()
+    assert "closed" in repr(perceiver)
+    with pytest.raises(ConfigError, match="closed"):
+        perceiver.process(scene(), 5)
+    perceiver.close()
+
+
+def test_a_perceiver_called_from_many_threads(engine: Engine) -> None:
+    """Calls are served one after the other; of times that come too late each is refused."""
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.1)
+    clock = itertools.count()
+    refused, errors, taken = [], [], []
+
+    def feed() -> None:
+        for _ in range(100):
+            time_s = next(clock) / 20
+            try:
+                taken.append(perceiver.process(scene((100, 200)), time_s))
+            except TimestampError:
+                refused.append(time_s)
+            except BaseException as error:
+                errors.append(error)
+
+    threads = [threading.Thread(target=feed) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(taken) + len(refused) == 800 and perceiver.statistics.frames == len(taken)
+    ends = [p.end_s for result in taken for p in result.predictions]
+    assert len(ends) == len(set(ends)) > 0
+
+
+def test_times_in_milliseconds_are_asked_about(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Painted())
+    for i in range(40):
+        perceiver.process(scene((100, 200)), 40.0 * i)
+    (warning,) = perceiver.warnings
+    assert "40 s apart" in warning and "milliseconds" in warning
+
+
+def test_results_as_json(engine: Engine) -> None:
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.1)
+    results = run(perceiver, [scene((100, 200))] * 20)
+    for result in results:
+        content = json.loads(json.dumps(result.to_json(), allow_nan=False))
+        assert content["type"] == "perception" and content["time_s"] == result.timestamp_s
+        assert [line["type"] for line in result.lines()] == ["state"] * len(result.changes) + [
+            "prediction"
+        ] * len(result.predictions)
+        for person, given in zip(result.people, content["people"], strict=True):
+            assert given["box"] == {"x": 100.0, "y": 40.0, "width": 40.0, "height": 40.0}
+            assert (given["name"], given["state"]) == (person.name, person.state)
+        for line in content["predictions"]:
+            assert line["box"] == content["people"][0]["box"]
+    assert any(result.predictions for result in results)
 
 
 @pytest.mark.parametrize("detector", ["haar", "yunet"])
