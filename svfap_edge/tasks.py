@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from .errors import TaskError
 
 Kind = Literal["classes", "values", "traits"]
+Bound = Annotated[float, Meta(ge=-1e9, le=1e9)]  # checked where a task is read from a manifest
 
 REFERENCE_FPS = 25.0
 """Frame rate at which the published strides are counted (VoxCeleb2, CREMA-D, MAFW: 25 fps)."""
@@ -34,10 +37,10 @@ class Task:
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    low: float = 0.0
-    high: float = 1.0
+    low: Bound = 0.0
+    high: Bound = 1.0
     metrics: tuple[str, ...] = ("UAR", "WAR")
-    stride: int = 4
+    stride: Annotated[int, Meta(ge=1, le=10_000)] = 4
     order_certain: bool = True
     note: str = ""
 
