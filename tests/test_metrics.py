@@ -9,7 +9,7 @@ from fractions import Fraction
 import numpy as np
 import pytest
 
-from svfap_edge.evaluation.findings import Drop
+from svfap_edge.evaluation.analysis_types import Drop
 from svfap_edge.evaluation.intervals import (
     bootstrap,
     interval,

@@ -68,7 +68,7 @@ def evaluate(
         with stopping_cleanly(), steps(as_json) as step:
             found = analysis.analyse(run_evaluation(opened, data, finder, options, step))
             if report is not None:
-                from svfap_edge.evaluation.report.report import write_report
+                from svfap_edge.evaluation.report.write import write_report
 
                 step(f"Writing {report}")
                 write_report(found, report)

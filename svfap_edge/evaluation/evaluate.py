@@ -29,7 +29,7 @@ from svfap_edge.runtimes.choice import choose
 from svfap_edge.runtimes.prediction import softmax
 from svfap_edge.tasks import Task
 
-from .answers import ArtifactResult, Evaluation
+from .predictions import ArtifactPredictions, Evaluation
 from .face_clips import face_clips
 
 BASELINES = ("fp32.onnx", "bf16.openvino")
@@ -117,7 +117,7 @@ def evaluate(
             timed, clips=options.clips, rounds=options.rounds, progress=progress
         )
     results = [
-        ArtifactResult(
+        ArtifactPredictions(
             name=c.artifact,
             bundle=c.bundle.manifest.name,
             engine=c.engine,

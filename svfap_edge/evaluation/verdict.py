@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .findings import ArtifactAnalysis, Drop, Outcome
+from .analysis_types import ArtifactAnalysis, Drop, Outcome
 
 MIN_FILES = 100
 """Below this a drop of 3 points can hide: of n files without a change, 3/n may change (95 %)."""

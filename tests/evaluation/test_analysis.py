@@ -11,18 +11,18 @@ import numpy as np
 import pytest
 
 from svfap_edge.errors import InferenceError, SourceError, TaskError
-from svfap_edge.evaluation.analysis import ArtifactResult, Evaluation, analyse
-from svfap_edge.evaluation.findings import Drop
+from svfap_edge.evaluation.analysis import ArtifactPredictions, Evaluation, analyse
+from svfap_edge.evaluation.analysis_types import Drop
 from svfap_edge.evaluation.verdict import judge, signed
 from svfap_edge.tasks import TASKS, Task
 
 MOODS = Task("moods", "classes", ("calm", "cross", "glad"))
 
 
-def result(name: str, scores: np.ndarray, ms: float = 0, size: int = 1000) -> ArtifactResult:
+def result(name: str, scores: np.ndarray, ms: float = 0, size: int = 1000) -> ArtifactPredictions:
     precision, _, engine = name.partition(".")
     latency = np.full(20, ms) if ms else np.array([])
-    return ArtifactResult(name, "moods-v1", engine, precision, size, scores, latency)
+    return ArtifactPredictions(name, "moods-v1", engine, precision, size, scores, latency)
 
 
 def one_hot(labels: np.ndarray, classes: int = 3) -> np.ndarray:

@@ -20,7 +20,7 @@ from .job import Job
 from .loop import BEST, HISTORY, RESUME, Place, fit, prepare_folder
 from .pretraining import Pretraining
 from .progress import say
-from .report import write_report
+from .curves import write_report
 from .resume import check_resume, record_of
 
 CONFIG = "config.toml"

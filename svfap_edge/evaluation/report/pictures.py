@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svfap_edge.evaluation.findings import Analysis
+from svfap_edge.evaluation.analysis_types import Analysis
 from svfap_edge.sinks.palette import PALETTE
 
 from .tables import artifacts_of, megabytes
@@ -29,12 +30,29 @@ MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG of the report: file name, heading, what it shows for those who cannot see it."""
+    """A PNG of the report.
+
+    Attributes:
+        name: Name of its file.
+        title: Heading above it.
+        text: What it shows, for those who cannot see it.
+        png: Content of the file.
+    """
 
     name: str
     title: str
     text: str
     png: bytes
+
+    @property
+    def data_url(self) -> str:
+        """The picture as an address that a page can hold."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+    @property
+    def width_px(self) -> int:
+        """Width in CSS pixels: the one in the PNG's header at 96 dots an inch."""
+        return int.from_bytes(self.png[16:20], "big") * 96 // DPI
 
 
 def draw_pictures(analysis: Analysis) -> list[Picture]:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from svfap_edge.evaluation.findings import (
+from svfap_edge.evaluation.analysis_types import (
     Analysis,
     ArtifactAnalysis,
     CandidateAnalysis,
-    Flip,
     Metric,
 )
 from svfap_edge.evaluation.verdict import change_text
@@ -49,6 +47,10 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     note: str = ""
+
+    def first(self, rows: int) -> Table:
+        """The table without the rows after the first ones."""
+        return replace(self, rows=self.rows[:rows])
 
 
 def title_of(analysis: Analysis) -> str:
@@ -198,18 +200,16 @@ def _output_table(analysis: Analysis) -> Table:
     return Table("Each output", header, tuple(rows), words=2)
 
 
-def flips_title(candidate: CandidateAnalysis) -> str:
+def changed_table(analysis: Analysis, candidate: CandidateAnalysis) -> Table:
+    """The files that the candidate gives another label than the baseline."""
     count = len(candidate.flips)
-    return f"{candidate.artifact.name}: {count:,} {'file' if count == 1 else 'files'} changed label"
-
-
-def flip_table(analysis: Analysis, flips: Sequence[Flip]) -> Table:
+    title = f"{candidate.artifact.name}: {count:,} file{'' if count == 1 else 's'} changed label"
     header = ("file", "true", analysis.baseline.name, "candidate", "right")
-    rows = tuple((f.file, f.target, f.baseline, f.candidate, f.right) for f in flips)
-    return Table("", header, rows, words=5)
+    rows = tuple((f.file, f.target, f.baseline, f.candidate, f.right) for f in candidate.flips)
+    return Table(title, header, rows, words=5)
 
 
-def facts_table(analysis: Analysis) -> Table:
+def details_table(analysis: Analysis) -> Table:
     found = f"{analysis.files:,} of {analysis.files + len(analysis.missing):,}"
     gate = "none" if analysis.max_drop is None else f"at most {analysis.max_drop:g} points"
     rows = (

@@ -12,7 +12,7 @@ from svfap_edge.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
-class ArtifactResult:
+class ArtifactPredictions:
     """What one artifact answered.
 
     Attributes:
@@ -68,8 +68,8 @@ class Evaluation:
     files: tuple[str, ...]
     targets: np.ndarray
     missing: tuple[str, ...]
-    baseline: ArtifactResult
-    candidates: tuple[ArtifactResult, ...]
+    baseline: ArtifactPredictions
+    candidates: tuple[ArtifactPredictions, ...]
     machine: dict[str, str]
     created: str
     max_drop: float | None = None
@@ -107,7 +107,7 @@ def _check_targets(task: Task, targets: np.ndarray, files: int) -> None:
         )
 
 
-def _check_scores(task: Task, result: ArtifactResult, files: int) -> None:
+def _check_scores(task: Task, result: ArtifactPredictions, files: int) -> None:
     scores, expected = result.scores, (files, len(task.labels))
     if scores.shape != expected:
         raise InferenceError(
