@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from .console import Json, console, reporting, split, steps, stopping_cleanly
 
 if TYPE_CHECKING:
     from svfap_edge.bundle import Bundle
-    from svfap_edge.evaluation.analysis import Analysis
+    from svfap_edge.evaluation.analysis_types import Analysis, ArtifactAnalysis
 
 
 def evaluate(
@@ -91,19 +91,19 @@ def evaluate(
 def _record(bundles: list[Bundle], found: Analysis) -> None:
     from svfap_edge.bundle import record_quality
 
-    rows: list[tuple[Any, dict[str, float]]] = [(found.baseline, {})]
+    rows: list[tuple[ArtifactAnalysis, dict[str, float]]] = [(found.baseline, {})]
     rows += [
         (c.artifact, {d.metric: round(d.points, 2) for d in c.drops}) for c in found.candidates
     ]
     for bundle in bundles:
         measured = {
-            row.name.rpartition("/")[2]: {
+            row.artifact: {
                 "measured": {m.name: round(m.value, 4) for m in row.metrics},
                 "data": f"{found.data}, {found.files} files, {found.created[:10]}",
                 **({"drop_points": drop} if drop else {}),
             }
             for row, drop in rows
-            if row.bundle == bundle.manifest.name
+            if row.path == str(bundle.path)
         }
         record_quality(bundle, measured)
 

@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics with intervals, what each artifact lost, and a verdict.
+"""Analysis of an evaluation: metrics with intervals, what each artifact lost, and a verdict.
 
 analysis = analyse(Evaluation(task, "test.txt", ..., baseline=fp32, candidates=(int8,)))
 for candidate in analysis.candidates:
@@ -17,7 +17,6 @@ from svfap_edge import metrics
 from svfap_edge.tasks import Task
 
 from . import intervals
-from .predictions import ArtifactPredictions, Evaluation
 from .analysis_types import (
     Analysis,
     ArtifactAnalysis,
@@ -31,6 +30,7 @@ from .analysis_types import (
     OutputScore,
     Right,
 )
+from .predictions import ArtifactPredictions, Evaluation
 from .verdict import judge, sentence
 
 __all__ = ["Analysis", "ArtifactPredictions", "Evaluation", "analyse"]
@@ -126,7 +126,9 @@ def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> Ar
         values = _output_metrics(task, targets, result.scores, outputs)
     return ArtifactAnalysis(
         name=result.name,
+        artifact=result.name,
         bundle=result.bundle,
+        path=result.path,
         engine=result.engine,
         precision=result.precision,
         bytes=result.bytes,
@@ -245,5 +247,5 @@ def _flips(evaluation: Evaluation, result: ArtifactPredictions) -> tuple[Flip, .
 
 def _names(results: Sequence[ArtifactPredictions]) -> list[str]:
     """Names to show: with the bundle in front where several bundles have the same one."""
-    bundles = Counter(name for name, _ in {(r.name, r.bundle) for r in results})
+    bundles = Counter(name for name, _ in {(r.name, r.path) for r in results})
     return [f"{r.bundle}/{r.name}" if bundles[r.name] > 1 else r.name for r in results]

@@ -112,7 +112,7 @@ def resampled_agreement(
     Args:
         targets: (n, L).
         scores: (n, L).
-        span: Of `metrics.one_minus_mae`.
+        span: Range of the values, as for `metrics.one_minus_mae`.
         resamples: R.
         seed: The same seed gives the same draws.
 

@@ -16,6 +16,7 @@ from svfap_edge.evaluation.analysis import Analysis, ArtifactPredictions, Evalua
 from svfap_edge.tasks import Task
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
 
 from svfap_edge.evaluation.report.write import FILES, write_report
 
@@ -37,7 +38,9 @@ def made(task: Task = TASK, *, latency: bool = True, max_drop: float | None = 1.
     ms = 20 + rng.random(30) if latency else np.array([])
 
     def artifact(name: str, scores: np.ndarray, scale: float) -> ArtifactPredictions:
-        return ArtifactPredictions(name, "b", "onnxruntime", name[:4], 5_000_000, scores, ms * scale)
+        return ArtifactPredictions(
+            name, "b", "out/b", "onnxruntime", name[:4], 5_000_000, scores, ms * scale
+        )
 
     return analyse(
         Evaluation(
@@ -219,8 +222,9 @@ def test_a_failed_report_leaves_the_earlier_one(
     assert [p.name for p in tmp_path.iterdir()] == ["report"]
 
 
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(DependencyMissing, match=r"svfap-edge\[report\]"):
+@pytest.mark.parametrize("name", ["matplotlib", "jinja2"])
+def test_without_a_library(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyMissing, match=rf"needs {name}.*svfap-edge\[report\]"):
         write_report(made(), tmp_path / "report")
     assert not list(tmp_path.iterdir())

@@ -35,11 +35,11 @@ class Table:
     """Text of a table, for the page and for Markdown alike.
 
     Attributes:
-        title: Above it.
-        header: Of each column.
-        rows: Cells; a second line in a cell follows a newline.
-        words: Columns of words, from the left; the others are numbers and go to the right.
-        note: Below it.
+        title: Heading above the table.
+        header: Heading of each column.
+        rows: Text of the cells; a second line in a cell follows a newline.
+        words: Number of columns of words, on the left; the others are numbers, aligned right.
+        note: Paragraph below the table.
     """
 
     title: str
@@ -65,7 +65,7 @@ def summary_of(analysis: Analysis) -> str:
     total = analysis.files + len(analysis.missing)
     text = f"{analysis.files:,} files of {analysis.data}"
     if analysis.missing:
-        text += f"; {len(analysis.missing):,} of {total:,} had no answer and are not counted"
+        text += f"; {len(analysis.missing):,} of {total:,} had no prediction and are not counted"
     if analysis.passed is not None:
         result = "passed" if analysis.passed else "failed"
         text += f". Gate (no primary metric may drop over {analysis.max_drop:g} points): {result}"
@@ -158,13 +158,13 @@ def _speed_table(analysis: Analysis) -> Table:
         times = (f"{latency.p50_ms:.1f}", f"{latency.p95_ms:.1f}") if latency else ("–", "–")
         speed = "–" if speedup is None else f"{speedup:.2f}x"
         size = megabytes(artifact.bytes)
-        facts = (artifact.name, artifact.bundle, artifact.engine, artifact.precision)
-        rows.append((*facts, size, *times, speed if rows else ""))
+        columns = (artifact.name, artifact.bundle, artifact.engine, artifact.precision)
+        rows.append((*columns, size, *times, speed if rows else ""))
     header = ("Artifact", "bundle", "engine", "precision", "MB", "p50 ms", "p95 ms", "speed")
     clips = max((a.latency.clips for a in artifacts_of(analysis) if a.latency), default=0)
     note = (
-        f"One clip at a time, {clips:,} times: half of the answers came within p50, 95 % within "
-        f"p95. Speed against {analysis.baseline.name}."
+        f"One clip at a time, {clips:,} times: half of the predictions came within p50, 95 % "
+        f"within p95. Speed against {analysis.baseline.name}."
     )
     title = "Speed and size" if clips else "Size (speed was not measured)"
     return Table(title, header, tuple(rows), words=4, note=note if clips else "")
@@ -215,7 +215,7 @@ def details_table(analysis: Analysis) -> Table:
     rows = (
         ("data", analysis.data),
         ("SHA-256 of the list", analysis.data_sha256),
-        ("files answered", f"{found} ({analysis.coverage:.1%})"),
+        ("files with a prediction", f"{found} ({analysis.coverage:.1%})"),
         ("task", f"{analysis.task}: {', '.join(analysis.labels)}"),
         ("allowed drop", gate),
         ("created", analysis.created),
