@@ -21,7 +21,7 @@ FORMATS = ("onnx", "openvino", "tensorrt")
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """One file of an artifact, relative to the bundle."""
+    """One file of an artifact: its path in the bundle, its digest and its size in bytes."""
 
     file: str
     sha256: str
@@ -33,10 +33,10 @@ class Artifact:
     """One runnable form of the model, named `<precision>.<format>`.
 
     Attributes:
-        name: For example "fp32.onnx", "int8.openvino", "fp16.tensorrt".
-        files: Its files, the one to open first.
-        built_by: Versions of the tools that made it.
-        needs: What the machine must have, for example {"opset": 20} or a compute capability.
+        name: Name like "fp32.onnx", "int8.openvino" or "fp16.tensorrt".
+        files: Files of the artifact; the first one is the one to open.
+        built_by: Versions of the tools that made it, by name of the tool.
+        needs: Requirements on the machine, like {"opset": 20} or a compute capability.
     """
 
     name: str
@@ -59,7 +59,19 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A bundle's model, and its artifacts by name."""
+    """Description of a bundle's model, and its artifacts by name.
+
+    Attributes:
+        name: Name of the bundle.
+        task: Task that the model was trained for.
+        clip: Geometry of the clip that the model reads.
+        margin: Share of the face box's longer side by which the cropped square is larger.
+        artifacts: Runnable forms of the model, by name.
+        features: Width of the feature output; 0 if there is none.
+        provenance: Checkpoint, tool versions and date of the export.
+        quantization: Scheme, calibration files and float layers of the INT8 artifacts.
+        quality: Parity, layers and measured figures, by name of the artifact.
+    """
 
     name: str
     task: Task

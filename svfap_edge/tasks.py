@@ -26,12 +26,12 @@ class Task:
         kind: "classes" (one of several, softmax), "values" (continuous affect), "traits"
             (several scores in 0..1 at once; the sigmoid is part of the model).
         labels: Output order: class labels, or names of the values.
-        low, high: Range of every value (values and traits only).
-        metrics: What the field reports for it, the primary one first.
+        low, high: Least and greatest value of every output (values and traits only).
+        metrics: Names of the metrics that the field reports for it, the primary one first.
         stride: Frames between the sampled frames of a clip, at 25 fps.
         order_certain: False where the published code does not fix the output order. Check the
             labels against the checkpoint's data preparation, and override them if they differ.
-        note: Where the order comes from.
+        note: Source of the order of the labels.
     """
 
     name: str
@@ -67,7 +67,7 @@ class Task:
         """The task with its output order overridden.
 
         Raises:
-            TaskError: the number of labels differs.
+            TaskError: The number of labels differs.
         """
         if len(labels) != len(self.labels):
             raise TaskError(
@@ -79,7 +79,7 @@ class Task:
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """As the manifest stores it."""
+        """The task as the manifest stores it."""
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
@@ -168,7 +168,7 @@ def find_task(name: str, labels: Sequence[str] | None = None) -> Task:
     """A task of the table, its labels overridden if given; or a classification task of your own.
 
     Raises:
-        TaskError: the name is not in the table and no labels were given, or the number differs.
+        TaskError: The name is not in the table and no labels were given, or the number differs.
     """
     task = TASKS.get(name.lower())
     if task is not None:

@@ -82,7 +82,7 @@ def settings(kind: type) -> dict[str, Any]:
     """Types of all settings of a configuration class by their dotted names."""
     found: dict[str, Any] = {}
     for name, hint in get_type_hints(kind).items():
-        inner = settings(hint) if is_dataclass(hint) else None
+        inner = settings(hint) if is_dataclass(hint) and isinstance(hint, type) else None
         found |= {f"{name}.{key}": h for key, h in inner.items()} if inner else {name: hint}
     return found
 

@@ -1,4 +1,4 @@
-"""`svfap-edge evaluate`: what the artifacts of bundles lose and gain."""
+"""`svfap-edge evaluate`: what artifacts lose in accuracy and gain in speed."""
 
 from __future__ import annotations
 
@@ -21,10 +21,12 @@ def evaluate(
         Path, typer.Option(help="Labelled list ('path label' a line), or a folder of labels.")
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="Artifact the others are compared with (fp32.onnx).")
+        str | None,
+        typer.Option(help="Artifact to compare the others with; by default fp32.onnx."),
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option(help="Comma-separated; all that run here by default.")
+        str | None,
+        typer.Option(help="Names, comma-separated; by default all that run here."),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="auto, onnxruntime[:PROVIDER], openvino or tensorrt.")
@@ -39,7 +41,7 @@ def evaluate(
     ignore: Annotated[
         str | None, typer.Option(help="Comma-separated labels whose files are left out.")
     ] = None,
-    speed: Annotated[bool, typer.Option(help="Time the artifacts too.")] = True,
+    speed: Annotated[bool, typer.Option(help="Whether to time the artifacts too.")] = True,
     report: Annotated[Path | None, typer.Option(help="Write a report into this folder.")] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the bundles' manifests.")

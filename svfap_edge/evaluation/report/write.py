@@ -82,4 +82,3 @@ def _replace(folder: Path, content: dict[str, bytes]) -> None:
             if old.exists():
                 old.rename(folder)
             raise
-
