@@ -61,13 +61,13 @@ class Bundle:
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None) -> Bundle:
-        """Read and check the manifest; without a path, that of the model in the package.
+        """Read and check the manifest of a bundle; without a path, of the model in the package.
 
         The digest of an artifact is checked when it is asked for, by `verify`.
 
         Raises:
-            BundleError: no bundle there, or a manifest that is damaged, of a newer format, or
-                that names files outside the folder.
+            BundleError: There is no bundle, or its manifest is damaged, of a newer format, or
+                names files outside the folder.
         """
         folder = Path(path) if path is not None else DEFAULT_BUNDLE
         file = folder / MANIFEST
@@ -87,7 +87,11 @@ class Bundle:
         return cls(folder, parse_manifest(content, str(file)))
 
     def artifact(self, name: str) -> Artifact:
-        """Raises BundleError with the list of artifacts if there is none of that name."""
+        """The artifact of a name.
+
+        Raises:
+            BundleError: There is none of that name; the message lists those there are.
+        """
         if name not in self.manifest.artifacts:
             raise BundleError(
                 f"Bundle '{self.path}' has no artifact '{name}'. "
@@ -96,14 +100,14 @@ class Bundle:
         return self.manifest.artifacts[name]
 
     def path_of(self, name: str) -> Path:
-        """The file of an artifact to open first, not verified."""
+        """Path of the file to open first of an artifact. The file is not verified."""
         return self.path / self.artifact(name).files[0].file
 
     def verify(self, name: str) -> Path:
         """Check size and digest of every file of an artifact; return the one to open.
 
         Raises:
-            BundleError: a file is missing, truncated or altered.
+            BundleError: A file is missing, truncated or altered.
         """
         for entry in self.artifact(name).files:
             path = self.path / entry.file
@@ -136,7 +140,7 @@ def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) ->
     """Add measured figures to the manifest's `quality`, by artifact; the file is replaced whole.
 
     Raises:
-        BundleError: no such artifact.
+        BundleError: The bundle has no such artifact.
     """
     for name, figures in measured.items():
         bundle.artifact(name)

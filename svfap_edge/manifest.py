@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
-from typing import Any
+from typing import Annotated, Any, TypedDict
+
+from msgspec import Meta, Struct
 
 from .clip import ClipSpec
 from .errors import BundleError, TaskError
+from .schema import Number, Text, Whole, fitted
 from .tasks import Task
 
 FORMAT = 1
@@ -19,11 +21,11 @@ FORMATS = ("onnx", "openvino", "tensorrt")
 
 @dataclass(frozen=True)
 class ArtifactFile:
-    """One file of an artifact, relative to the bundle."""
+    """One file of an artifact: its path in the bundle, its digest and its size in bytes."""
 
     file: str
     sha256: str
-    bytes: int
+    bytes: Annotated[int, Meta(ge=1, le=1 << 40)]
 
 
 @dataclass(frozen=True)
@@ -31,10 +33,10 @@ class Artifact:
     """One runnable form of the model, named `<precision>.<format>`.
 
     Attributes:
-        name: For example "fp32.onnx", "int8.openvino", "fp16.tensorrt".
-        files: Its files, the one to open first.
-        built_by: Versions of the tools that made it.
-        needs: What the machine must have, for example {"opset": 20} or a compute capability.
+        name: Name like "fp32.onnx", "int8.openvino" or "fp16.tensorrt".
+        files: Files of the artifact; the first one is the one to open.
+        built_by: Versions of the tools that made it, by name of the tool.
+        needs: Requirements on the machine, like {"opset": 20} or a compute capability.
     """
 
     name: str
@@ -57,7 +59,19 @@ class Artifact:
 
 @dataclass(frozen=True)
 class Manifest:
-    """A bundle's model, and its artifacts by name."""
+    """Description of a bundle's model, and its artifacts by name.
+
+    Attributes:
+        name: Name of the bundle.
+        task: Task that the model was trained for.
+        clip: Geometry of the clip that the model reads.
+        margin: Share of the face box's longer side by which the cropped square is larger.
+        artifacts: Runnable forms of the model, by name.
+        features: Width of the feature output; 0 if there is none.
+        provenance: Checkpoint, tool versions and date of the export.
+        quantization: Scheme, calibration files and float layers of the INT8 artifacts.
+        quality: Parity, layers and measured figures, by name of the artifact.
+    """
 
     name: str
     task: Task
@@ -102,219 +116,123 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
     """Check every field of a manifest.
 
     Raises:
-        BundleError: naming the field, what it should be and what it is.
+        BundleError: It names the field, what it should be and what it is.
     """
-    fields = _Fields(where)
-    version = fields.get(content, "format", int)
+
+    def error(problem: str) -> BundleError:
+        return BundleError(f"'{where}': {problem}")
+
+    version = fitted(content, _Version, error).format
     if version != FORMAT:
         hint = "Upgrade svfap-edge." if version > FORMAT else "Export it again."
-        raise fields.error(
-            f"bundle format {version!r:.80}; this version reads format {FORMAT}. {hint}"
-        )
-    clip = fields.get(content, "clip", dict)
-    spec = ClipSpec(
-        frames=fields.whole(clip, "frames", 1, 1024, "clip."),
-        span_s=fields.number(clip, "span_s", 1e-3, 3600, "clip."),
-        size=fields.whole(clip, "size", 8, 4096, "clip."),
-    )
-    return Manifest(
-        task=_task(fields, fields.get(content, "task", dict)),
-        clip=spec,
-        margin=fields.number(fields.get(content, "crop", dict), "margin", -0.5, 4, "crop."),
-        artifacts=_artifacts(fields, fields.get(content, "artifacts", list)),
-        name=fields.get(content, "name", str),
-        features=fields.whole(content, "features", 0, 1 << 20) if "features" in content else 0,
-        provenance=fields.section(content, "provenance", PROVENANCE),
-        quantization=fields.section(content, "quantization", QUANTIZATION),
-        quality=fields.section(content, "quality", QUALITY),
-    )
-
-
-class _Fields:
-    """Reads fields of a manifest; what is missing or wrong is a BundleError that names it."""
-
-    def __init__(self, where: str) -> None:
-        self._where = where
-
-    def error(self, problem: str) -> BundleError:
-        return BundleError(f"'{self._where}': {problem}")
-
-    def get(self, mapping: Any, key: str, kind: type | tuple[type, ...], place: str = "") -> Any:
-        name = f"{place}{key}"
-        if not isinstance(mapping, Mapping) or key not in mapping:
-            raise self.error(f"'{name}' is missing.")
-        value = mapping[key]
-        if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-            raise self.error(f"'{name}' has the wrong type: {value!r:.80}.")
-        return value
-
-    def number(self, mapping: Any, key: str, low: float, high: float, place: str = "") -> float:
-        value = self.get(mapping, key, (int, float), place)
-        if not low <= value <= high:  # NaN is in no range
-            raise self.error(f"'{place}{key}' must be in {low:g}..{high:g}; it is {value!r:.80}.")
-        return float(value)
-
-    def whole(self, mapping: Any, key: str, low: int, high: int, place: str = "") -> int:
-        value = self.get(mapping, key, int, place)
-        if not low <= value <= high:
-            raise self.error(f"'{place}{key}' must be in {low}..{high}; it is {value!r:.80}.")
-        return int(value)
-
-    def fitting(
-        self, mapping: Any, key: str, shape: dict[str, Any], place: str = ""
-    ) -> dict[str, Any]:
-        """An object of a shape; see `misfit`."""
-        found = self.get(mapping, key, dict, place)
-        problem = misfit(found, shape, f"{place}{key}")
-        if problem:
-            raise self.error(problem)
-        return dict(found)
-
-    def section(self, content: Any, key: str, shape: dict[str, Any]) -> dict[str, Any]:
-        """The same, and empty where it is not there."""
-        return self.fitting(content, key, shape) if key in content else {}
-
-
-def _task(fields: _Fields, entry: Any) -> Task:
-    found: dict[str, Any] = {
-        "name": fields.get(entry, "name", str, "task."),
-        "kind": fields.get(entry, "kind", str, "task."),
-        "labels": tuple(fields.get(entry, "labels", list, "task.")),
-    }
-    if not all(isinstance(label, str) for label in found["labels"]):
-        raise fields.error("'task.labels' must be a list of strings.")
-    for key in ("low", "high"):
-        if key in entry:
-            found[key] = fields.number(entry, key, -1e9, 1e9, "task.")
-    if "stride" in entry:
-        found["stride"] = fields.whole(entry, "stride", 1, 10_000, "task.")
-    if "metrics" in entry:
-        found["metrics"] = tuple(str(m) for m in fields.get(entry, "metrics", list, "task."))
-    if "order_certain" in entry:
-        found["order_certain"] = fields.get(entry, "order_certain", bool, "task.")
-    if "note" in entry:
-        found["note"] = fields.get(entry, "note", str, "task.")
+        raise error(f"bundle format {version!r:.80}; this version reads format {FORMAT}. {hint}")
     try:
-        return Task(**found)
-    except TaskError as error:
-        raise fields.error(str(error)) from error
-
-
-def _artifacts(fields: _Fields, entries: list[Any]) -> dict[str, Artifact]:
+        found = fitted(content, _Content, error)
+    except TaskError as problem:
+        raise error(str(problem)) from problem
     artifacts: dict[str, Artifact] = {}
-    for position, entry in enumerate(entries):
-        artifact = _artifact(fields, entry, f"artifacts[{position}].")
-        if artifact.name in artifacts:
-            raise fields.error(f"artifact '{artifact.name}' is listed twice.")
-        artifacts[artifact.name] = artifact
-    if not artifacts:
-        raise fields.error("it lists no artifacts.")
-    return artifacts
-
-
-def _artifact(fields: _Fields, entry: Any, place: str) -> Artifact:
-    name = fields.get(entry, "name", str, place)
-    precision, _, form = name.partition(".")
-    if form not in FORMATS or not precision:
-        raise fields.error(
-            f"'{place}name' must be <precision>.<{'|'.join(FORMATS)}>; it is {name!r:.80}."
+    for entry, raw in zip(found.artifacts, content["artifacts"], strict=True):
+        if entry.name in artifacts:
+            raise error(f"artifact '{entry.name}' is listed twice.")
+        artifacts[entry.name] = Artifact(
+            entry.name, entry.files, entry.built_by, dict(raw["needs"])
         )
-    files = tuple(
-        ArtifactFile(
-            file=_inside(fields, fields.get(file, "file", str, place + "files.")),
-            sha256=fields.get(file, "sha256", str, place + "files."),
-            bytes=fields.whole(file, "bytes", 1, 1 << 40, place + "files."),
-        )
-        for file in fields.get(entry, "files", list, place)
+    sections = ("provenance", "quantization", "quality")
+    return Manifest(
+        name=found.name,
+        task=found.task,
+        clip=ClipSpec(found.clip.frames, found.clip.span_s, found.clip.size),
+        margin=found.crop.margin,
+        artifacts=artifacts,
+        features=found.features,
+        **{section: dict(content.get(section, {})) for section in sections},
     )
-    if not files:
-        raise fields.error(f"artifact '{name}' lists no files.")
-    built_by = fields.fitting(entry, "built_by", TEXTS, place)
-    return Artifact(name, files, built_by, fields.fitting(entry, "needs", NEEDS, place))
 
 
-def _inside(fields: _Fields, name: str) -> str:
-    """A file name that stays in the bundle: relative, no '..', no backslash, no drive."""
+# What `manifest.json` has to hold. The `TypedDict`s check some keys and let others hold anything.
+
+
+class _Version(Struct):
+    format: int
+
+
+class _Clip(Struct):
+    frames: Annotated[int, Meta(ge=1, le=1024)]
+    span_s: Annotated[float, Meta(ge=1e-3, le=3600)]
+    size: Annotated[int, Meta(ge=8, le=4096)]
+
+
+class _Crop(Struct):
+    margin: Annotated[float, Meta(ge=-0.5, le=4)]
+
+
+class _Needs(TypedDict, total=False):
+    flavour: Text
+    tensorrt: Text
+    os: Text
+    machine: Text
+    compute_capability: list[Text]
+
+
+class _Artifact(Struct):
+    name: str
+    files: tuple[ArtifactFile, ...]
+    built_by: dict[str, Text]
+    needs: _Needs
+
+    def __post_init__(self) -> None:
+        precision, _, form = self.name.partition(".")
+        if form not in FORMATS or not precision:
+            raise ValueError(
+                f"its name must be <precision>.<{'|'.join(FORMATS)}>; got {self.name!r:.80}."
+            )
+        if not self.files:
+            raise ValueError(f"artifact '{self.name}' lists no files.")
+        for file in self.files:
+            _check_inside(file.file)
+
+
+class _Provenance(TypedDict, total=False):
+    parameters: Number
+
+
+class _Quantization(TypedDict, total=False):
+    files: list[Text]
+
+
+class _Parity(TypedDict):
+    max_abs: Number
+    clips: Whole
+
+
+class _Quality(TypedDict, total=False):
+    layers: dict[str, Whole]
+    parity: dict[str, _Parity]
+    measured: dict[str, Number]
+
+
+class _Content(Struct):
+    name: str
+    task: Task
+    clip: _Clip
+    crop: _Crop
+    artifacts: list[_Artifact]
+    features: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
+    provenance: _Provenance = {}
+    quantization: _Quantization = {}
+    quality: dict[str, _Quality] = {}
+
+    def __post_init__(self) -> None:
+        if not self.artifacts:
+            raise ValueError("it lists no artifacts.")
+
+
+def _check_inside(name: str) -> None:
+    """Refuse a file name that could leave the bundle: absolute, '..', a backslash, a drive."""
     path = PurePosixPath(name)
     bad = path.is_absolute() or ".." in path.parts or not path.parts
     if bad or any(c in name for c in "\\:\0") or name == MANIFEST:
-        raise fields.error(
+        raise ValueError(
             f"file name {name!r:.80} is not a plain path inside the bundle. "
             "The manifest was tampered with or written by another tool; do not use it."
         )
-    return name
-
-
-ANY = "*"
-"""Key of a shape that stands for every key."""
-
-
-MAX_TEXT = 1000
-
-
-NUMBER, WHOLE, TEXT = "a number", "a whole number", f"text of at most {MAX_TEXT} characters"
-
-
-TEXTS: dict[str, Any] = {ANY: TEXT}
-
-
-NEEDS: dict[str, Any] = {
-    "flavour": TEXT,
-    "tensorrt": TEXT,
-    "os": TEXT,
-    "machine": TEXT,
-    "compute_capability": [TEXT],
-}
-
-
-PROVENANCE: dict[str, Any] = {"parameters": NUMBER}
-
-
-QUANTIZATION: dict[str, Any] = {"files": [TEXT]}
-
-
-QUALITY: dict[str, Any] = {
-    ANY: {
-        "layers": {ANY: WHOLE},
-        "parity": {ANY: {"max_abs!": NUMBER, "clips!": WHOLE}},
-        "measured": {ANY: NUMBER},
-    }
-}
-
-
-def misfit(value: Any, shape: Any, place: str) -> str | None:
-    """What of `value` does not have the shape, by its place; None if all has.
-
-    A shape is NUMBER, WHOLE, TEXT, a list with the shape of every entry, or a dict with the shapes
-    of some keys; a key that ends in "!" has to be there. Other keys may hold anything.
-    """
-    if isinstance(shape, dict):
-        return _misfit_object(value, shape, place)
-    if isinstance(shape, list):
-        if not isinstance(value, list):
-            return f"'{place}' must be a list; it is {value!r:.80}."
-        found = (misfit(entry, shape[0], f"{place}[{i}]") for i, entry in enumerate(value))
-        return next(filter(None, found), None)
-    return None if _is_plain(value, shape) else f"'{place}' must be {shape}; it is {value!r:.80}."
-
-
-def _misfit_object(value: Any, shape: dict[str, Any], place: str) -> str | None:
-    if not isinstance(value, Mapping):
-        return f"'{place}' must be an object; it is {value!r:.80}."
-    for key in (key[:-1] for key in shape if key.endswith("!")):
-        if key not in value:
-            return f"'{place}.{key}' is missing."
-    for key, entry in value.items():
-        inner = next((shape[k] for k in (key, f"{key}!", ANY) if k in shape), None)
-        problem = misfit(entry, inner, f"{place}.{key:.80}") if inner is not None else None
-        if problem:
-            return problem
-    return None
-
-
-def _is_plain(value: Any, shape: str) -> bool:
-    if shape == TEXT:
-        return isinstance(value, str) and len(value) <= MAX_TEXT
-    if isinstance(value, bool) or not isinstance(value, int if shape == WHOLE else (int, float)):
-        return False
-    return isinstance(value, float) or abs(value) < 1 << 63

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from .errors import TaskError
 
 Kind = Literal["classes", "values", "traits"]
+Bound = Annotated[float, Meta(ge=-1e9, le=1e9)]  # checked where a task is read from a manifest
 
 REFERENCE_FPS = 25.0
 """Frame rate at which the published strides are counted (VoxCeleb2, CREMA-D, MAFW: 25 fps)."""
@@ -35,10 +38,10 @@ class Task:
     name: str
     kind: Kind
     labels: tuple[str, ...]
-    low: float = 0.0
-    high: float = 1.0
+    low: Bound = 0.0
+    high: Bound = 1.0
     metrics: tuple[str, ...] = ("UAR", "WAR")
-    stride: int = 4
+    stride: Annotated[int, Meta(ge=1, le=10_000)] = 4
     order_certain: bool = True
     note: str = ""
 
@@ -65,7 +68,7 @@ class Task:
         """The same task with another output order.
 
         Raises:
-            TaskError: the number of labels differs.
+            TaskError: The number of labels differs.
         """
         if len(labels) != len(self.labels):
             raise TaskError(
@@ -170,7 +173,7 @@ def find_task(name: str, labels: Sequence[str] | None = None) -> Task:
         labels: Output order; it overrides that of the table.
 
     Raises:
-        TaskError: the name is not in the table and no labels were given, or the number differs.
+        TaskError: The name is not in the table and no labels were given, or the number differs.
     """
     task = TASKS.get(name.lower())
     if task is not None:

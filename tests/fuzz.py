@@ -34,7 +34,8 @@ from svfap_edge.lists import class_targets, find_items, read_list, value_targets
 from svfap_edge.runtimes.choice import choose
 from svfap_edge.tasks import TASKS
 from svfap_edge.training.checkpoint import load_checkpoint
-from svfap_edge.training.config import load_config, names, to_table
+from svfap_edge.training.config import load_config, to_table
+from svfap_edge.training.config import settings as settings_of
 from svfap_edge.training.model import TPSBT, TPSBTConfig
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
 
@@ -264,7 +265,7 @@ def list_target(folder: Path) -> Target:
 def config_target(folder: Path) -> Target:
     """Training configurations, as TOML and as overrides."""
     kinds = (FinetuneConfig, PretrainConfig)
-    known = sorted({name for kind in kinds for name in names(kind)})
+    known = sorted({name for kind in kinds for name in settings_of(kind)})
     value = st.sampled_from(
         ["1", "-1", "0.5", "nan", "-inf", "1e999", "9" * 400, "true", '"a"', "none", "[1, 2]", "[]",
          "{a=1}", "[" * 3000, "1979-05-27", "'''", "", "[nan]", "1\nb=2", "\0"]

@@ -131,6 +131,50 @@ def test_every_field_is_checked(
         Bundle.open(broken)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            lambda m: m["quality"].update({"int8.onnx": {"parity": {"cpu": {"max_abs": 1}}}}),
+            "'quality.int8.onnx.parity.cpu.clips' is missing",
+        ),
+        (
+            lambda m: m["quality"].update({"a": {"layers": {"int8": 2}}, "b": {"measured": []}}),
+            "'quality.b.measured' must be an object; got []",
+        ),
+        (
+            lambda m: m["artifacts"][0]["needs"].update(compute_capability=["8.7", 8.7]),
+            "'artifacts[0].needs.compute_capability[1]' must be text of at most 1000 characters; "
+            "got 8.7",
+        ),
+        (
+            lambda m: m["artifacts"][0]["built_by"].update(tool=1),
+            "'artifacts[0].built_by.tool' must be text",
+        ),
+        (
+            lambda m: m["clip"].update(frames=0),
+            "'clip.frames' must be a whole number in 1..1024; got 0",
+        ),
+        (
+            lambda m: m["task"].update(kind="poem"),
+            "'task.kind' must be one of classes, values, traits; got 'poem'",
+        ),
+        (
+            lambda m: m["task"].update(low=float("nan")),
+            "'task.low' must be a number in -1000000000..1000000000; got nan",
+        ),
+        (lambda m: m["artifacts"][0].update(name="fp32"), "artifacts[0]: its name must be"),
+    ],
+)
+def test_an_error_names_the_place_and_what_is_expected_there(
+    broken: Path, change: Callable[[dict[str, Any]], Any], message: str
+) -> None:
+    edit(broken, change)
+    with pytest.raises(BundleError) as caught:
+        Bundle.open(broken)
+    assert message in str(caught.value)
+
+
 @pytest.mark.parametrize("text", ["", "{", "[]", "null", "3", "\ufffe", "[" * 100_000])
 def test_manifest_that_is_not_json(broken: Path, text: str) -> None:
     (broken / "manifest.json").write_text(text)

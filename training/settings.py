@@ -16,7 +16,7 @@ def _check(good: bool, text: str) -> None:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """The network. A field that is None is the preset's.
+    """The network. A field that is None has the value of the preset.
 
     Attributes:
         preset: "base" (as published) or "lite".
@@ -39,28 +39,30 @@ class ModelSettings:
         _check(0 <= self.drop_path < 1, f"drop_path must be in 0..1, below 1; got {self.drop_path}")
 
     def changes(self) -> dict[str, Any]:
-        """Fields of the preset's configuration that are overruled."""
+        """The fields that replace those of the preset's configuration."""
         names = ("size", "frames", "patch", "width", "heads", "depths", "stem")
         return {n: v for n in names if (v := getattr(self, n)) is not None}
 
 
 @dataclass(frozen=True)
 class DataSettings:
-    """What is read.
+    """The data that are read, and how.
 
     Attributes:
         train, val: List in the published format, or a folder of labelled images or videos.
-        test: Evaluated once, at the end, with the best weights; None for none.
+        test: List or folder that is evaluated once, at the end, with the best weights; None for
+            none.
         task: Name of a task, see `svfap_edge.tasks`; one of your own needs `labels`.
-        labels: Output order; None for the task's.
+        labels: Output order; None for the one of the task.
         ignore: Labels whose files are left out, each a name or an index.
-        stride: Frames between sampled frames at 25 fps; None for the task's.
+        stride: Frames between sampled frames at 25 fps; None for the one of the task.
         views: Temporal views averaged in evaluation; 2 as published.
         repeats: Augmented copies of a clip in a batch (Hoffer et al. 2020; VideoMAE takes 2).
-        balance: Classes are drawn by count ** balance: 1 as they are, 0 all alike.
+        balance: Exponent: a class is drawn in proportion to its count ** balance. With 1 classes
+            come as often as they are in the list, with 0 all equally often.
         workers: Loader processes of each training process.
-        unreadable: Share of the files of a list that may be unreadable before training stops; 0
-            for none. Above 0, 10 files may always be, or half of a list that has fewer than 20.
+        unreadable: Share of the files of a list that may be unreadable before training stops.
+            With 0 none may be; above 0 always 10 files, or half of a list of fewer than 20.
     """
 
     train: str = ""
@@ -89,15 +91,20 @@ class OptimSettings:
     """AdamW (Loshchilov and Hutter 2019) with warm-up and a cosine.
 
     Attributes:
-        rate: Learning rate for `rate_batch` clips, scaled linearly to the global batch
-            (Goyal et al. 2017), as is `least_rate`, the one at the end of the cosine.
-        batch: Clips a process takes at once.
+        epochs: Times that the training list is gone through.
+        batch: Clips that a process takes at once.
         accumulate: Batches whose gradients are summed before a step.
-        warmup_epochs: Epochs in which the rate rises to its peak; fewer than there are.
+        rate: Learning rate for `rate_batch` clips, scaled linearly to the global batch
+            (Goyal et al. 2017).
+        rate_batch: Clips of a global batch for which `rate` and `least_rate` are given.
+        least_rate: Learning rate at the end of the cosine, scaled like `rate`.
+        warmup_epochs: Epochs in which the rate rises to its peak; fewer than `epochs`.
+        weight_decay: Decay of the weights, as in AdamW.
+        beta1, beta2: Momenta of AdamW's two averages.
         layer_decay: Factor on the rate from each layer to the one below (Bao et al. 2022).
         clip_norm: Largest norm of the gradient; 0 for no limit.
-        average: Momentum of a moving average of the weights, which is then what is evaluated and
-            saved; 0 for none.
+        average: Momentum of a moving average of the weights; the average is then evaluated and
+            saved instead of the weights. 0 for none.
     """
 
     epochs: int = 100
@@ -141,14 +148,16 @@ class OptimSettings:
 
 @dataclass(frozen=True)
 class RunSettings:
-    """Where and how it runs; see Lightning Fabric for the meaning of device, strategy, precision.
+    """Where and how training runs. Lightning Fabric explains accelerator, devices and precision.
 
     Attributes:
         output: Folder of checkpoints, logs and the report.
-        seed: All randomness is a function of it and of the position in training.
-        validate_every: Epochs between evaluations; the last epoch always has one.
+        seed: Seed; all randomness is a function of it and of the position in training.
         strategy: "fsdp" shards weights, gradients and optimizer; see `devices.strategy_of`.
+        threads: Threads of each process on the CPU; None leaves the number to PyTorch.
+        validate_every: Epochs between evaluations; the last epoch always has one.
         save_every: Seconds between resume checkpoints inside an epoch.
+        tensorboard: Whether figures are also written for TensorBoard.
     """
 
     output: str = ""
@@ -173,11 +182,12 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class LossSettings:
-    """What is minimized.
+    """The loss that is minimized.
 
     Attributes:
-        kind: "auto" is cross-entropy for classes, CCC for values, MSE for traits.
-        smoothing: Share of the target spread over all classes (Szegedy et al. 2016).
+        kind: Name of the loss; "auto" is cross-entropy for classes, CCC for values, MSE for
+            traits.
+        smoothing: Share of the target that is spread over all classes (Szegedy et al. 2016).
     """
 
     kind: Literal["auto", "cross-entropy", "ccc", "mse"] = "auto"
@@ -206,9 +216,10 @@ class MaskingSettings:
     """Masked auto-encoding; the decoder as published (Sun et al. 2024).
 
     Attributes:
-        ratio: Share of the positions hidden, the same ones at every time step.
+        ratio: Share of the positions that are hidden, the same ones at every time step.
+        decoder_width, decoder_depth, decoder_heads: Size of the decoder, of its blocks and heads.
         picture_every: Epochs between pictures of input, mask and reconstruction.
-        fusion: See `svfap_edge.training.masked.DecoderConfig`.
+        fusion: How the decoder joins stages; see `svfap_edge.training.masked.DecoderConfig`.
     """
 
     ratio: float = 0.9
@@ -224,7 +235,7 @@ class MaskingSettings:
 
 
 def _little() -> AugmentSettings:
-    """A crop and a mirror image, as published; motion for photographs."""
+    """Settings with a crop and a mirror image, as published, and motion for photographs."""
     return replace(AugmentSettings.none(), crop_area=0.5, crop_ratio=4 / 3, flip=0.5, motion=1.0)
 
 

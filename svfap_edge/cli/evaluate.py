@@ -1,10 +1,10 @@
-"""`svfap-edge evaluate`: what the artifacts of bundles lose and gain."""
+"""`svfap-edge evaluate`: what artifacts lose in accuracy and gain in speed."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,7 +12,7 @@ from .console import Json, console, reporting, split, steps, stopping_cleanly
 
 if TYPE_CHECKING:
     from svfap_edge.bundle import Bundle
-    from svfap_edge.evaluation.analysis import Analysis
+    from svfap_edge.evaluation.analysis_types import Analysis, ArtifactAnalysis
 
 
 def evaluate(
@@ -21,10 +21,12 @@ def evaluate(
         Path, typer.Option(help="Labelled list ('path label' a line), or a folder of labels.")
     ],
     baseline: Annotated[
-        str | None, typer.Option(help="Artifact the others are compared with (fp32.onnx).")
+        str | None,
+        typer.Option(help="Artifact to compare the others with; by default fp32.onnx."),
     ] = None,
     artifacts: Annotated[
-        str | None, typer.Option(help="Comma-separated; all that run here by default.")
+        str | None,
+        typer.Option(help="Names, comma-separated; by default all that run here."),
     ] = None,
     engine: Annotated[
         str, typer.Option(help="auto, onnxruntime[:PROVIDER], openvino or tensorrt.")
@@ -39,7 +41,7 @@ def evaluate(
     ignore: Annotated[
         str | None, typer.Option(help="Comma-separated labels whose files are left out.")
     ] = None,
-    speed: Annotated[bool, typer.Option(help="Time the artifacts too.")] = True,
+    speed: Annotated[bool, typer.Option(help="Whether to time the artifacts too.")] = True,
     report: Annotated[Path | None, typer.Option(help="Write a report into this folder.")] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the bundles' manifests.")
@@ -68,7 +70,7 @@ def evaluate(
         with stopping_cleanly(), steps(as_json) as step:
             found = analysis.analyse(run_evaluation(opened, data, finder, options, step))
             if report is not None:
-                from svfap_edge.evaluation.report.report import write_report
+                from svfap_edge.evaluation.report.write import write_report
 
                 step(f"Writing {report}")
                 write_report(found, report)
@@ -91,19 +93,19 @@ def evaluate(
 def _record(bundles: list[Bundle], found: Analysis) -> None:
     from svfap_edge.bundle import record_quality
 
-    rows: list[tuple[Any, dict[str, float]]] = [(found.baseline, {})]
+    rows: list[tuple[ArtifactAnalysis, dict[str, float]]] = [(found.baseline, {})]
     rows += [
         (c.artifact, {d.metric: round(d.points, 2) for d in c.drops}) for c in found.candidates
     ]
     for bundle in bundles:
         measured = {
-            row.name.rpartition("/")[2]: {
+            row.artifact: {
                 "measured": {m.name: round(m.value, 4) for m in row.metrics},
                 "data": f"{found.data}, {found.files} files, {found.created[:10]}",
                 **({"drop_points": drop} if drop else {}),
             }
             for row, drop in rows
-            if row.bundle == bundle.manifest.name
+            if row.path == str(bundle.path)
         }
         record_quality(bundle, measured)
 

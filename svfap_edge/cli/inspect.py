@@ -15,11 +15,17 @@ from .console import Json, console, reporting
 
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle, or a checkpoint (.pth).")],
-    heads: Annotated[int | None, typer.Option(help="Attention heads, if not known.")] = None,
-    depths: Annotated[str | None, typer.Option(help="Blocks of each stage: 12-6-3.")] = None,
+    heads: Annotated[
+        int | None,
+        typer.Option(help="Attention heads, if not in the checkpoint."),
+    ] = None,
+    depths: Annotated[
+        str | None,
+        typer.Option(help="Blocks of each stage, like 12-6-3."),
+    ] = None,
     as_json: Json = False,
 ) -> None:
-    """Tell what a bundle or checkpoint holds, after checking it."""
+    """Show what a bundle or checkpoint holds, after checking it."""
     with reporting(as_json):
         if path.is_file():
             _show_checkpoint(path, geometry(heads=heads, depths=depths), as_json)
@@ -49,12 +55,12 @@ def show_bundle(path: Path, as_json: bool) -> None:
         f"clip      {clip.frames} frames of {clip.size} px over {clip.span_s:.2f} s "
         f"(one every {clip.spacing_s * 1e3:.0f} ms), face box +{manifest.margin:.0%}"
     )
-    facts = manifest.provenance
-    if facts:
+    made = manifest.provenance
+    if made:
         out.print(
-            f"model     {facts.get('parameters', 0) / 1e6:.1f} M parameters, from "
-            f"{facts.get('checkpoint')} ({str(facts.get('checkpoint_sha256'))[:12]}), "
-            f"{facts.get('created')}"
+            f"model     {made.get('parameters', 0) / 1e6:.1f} M parameters, from "
+            f"{made.get('checkpoint')} ({str(made.get('checkpoint_sha256'))[:12]}), "
+            f"{made.get('created')}"
         )
     table = Table(box=None, pad_edge=False)
     for heading in ("artifact", "MB", "runs here on", "made by", "SHA-256"):
@@ -63,12 +69,12 @@ def show_bundle(path: Path, as_json: bool) -> None:
         able = available_engines(artifact.format)
         here = [engine for engine in able if obstacle(artifact, engine) is None]
         none = "not this machine" if able else "nothing installed"
-        made = ", ".join(f"{tool} {number}" for tool, number in artifact.built_by.items())
+        tools = ", ".join(f"{tool} {number}" for tool, number in artifact.built_by.items())
         table.add_row(
             artifact.name,
             f"{artifact.bytes / 1e6:.1f}",
             ", ".join(here) or none,
-            made,
+            tools,
             artifact.files[0].sha256[:12],
         )
     out.print(table)
@@ -99,7 +105,7 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         ) from error
     loaded = load_checkpoint(path, **changes)
     config = loaded.model.config
-    facts = {
+    content = {
         "path": str(path),
         "kind": loaded.kind,
         "parameters": loaded.parameters,
@@ -108,7 +114,7 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         "args": {k: v for k, v in loaded.info.get("args", {}).items() if _plain(v)},
     }
     if as_json:
-        print(json.dumps(facts, ensure_ascii=False))
+        print(json.dumps(content, ensure_ascii=False))
         return
     out = console(stderr=False)
     out.print(f"checkpoint  {path}: {loaded.kind}, {loaded.parameters / 1e6:.1f} M parameters")
@@ -118,8 +124,8 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
     )
     out.print(f"outputs     {config.outputs}")
     for key in ("data_set", "epochs", "lr", "model"):
-        if key in facts["args"]:
-            out.print(f"{key:<11} {facts['args'][key]}")
+        if key in content["args"]:
+            out.print(f"{key:<11} {content['args'][key]}")
     out.print(f"next        svfap-edge export {path} --task TASK -o DIR")
 
 
@@ -128,7 +134,7 @@ def _plain(value: Any) -> bool:
 
 
 def geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:
-    """Fields of the model's configuration that were given."""
+    """The fields of the model's configuration that were given."""
     changes: dict[str, Any] = {name: value for name, value in numbers.items() if value is not None}
     if depths is not None:
         try:

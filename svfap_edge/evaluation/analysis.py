@@ -1,4 +1,4 @@
-"""What an evaluation found: metrics with intervals, what each artifact lost, and a verdict.
+"""Analysis of an evaluation: metrics with intervals, what each artifact lost, and a verdict.
 
 analysis = analyse(Evaluation(task, "test.txt", ..., baseline=fp32, candidates=(int8,)))
 for candidate in analysis.candidates:
@@ -17,8 +17,7 @@ from svfap_edge import metrics
 from svfap_edge.tasks import Task
 
 from . import intervals
-from .answers import ArtifactResult, Evaluation
-from .findings import (
+from .analysis_types import (
     Analysis,
     ArtifactAnalysis,
     CandidateAnalysis,
@@ -31,9 +30,10 @@ from .findings import (
     OutputScore,
     Right,
 )
+from .predictions import ArtifactPredictions, Evaluation
 from .verdict import judge, sentence
 
-__all__ = ["Analysis", "ArtifactResult", "Evaluation", "analyse"]
+__all__ = ["Analysis", "ArtifactPredictions", "Evaluation", "analyse"]
 
 DEFAULT_LIMIT = 1.0
 """Points that a metric may drop when the user set no limit. Only the verdict uses it."""
@@ -76,7 +76,7 @@ def analyse(evaluation: Evaluation) -> Analysis:
 
 def _compare(
     evaluation: Evaluation,
-    result: ArtifactResult,
+    result: ArtifactPredictions,
     baseline: ArtifactAnalysis,
     artifact: ArtifactAnalysis,
     limit: float,
@@ -103,7 +103,7 @@ def _compare(
     )
 
 
-def _measure(task: Task, targets: np.ndarray, result: ArtifactResult) -> ArtifactAnalysis:
+def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> ArtifactAnalysis:
     latency = None
     if result.latency_ms.size:
         p50, p95 = np.percentile(result.latency_ms, [50, 95])
@@ -126,7 +126,9 @@ def _measure(task: Task, targets: np.ndarray, result: ArtifactResult) -> Artifac
         values = _output_metrics(task, targets, result.scores, outputs)
     return ArtifactAnalysis(
         name=result.name,
+        artifact=result.name,
         bundle=result.bundle,
+        path=result.path,
         engine=result.engine,
         precision=result.precision,
         bytes=result.bytes,
@@ -190,7 +192,7 @@ def _primary_first(task: Task, *found: Metric) -> tuple[Metric, ...]:
 
 def _drops(
     evaluation: Evaluation,
-    result: ArtifactResult,
+    result: ArtifactPredictions,
     baseline: ArtifactAnalysis,
     artifact: ArtifactAnalysis,
 ) -> tuple[Drop, ...]:
@@ -217,12 +219,12 @@ def _drops(
     )
 
 
-def _mcnemar(evaluation: Evaluation, result: ArtifactResult) -> McNemar:
+def _mcnemar(evaluation: Evaluation, result: ArtifactPredictions) -> McNemar:
     ours, theirs = (r.predicted == evaluation.targets for r in (evaluation.baseline, result))
     return McNemar(*metrics.mcnemar_exact(ours, theirs))
 
 
-def _agreement(evaluation: Evaluation, result: ArtifactResult) -> float:
+def _agreement(evaluation: Evaluation, result: ArtifactPredictions) -> float:
     ours, theirs = evaluation.baseline, result
     if evaluation.task.kind == "classes":
         return float(np.mean(ours.predicted == theirs.predicted))
@@ -232,7 +234,7 @@ def _agreement(evaluation: Evaluation, result: ArtifactResult) -> float:
     return float(np.mean([metrics.pcc(x, y) for x, y in pairs]))
 
 
-def _flips(evaluation: Evaluation, result: ArtifactResult) -> tuple[Flip, ...]:
+def _flips(evaluation: Evaluation, result: ArtifactPredictions) -> tuple[Flip, ...]:
     labels, targets = evaluation.task.labels, evaluation.targets
     ours, theirs = evaluation.baseline.predicted, result.predicted
     flips = []
@@ -243,7 +245,7 @@ def _flips(evaluation: Evaluation, result: ArtifactResult) -> tuple[Flip, ...]:
     return tuple(flips)
 
 
-def _names(results: Sequence[ArtifactResult]) -> list[str]:
+def _names(results: Sequence[ArtifactPredictions]) -> list[str]:
     """Names to show: with the bundle in front where several bundles have the same one."""
-    bundles = Counter(name for name, _ in {(r.name, r.bundle) for r in results})
+    bundles = Counter(name for name, _ in {(r.name, r.path) for r in results})
     return [f"{r.bundle}/{r.name}" if bundles[r.name] > 1 else r.name for r in results]

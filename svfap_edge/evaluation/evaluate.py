@@ -29,8 +29,8 @@ from svfap_edge.runtimes.choice import choose
 from svfap_edge.runtimes.prediction import softmax
 from svfap_edge.tasks import Task
 
-from .answers import ArtifactResult, Evaluation
 from .face_clips import face_clips
+from .predictions import ArtifactPredictions, Evaluation
 
 BASELINES = ("fp32.onnx", "bf16.openvino")
 """What candidates are compared with where nothing is named: the first of these there is."""
@@ -56,12 +56,12 @@ class EvaluationOptions:
     Attributes:
         baseline: Artifact that the others are compared with, "NAME" of the first bundle or
             "FOLDER/NAME"; None for its fp32.onnx.
-        artifacts: Names to look at; None for all that an installed engine runs.
-        engine: For all artifacts; "auto" picks the best installed one for each.
+        artifacts: Names of the artifacts to evaluate; None for all that an installed engine runs.
+        engine: Engine for all artifacts; "auto" picks the best installed one for each.
         max_drop: Points that a primary metric may lose at most; None for no limit.
         ignore: Labels whose files are left out, each a name or an index.
         speed: Whether to time the artifacts.
-        clips, rounds: Of the timing; see `svfap_edge.benchmark.timing`.
+        clips, rounds: Clips in a round and rounds of the timing; see `benchmark.timing`.
     """
 
     baseline: str | None = None
@@ -83,13 +83,13 @@ def evaluate(
 ) -> Evaluation:
     """Run all artifacts on all files.
 
-    A file's answer is the mean over its clips: of the probabilities for classes, of the values
-    otherwise. All artifacts get the same clips.
+    The prediction for a file is the mean over its clips: of the probabilities for classes, of the
+    values otherwise. All artifacts get the same clips.
 
     Raises:
-        SourceError: the data are unreadable or empty, a label is outside the task, or files were
+        SourceError: The data are unreadable or empty, a label is outside the task, or files were
             used to calibrate one of the bundles.
-        BundleError: the bundles do not share a task, or there is nothing to compare.
+        BundleError: The bundles do not share a task, or there is nothing to compare.
     """
     task = bundles[0].manifest.task
     for bundle in bundles[1:]:
@@ -108,7 +108,7 @@ def evaluate(
             stack.enter_context(Engine.load(c.bundle, artifact=c.artifact, engine=c.engine))
             for c in chosen
         ]
-        found, scores = _answers(items, chosen, engines, detector, progress)
+        found, scores = _predict(items, chosen, engines, detector, progress)
         precisions = [engine.spec.precision for engine in engines]
     latencies = [np.empty(0)] * len(chosen)
     if options.speed:
@@ -116,10 +116,12 @@ def evaluate(
         latencies = time_artifacts(
             timed, clips=options.clips, rounds=options.rounds, progress=progress
         )
+    bundle_names = _bundle_names(bundles)
     results = [
-        ArtifactResult(
+        ArtifactPredictions(
             name=c.artifact,
-            bundle=c.bundle.manifest.name,
+            bundle=bundle_names[c.bundle.path],
+            path=str(c.bundle.path),
             engine=c.engine,
             precision=precision,
             bytes=c.bundle.artifact(c.artifact).bytes,
@@ -128,15 +130,15 @@ def evaluate(
         )
         for c, precision, rows, latency in zip(chosen, precisions, scores, latencies, strict=True)
     ]
-    names = _names(items, data)
-    answered = set(found)
+    names = _file_names(items, data)
+    predicted = set(found)
     return Evaluation(
         task=task,
         data=data.name,
         data_sha256=digest(data) if data.is_file() else "",
         files=tuple(names[i] for i in found),
         targets=targets[found],
-        missing=tuple(name for i, name in enumerate(names) if i not in answered),
+        missing=tuple(name for i, name in enumerate(names) if i not in predicted),
         baseline=results[0],
         candidates=tuple(results[1:]),
         machine={**describe_machine(), "face detector": detector.name},
@@ -206,7 +208,7 @@ def _refuse_calibration_files(bundles: Sequence[Bundle], items: Sequence[Item]) 
         )
 
 
-def _answers(
+def _predict(
     items: Sequence[Item],
     chosen: Sequence[Candidate],
     engines: Sequence[Engine],
@@ -242,7 +244,19 @@ def _answers(
     return found, [np.array(rows, float).reshape(-1, width) for rows in scores]
 
 
-def _names(items: Sequence[Item], data: Path) -> list[str]:
+def _bundle_names(bundles: Sequence[Bundle]) -> dict[Path, str]:
+    """Names that differ, by folder: those in the manifests, or else the shortest ends of the paths
+    that tell the bundles apart."""
+    folders = {bundle.path: bundle.path.resolve() for bundle in bundles}
+    names = {bundle.path: bundle.manifest.name for bundle in bundles}
+    depth = 0
+    while len(set(names.values())) < len(set(folders.values())):
+        depth += 1
+        names = {path: "/".join(folder.parts[-depth:]) for path, folder in folders.items()}
+    return names
+
+
+def _file_names(items: Sequence[Item], data: Path) -> list[str]:
     """Paths relative to the data, where they are inside it."""
     root = data if data.is_dir() else data.parent
     return [

@@ -50,11 +50,11 @@ class ClipRecorder:
 
 @dataclass(frozen=True)
 class FaceClips:
-    """The clips of one file's main person: whoever is seen in most of them.
+    """The clips of one file's main person, who is the one seen in most of them.
 
     Attributes:
         clips: (N, T, size, size, 3) uint8 RGB; N is 0 where no face was found.
-        coverage: (N,) share of real frames of each clip.
+        coverage: (N,) share of real frames in each clip.
     """
 
     clips: np.ndarray
@@ -67,7 +67,7 @@ def face_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClips:
     A video too short for a covered clip gives the best covered one.
 
     Raises:
-        SourceError: the file cannot be read.
+        SourceError: The file cannot be read.
     """
     if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
         clips = _image_clip(read_image(path), manifest, detector)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -18,41 +18,6 @@ def interval(values: np.ndarray) -> tuple[float, float]:
     """The middle 95 % of (R,) resampled values (percentile method; Efron 1979)."""
     low, high = np.percentile(values, [2.5, 97.5])
     return float(low), float(high)
-
-
-def bootstrap(
-    statistic: Callable[[np.ndarray], float],
-    n: int,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-    strata: np.ndarray | None = None,
-) -> tuple[float, float]:
-    """95 % percentile interval of any statistic of n items.
-
-    For a paired comparison let the statistic use the same indexes for both systems. UAR, WAR and
-    the agreement metrics have faster ways: `resampled_uar_war`, `resampled_agreement`.
-
-    Args:
-        statistic: Takes (n,) item indexes, returns a number.
-        n: Number of items.
-        resamples: Times the items are drawn.
-        seed: The same seed gives the same draws.
-        strata: (n,) class of each item, to draw within each class and keep their sizes.
-
-    Raises:
-        ValueError: `strata` has another length than n.
-    """
-    rng = np.random.default_rng(seed)
-    groups = np.zeros(n, np.int64) if strata is None else np.asarray(strata)
-    if len(groups) != n:
-        raise ValueError(f"strata names the class of {len(groups)} items; expected {n}.")
-    order = np.argsort(groups, kind="stable")
-    _, first, inverse, sizes = np.unique(
-        groups[order], return_index=True, return_inverse=True, return_counts=True
-    )
-    start, size = first[inverse], sizes[inverse]
-    draws = (order[start + (rng.random(n) * size).astype(np.int64)] for _ in range(resamples))
-    return interval(np.array([statistic(indexes) for indexes in draws]))
 
 
 def resampled_uar_war(
@@ -112,7 +77,7 @@ def resampled_agreement(
     Args:
         targets: (n, L).
         scores: (n, L).
-        span: Of `metrics.one_minus_mae`.
+        span: Range of the values, as for `metrics.one_minus_mae`.
         resamples: R.
         seed: The same seed gives the same draws.
 

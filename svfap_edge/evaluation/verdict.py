@@ -1,10 +1,10 @@
-"""The verdict on an artifact, by fixed rules, and its words."""
+"""The verdict on an artifact by fixed rules, and the sentence that states it."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .findings import ArtifactAnalysis, Drop, Outcome
+from .analysis_types import ArtifactAnalysis, Drop, Outcome
 
 MIN_FILES = 100
 """Below this a drop of 3 points can hide: of n files without a change, 3/n may change (95 %)."""
@@ -38,10 +38,10 @@ def judge(
     7. "ship": faster; or as fast and smaller.
 
     Args:
-        drops: Of the primary metrics, the first one most important.
+        drops: Drops of the primary metrics, the most important one first.
         files: Number of files.
-        limit: Points.
-        speedup: Baseline p50 / candidate p50, if measured.
+        limit: Points that a metric may drop by.
+        speedup: Baseline p50 / candidate p50; None when not measured.
         shrink: Baseline size / candidate size.
 
     Returns:
@@ -66,7 +66,7 @@ def judge(
 
 
 def signed(points: float, digits: int = 1) -> str:
-    """-0.4, +0.3; 0.0 without a sign."""
+    """A number with its sign, like -0.4 or +0.3; 0.0 has none."""
     text = f"{points:+.{digits}f}"
     return text if float(text) else text[1:]
 
@@ -90,7 +90,7 @@ def sentence(
     limit: float,
     speedup: float | None,
 ) -> str:
-    """The line that tells the outcome, the drop behind it and the speed."""
+    """The line that states the outcome, the drop behind it and the speed."""
     change, span = change_text(drop, limit)
     found = f"{artifact.name}: {drop.metric} {change} points (95 % {span})"
     if outcome == "drop":

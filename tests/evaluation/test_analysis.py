@@ -11,18 +11,20 @@ import numpy as np
 import pytest
 
 from svfap_edge.errors import InferenceError, SourceError, TaskError
-from svfap_edge.evaluation.analysis import ArtifactResult, Evaluation, analyse
-from svfap_edge.evaluation.findings import Drop
+from svfap_edge.evaluation.analysis import ArtifactPredictions, Evaluation, analyse
+from svfap_edge.evaluation.analysis_types import Drop
 from svfap_edge.evaluation.verdict import judge, signed
 from svfap_edge.tasks import TASKS, Task
 
 MOODS = Task("moods", "classes", ("calm", "cross", "glad"))
 
 
-def result(name: str, scores: np.ndarray, ms: float = 0, size: int = 1000) -> ArtifactResult:
+def result(name: str, scores: np.ndarray, ms: float = 0, size: int = 1000) -> ArtifactPredictions:
     precision, _, engine = name.partition(".")
     latency = np.full(20, ms) if ms else np.array([])
-    return ArtifactResult(name, "moods-v1", engine, precision, size, scores, latency)
+    return ArtifactPredictions(
+        name, "moods-v1", "out/moods-v1", engine, precision, size, scores, latency
+    )
 
 
 def one_hot(labels: np.ndarray, classes: int = 3) -> np.ndarray:
@@ -172,10 +174,12 @@ def test_json_is_plain_and_has_no_nan() -> None:
 
 def test_same_names_of_two_bundles_are_told_apart() -> None:
     case = evaluation(names=("int8.onnx", "int8.onnx"))
-    other = replace(case.candidates[0], bundle="moods-v2")
+    other = replace(case.candidates[0], bundle="moods-v2", path="out/moods-v2")
     analysis = analyse(replace(case, candidates=(other,)))
     assert analysis.baseline.name == "moods-v1/int8.onnx"
-    assert analysis.candidates[0].artifact.name == "moods-v2/int8.onnx"
+    artifact = analysis.candidates[0].artifact
+    assert artifact.name == "moods-v2/int8.onnx"
+    assert (artifact.artifact, artifact.path) == ("int8.onnx", "out/moods-v2")
 
 
 def test_ship_it() -> None:
@@ -302,7 +306,7 @@ def test_misuse() -> None:
         replace(case, targets=case.targets.astype(float))
     with pytest.raises(TaskError, match=r"classes 0\.\.2; the targets hold 1\.\.3"):
         replace(case, targets=case.targets + 1)
-    with pytest.raises(InferenceError, match=r"'int8.openvino' answered \(8, 3\)"):
+    with pytest.raises(InferenceError, match=r"'int8.openvino' predicted \(8, 3\)"):
         replace(case, candidates=(replace(case.candidates[0], scores=np.ones((8, 3)) / 3),))
     with pytest.raises(InferenceError, match="not finite"):
         replace(case, baseline=replace(case.baseline, scores=np.full((9, 3), np.nan)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -114,8 +115,6 @@ def test_a_photograph_that_is_all_face(faces: Path) -> None:
 
 
 def test_calibration_files_are_refused(bundle: Bundle, other: Bundle, data: Path) -> None:
-    from dataclasses import replace
-
     from svfap_edge.lists import file_digest
 
     used = file_digest(data.parent / "a 3.png")
@@ -184,6 +183,67 @@ def test_record_writes_the_figures_into_the_manifest(
     assert "12 files" in quality["data"]
     assert "WAR 0.917" in CliRunner().invoke(app, ["inspect", str(tmp_path / "b")]).output
     assert sorted(p.name for p in (tmp_path / "b").iterdir()) == ["fp32.onnx", "manifest.json"]
+
+
+@pytest.fixture
+def twins(tmp_path: Path, bundle: Bundle) -> tuple[Path, Path]:
+    """Two bundles of one name and one folder name; the second has its outputs swapped."""
+    import onnx
+
+    model = onnx.ModelProto.FromString(brightness_model(CLIP).SerializeToString())
+    model.graph.node[-1].input[:] = ["dark", "bright"]
+    right = bundle_of_onnx(tmp_path / "v1" / "brightness", brightness_model(CLIP), BRIGHTNESS_TASK,
+                           CLIP)  # fmt: skip
+    wrong = bundle_of_onnx(tmp_path / "v2" / "brightness", model, BRIGHTNESS_TASK, CLIP)
+    return right.path, wrong.path
+
+
+def test_two_bundles_of_one_name_are_recorded_apart(twins: tuple[Path, Path], data: Path) -> None:
+    call = ["evaluate", *map(str, twins), "--data", str(data), "--detector", "none", "--no-speed"]
+    result = CliRunner().invoke(app, [*call, "--record"])
+    assert result.exit_code == 0, result.output
+    right, wrong = (Bundle.open(path).manifest.quality["fp32.onnx"] for path in twins)
+    assert right["measured"]["WAR"] == pytest.approx(11 / 12, abs=1e-4)
+    assert wrong["measured"]["WAR"] == pytest.approx(1 / 12, abs=1e-4)
+    assert "drop_points" not in right and wrong["drop_points"]["WAR"] == pytest.approx(83.33)
+    rows = [line for line in result.output.splitlines() if line.startswith(("v1/", "v2/"))]
+    assert [row.split()[0] for row in rows[:2]] == [  # the table
+        "v1/brightness/fp32.onnx", "v2/brightness/fp32.onnx",
+    ]  # fmt: skip
+    assert rows[2].startswith("v2/brightness/fp32.onnx: UAR -85.7 points")  # the verdict
+
+
+def test_two_bundles_of_one_name_are_apart_in_the_report(
+    twins: tuple[Path, Path], data: Path
+) -> None:
+    from svfap_edge.evaluation.analysis import analyse
+    from svfap_edge.evaluation.report.pictures import _short_names
+    from svfap_edge.evaluation.report.tables import tables_of, title_of
+
+    found = analyse(evaluate([Bundle.open(p) for p in twins], data, WholeFrame(), QUICK))
+    names = ["v1/brightness/fp32.onnx", "v2/brightness/fp32.onnx"]
+    assert title_of(found) == f"brightness: {names[1]} against {names[0]}"
+    size = next(table for table in tables_of(found) if table.title.startswith("Size"))
+    assert [row[:2] for row in size.rows] == [
+        (names[0], "v1/brightness"), (names[1], "v2/brightness"),
+    ]  # fmt: skip
+    long = [f"a-model-with-a-long-name-{i}-of-two/int8.openvino" for i in (1, 2)]
+    baseline, (candidate,) = found.baseline, found.candidates
+    renamed = replace(
+        found,
+        baseline=replace(baseline, name=long[0]),
+        candidates=(replace(candidate, artifact=replace(candidate.artifact, name=long[1])),),
+    )
+    assert len(set(_short_names(renamed).values())) == 2
+
+
+def test_a_copied_bundle_is_named_by_its_folder(bundle: Bundle, data: Path, tmp_path: Path) -> None:
+    import shutil
+
+    paths = [Path(shutil.copytree(bundle.path, tmp_path / name)) for name in ("old", "new")]
+    found = evaluate([Bundle.open(path) for path in paths], data, WholeFrame(), QUICK)
+    assert [r.bundle for r in (found.baseline, *found.candidates)] == ["old", "new"]
+    assert [r.path for r in (found.baseline, *found.candidates)] == [str(p) for p in paths]
 
 
 def test_max_drop_is_an_exit_code(bundle: Bundle, tmp_path: Path, data: Path) -> None:

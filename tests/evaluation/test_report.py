@@ -12,12 +12,13 @@ import numpy as np
 import pytest
 
 from svfap_edge.errors import DependencyMissing, SourceError
-from svfap_edge.evaluation.analysis import Analysis, ArtifactResult, Evaluation, analyse
+from svfap_edge.evaluation.analysis import Analysis, ArtifactPredictions, Evaluation, analyse
 from svfap_edge.tasks import Task
 
 pytest.importorskip("matplotlib")
+pytest.importorskip("jinja2")
 
-from svfap_edge.evaluation.report.report import FILES, write_report
+from svfap_edge.evaluation.report.write import FILES, write_report
 
 TASK = Task("moods", "classes", ("<b>calm</b>", "$cross$ | loud", "never_seen"))
 VOID = {"meta", "img", "br"}
@@ -36,8 +37,10 @@ def made(task: Task = TASK, *, latency: bool = True, max_drop: float | None = 1.
         ours, theirs = 0.7 * targets, 0.7 * targets + 0.1 * rng.normal(size=targets.shape)
     ms = 20 + rng.random(30) if latency else np.array([])
 
-    def artifact(name: str, scores: np.ndarray, scale: float) -> ArtifactResult:
-        return ArtifactResult(name, "b", "onnxruntime", name[:4], 5_000_000, scores, ms * scale)
+    def artifact(name: str, scores: np.ndarray, scale: float) -> ArtifactPredictions:
+        return ArtifactPredictions(
+            name, "b", "out/b", "onnxruntime", name[:4], 5_000_000, scores, ms * scale
+        )
 
     return analyse(
         Evaluation(
@@ -219,8 +222,9 @@ def test_a_failed_report_leaves_the_earlier_one(
     assert [p.name for p in tmp_path.iterdir()] == ["report"]
 
 
-def test_without_matplotlib(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(DependencyMissing, match=r"svfap-edge\[report\]"):
+@pytest.mark.parametrize("name", ["matplotlib", "jinja2"])
+def test_without_a_library(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(DependencyMissing, match=rf"needs {name}.*svfap-edge\[report\]"):
         write_report(made(), tmp_path / "report")
     assert not list(tmp_path.iterdir())

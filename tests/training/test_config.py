@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from svfap_edge.errors import ConfigError
-from svfap_edge.training.config import load_config, names, to_table, write_toml
+from svfap_edge.training.config import load_config, settings, to_table, write_toml
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
 
 
@@ -60,12 +60,12 @@ def test_values_are_read_as_toml(text: str, section: str, name: str, value: obje
     [
         ("optim.lr_rate=1", "No setting 'optim.lr_rate'. Did you mean 'optim.rate'"),
         ("optimizer.rate=1", "No setting 'optimizer'. Did you mean 'optim'"),
-        ("optim.rate=fast", "'optim.rate' must be number; got 'fast'"),
-        ("optim.epochs=1.5", "'optim.epochs' must be whole number; got 1.5"),
-        ("optim.epochs=true", "'optim.epochs' must be whole number; got True"),
+        ("optim.rate=fast", "'optim.rate' must be a number; got 'fast'"),
+        ("optim.epochs=1.5", "'optim.epochs' must be a whole number; got 1.5"),
+        ("optim.epochs=true", "'optim.epochs' must be a whole number; got True"),
         ("optim.epochs=0", "optim: epochs and batch are at least 1"),
         ("run.precision=fp8", "one of 32-true, bf16-mixed, 16-mixed; got 'fp8'"),
-        ("model.depths=3", "a list of whole numbers"),
+        ("model.depths=3", "'model.depths' must be a list, each entry a whole number; got 3"),
         ("optim.epochs=5", "warmup_epochs (5) must be less than epochs (5)"),
         ("optim.warmup_epochs=-1", "warmup_epochs (-1) must be"),
         ("optim.rate=1e-7", "least_rate in 0..rate; got 1e-07, 1e-06"),
@@ -108,9 +108,9 @@ def test_what_is_written_reads_back_the_same(kind: type, tmp_path: Path) -> None
 
 
 def test_every_setting_is_documented() -> None:
-    from svfap_edge.training import settings
+    from svfap_edge.training import settings as module
 
-    text = Path(settings.__file__).read_text()
-    sections = {n.partition(".")[0] for n in names(FinetuneConfig)}
+    text = Path(module.__file__).read_text()
+    sections = {n.partition(".")[0] for n in settings(FinetuneConfig)}
     assert sections == {*("model", "data", "augment", "mixing", "framing", "loss", "optim", "run")}
-    assert "optim.layer_decay" in names(FinetuneConfig) and "layer_decay:" in text
+    assert "optim.layer_decay" in settings(FinetuneConfig) and "layer_decay:" in text

@@ -29,7 +29,7 @@ from svfap_edge.training.masked import (
     tube_mask,
 )
 from svfap_edge.training.model import IMAGENET_MEAN, IMAGENET_STD, TPSBT, TPSBTConfig
-from svfap_edge.training.trainer.report import reconstruction_picture
+from svfap_edge.training.trainer.curves import reconstruction_picture
 from tests.models import TINY, golden_weights
 
 STEMMED = TPSBTConfig.from_dict({**TINY.to_dict(), "stem": (8, 16)})

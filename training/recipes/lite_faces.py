@@ -37,7 +37,7 @@ from torch import Tensor
 from svfap_edge.atomic import SUFFIX, replace_durably
 from svfap_edge.tasks import Task
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.trainer.report import draw
+from svfap_edge.training.trainer.curves import draw
 
 from .parts import (
     ClipClassifier,

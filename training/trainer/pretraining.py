@@ -29,8 +29,8 @@ from svfap_edge.training.model import preset
 from svfap_edge.training.protocols import normalize, sum_of_all
 from svfap_edge.training.settings import PretrainConfig
 
+from .curves import reconstruction_picture
 from .job import Job, open_clips, require_known
-from .report import reconstruction_picture
 
 STRIDE = 4
 """Frames between sampled frames at 25 fps, as published for VoxCeleb2."""

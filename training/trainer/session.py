@@ -14,13 +14,13 @@ from svfap_edge.training.config import write_toml
 from svfap_edge.training.model import TPSBT
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
 
+from .curves import write_report
 from .devices import build_fabric
 from .finetuning import Finetuning
 from .job import Job
 from .loop import BEST, HISTORY, RESUME, Place, fit, prepare_folder
 from .pretraining import Pretraining
 from .progress import say
-from .report import write_report
 from .resume import check_resume, record_of
 
 CONFIG = "config.toml"

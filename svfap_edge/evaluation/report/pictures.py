@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from svfap_edge.evaluation.findings import Analysis
+from svfap_edge.evaluation.analysis_types import Analysis
 from svfap_edge.sinks.palette import PALETTE
 
 from .tables import artifacts_of, megabytes
@@ -29,12 +30,29 @@ MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG of the report: file name, heading, what it shows for those who cannot see it."""
+    """A PNG of the report.
+
+    Attributes:
+        name: Name of its file.
+        title: Heading above it.
+        text: What it shows, for those who cannot see it.
+        png: Content of the file.
+    """
 
     name: str
     title: str
     text: str
     png: bytes
+
+    @property
+    def data_url(self) -> str:
+        """The picture as an address that a page can hold."""
+        return f"data:image/png;base64,{base64.b64encode(self.png).decode()}"
+
+    @property
+    def width_px(self) -> int:
+        """Width in CSS pixels: the one in the PNG's header at 96 dots an inch."""
+        return int.from_bytes(self.png[16:20], "big") * 96 // DPI
 
 
 def draw_pictures(analysis: Analysis) -> list[Picture]:
@@ -91,7 +109,8 @@ def _draw_changes(analysis: Analysis) -> Figure:
             f"points against {analysis.baseline.name} (left is worse; bars: 95 % interval)"
         ),
     )
-    names = [f"{_short(c.artifact.name)}  {drop.metric}" for c, drop in rows]
+    short = _short_names(analysis)
+    names = [f"{short[c.artifact.name]}  {drop.metric}" for c, drop in rows]
     ax.set_yticks(range(len(rows)), [_plain_text(name) for name in names])
     ax.annotate(
         f"limit {-analysis.limit:g}", (-analysis.limit, 1), (0, 4), ha="center", fontsize=8,
@@ -113,13 +132,13 @@ def _draw_speed(analysis: Analysis) -> Figure:
     largest = max(a.bytes for a in artifacts) or 1
     figure = Figure(figsize=(9, 4.2), layout="constrained")
     ax = figure.subplots()
-    points, handles = [], []
+    points, handles, short = [], [], _short_names(analysis)
     for i, artifact in enumerate(artifacts):
         if artifact.latency is None:
             continue
         look: dict[str, Any] = {
             "marker": MARKERS[i % len(MARKERS)], "color": COLORS[i % len(COLORS)],
-            "label": _plain_text(f"{_short(artifact.name)}, {megabytes(artifact.bytes)} MB"),
+            "label": _plain_text(f"{short[artifact.name]}, {megabytes(artifact.bytes)} MB"),
         }  # fmt: skip
         x, y = artifact.latency.p50_ms, factor * artifact.metrics[0].value
         points.append((x, y))
@@ -165,6 +184,7 @@ def _draw_confusion(analysis: Analysis) -> Figure:
 
     artifacts = artifacts_of(analysis)
     labels = [_plain_text(_short(label, 14)) for label in analysis.labels]
+    short = _short_names(analysis)
     side = max(2.2, 0.36 * len(labels) + 0.3)
     columns = max(1, min(PANELS_PER_ROW, len(artifacts), int(PAGE_INCHES / side)))
     rows = -(-len(artifacts) // columns)
@@ -178,7 +198,7 @@ def _draw_confusion(analysis: Analysis) -> Figure:
         value = artifact.metrics[0]
         ax.set_title(
             _plain_text(
-                f"{_short(artifact.name)}{' (baseline)' if artifact is artifacts[0] else ''}\n"
+                f"{short[artifact.name]}{' (baseline)' if artifact is artifacts[0] else ''}\n"
                 f"{value.name} {100 * value.value:.1f} %"
             ),
             fontsize=9,
@@ -213,6 +233,13 @@ def _tidy(ax: Axes) -> None:
     ax.tick_params(length=0)
     for name, side in ax.spines.items():
         side.set_visible(name == "bottom")
+
+
+def _short_names(analysis: Analysis) -> dict[str, str]:
+    """Shortened names of the artifacts; the full ones where two would become the same."""
+    names = [artifact.name for artifact in artifacts_of(analysis)]
+    short = {name: _short(name) for name in names}
+    return short if len(set(short.values())) == len(short) else {name: name for name in names}
 
 
 def _short(text: str, width: int = 30) -> str:

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from svfap_edge.evaluation.findings import (
+from svfap_edge.evaluation.analysis_types import (
     Analysis,
     ArtifactAnalysis,
     CandidateAnalysis,
-    Flip,
     Metric,
 )
 from svfap_edge.evaluation.verdict import change_text
@@ -37,11 +35,11 @@ class Table:
     """Text of a table, for the page and for Markdown alike.
 
     Attributes:
-        title: Above it.
-        header: Of each column.
-        rows: Cells; a second line in a cell follows a newline.
-        words: Columns of words, from the left; the others are numbers and go to the right.
-        note: Below it.
+        title: Heading above the table.
+        header: Heading of each column.
+        rows: Text of the cells; a second line in a cell follows a newline.
+        words: Number of columns of words, on the left; the others are numbers, aligned right.
+        note: Paragraph below the table.
     """
 
     title: str
@@ -49,6 +47,10 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     note: str = ""
+
+    def first(self, rows: int) -> Table:
+        """The table without the rows after the first ones."""
+        return replace(self, rows=self.rows[:rows])
 
 
 def title_of(analysis: Analysis) -> str:
@@ -63,7 +65,7 @@ def summary_of(analysis: Analysis) -> str:
     total = analysis.files + len(analysis.missing)
     text = f"{analysis.files:,} files of {analysis.data}"
     if analysis.missing:
-        text += f"; {len(analysis.missing):,} of {total:,} had no answer and are not counted"
+        text += f"; {len(analysis.missing):,} of {total:,} had no prediction and are not counted"
     if analysis.passed is not None:
         result = "passed" if analysis.passed else "failed"
         text += f". Gate (no primary metric may drop over {analysis.max_drop:g} points): {result}"
@@ -156,13 +158,13 @@ def _speed_table(analysis: Analysis) -> Table:
         times = (f"{latency.p50_ms:.1f}", f"{latency.p95_ms:.1f}") if latency else ("–", "–")
         speed = "–" if speedup is None else f"{speedup:.2f}x"
         size = megabytes(artifact.bytes)
-        facts = (artifact.name, artifact.bundle, artifact.engine, artifact.precision)
-        rows.append((*facts, size, *times, speed if rows else ""))
+        columns = (artifact.name, artifact.bundle, artifact.engine, artifact.precision)
+        rows.append((*columns, size, *times, speed if rows else ""))
     header = ("Artifact", "bundle", "engine", "precision", "MB", "p50 ms", "p95 ms", "speed")
     clips = max((a.latency.clips for a in artifacts_of(analysis) if a.latency), default=0)
     note = (
-        f"One clip at a time, {clips:,} times: half of the answers came within p50, 95 % within "
-        f"p95. Speed against {analysis.baseline.name}."
+        f"One clip at a time, {clips:,} times: half of the predictions came within p50, 95 % "
+        f"within p95. Speed against {analysis.baseline.name}."
     )
     title = "Speed and size" if clips else "Size (speed was not measured)"
     return Table(title, header, tuple(rows), words=4, note=note if clips else "")
@@ -198,24 +200,22 @@ def _output_table(analysis: Analysis) -> Table:
     return Table("Each output", header, tuple(rows), words=2)
 
 
-def flips_title(candidate: CandidateAnalysis) -> str:
+def changed_table(analysis: Analysis, candidate: CandidateAnalysis) -> Table:
+    """The files that the candidate gives another label than the baseline."""
     count = len(candidate.flips)
-    return f"{candidate.artifact.name}: {count:,} {'file' if count == 1 else 'files'} changed label"
-
-
-def flip_table(analysis: Analysis, flips: Sequence[Flip]) -> Table:
+    title = f"{candidate.artifact.name}: {count:,} file{'' if count == 1 else 's'} changed label"
     header = ("file", "true", analysis.baseline.name, "candidate", "right")
-    rows = tuple((f.file, f.target, f.baseline, f.candidate, f.right) for f in flips)
-    return Table("", header, rows, words=5)
+    rows = tuple((f.file, f.target, f.baseline, f.candidate, f.right) for f in candidate.flips)
+    return Table(title, header, rows, words=5)
 
 
-def facts_table(analysis: Analysis) -> Table:
+def details_table(analysis: Analysis) -> Table:
     found = f"{analysis.files:,} of {analysis.files + len(analysis.missing):,}"
     gate = "none" if analysis.max_drop is None else f"at most {analysis.max_drop:g} points"
     rows = (
         ("data", analysis.data),
         ("SHA-256 of the list", analysis.data_sha256),
-        ("files answered", f"{found} ({analysis.coverage:.1%})"),
+        ("files with a prediction", f"{found} ({analysis.coverage:.1%})"),
         ("task", f"{analysis.task}: {', '.join(analysis.labels)}"),
         ("allowed drop", gate),
         ("created", analysis.created),

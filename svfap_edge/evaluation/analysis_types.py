@@ -1,4 +1,4 @@
-"""What an analysis found, as plain values."""
+"""The result of an analysis as plain values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ class Drop:
     """How much a metric fell from the baseline. Positive is worse.
 
     Attributes:
-        metric: Its name, like "UAR".
-        baseline, value: The metric of both, bounded by 1.
+        metric: Name of the metric, like "UAR".
+        baseline: Value of the baseline, at most 1.
+        value: Value of the candidate, at most 1.
         points: 100 * (baseline - value).
         low, high: 95 % interval of `points`, from resampling the items of both together.
     """
@@ -33,13 +34,13 @@ class Drop:
     def from_resamples(
         cls, metric: str, baseline: float, value: float, differences: np.ndarray
     ) -> Drop:
-        """From (R,) resampled differences baseline - value."""
+        """A drop whose interval comes from (R,) resampled differences baseline - value."""
         low, high = interval(100 * differences)
         return cls(metric, baseline, value, 100 * (baseline - value), low, high)
 
 
 Outcome = Literal["ship", "no gain", "slower", "unmeasured", "over limit", "too few", "drop"]
-"""The rules of `verdict.judge`."""
+"""Which rule of `verdict.judge` decided."""
 
 Right = Literal["baseline", "candidate", "neither"]
 
@@ -56,7 +57,7 @@ class Metric:
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class: items, recall and F1 (nan without items)."""
+    """Number of items, recall and F1 of one class (nan without items)."""
 
     label: str
     count: int
@@ -66,7 +67,7 @@ class ClassScore:
 
 @dataclass(frozen=True)
 class OutputScore:
-    """One continuous output; 1-MAE counts the error as a share of the task's range."""
+    """Metrics of one continuous output; 1-MAE takes the error as a share of the task's range."""
 
     label: str
     pcc: float
@@ -76,7 +77,7 @@ class OutputScore:
 
 @dataclass(frozen=True)
 class Latency:
-    """Of single clips, in milliseconds."""
+    """Latency of single clips in milliseconds."""
 
     p50_ms: float
     p95_ms: float
@@ -85,19 +86,27 @@ class Latency:
 
 @dataclass(frozen=True)
 class ArtifactAnalysis:
-    """One artifact by itself.
+    """Figures of one artifact by itself.
 
     Attributes:
-        name: Of the artifact; with its bundle in front where names would be the same.
-        metrics: Primary ones first, in the task's order.
-        classes: Per class (classes only).
-        outputs: Per output (values and traits only).
-        confusion: Rows true, columns predicted (classes only).
-        latency: None when not measured.
+        name: Name to show: the artifact's, with its bundle in front where two would be the same.
+        artifact: Name of the artifact in its bundle.
+        bundle: Name that tells the bundle from the others of the evaluation.
+        path: Folder of the bundle.
+        engine: Engine that ran the artifact.
+        precision: Precision that the engine really used.
+        bytes: Size of the artifact's files.
+        metrics: All metrics, the primary ones first, in the task's order.
+        classes: Figures of each class (classes only).
+        outputs: Figures of each output (values and traits only).
+        confusion: Counts, true classes as rows and predicted ones as columns (classes only).
+        latency: Latency of single clips; None when not measured.
     """
 
     name: str
+    artifact: str
     bundle: str
+    path: str
     engine: str
     precision: str
     bytes: int
@@ -110,7 +119,7 @@ class ArtifactAnalysis:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Files that only one of the two gets right, and the exact p of no difference."""
+    """Numbers of files that only one of the two gets right, and the exact p of no difference."""
 
     only_baseline: int
     only_candidate: int
@@ -130,18 +139,18 @@ class Flip:
 
 @dataclass(frozen=True)
 class CandidateAnalysis:
-    """One candidate against the baseline.
+    """One candidate compared with the baseline.
 
     Attributes:
-        artifact: The candidate by itself.
-        drops: Of the primary metrics, in the order of `artifact.metrics`.
-        mcnemar: None for values and traits.
+        artifact: Figures of the candidate by itself.
+        drops: Drops of the primary metrics, in the order of `artifact.metrics`.
+        mcnemar: McNemar's test; None for values and traits.
         agreement: Share of files with the same label; for values the mean PCC between the two.
         flips: Files with another label (classes only).
         speedup: Baseline p50 / candidate p50; None when not measured.
-        outcome: Which rule of `verdict.judge` the verdict comes from.
+        outcome: Rule of `verdict.judge` that the verdict comes from.
         verdict: One line in plain words.
-        passed: No primary metric drops by more than `max_drop`; None without a gate.
+        passed: Whether no primary metric drops by more than `max_drop`; None without a limit.
     """
 
     artifact: ArtifactAnalysis
@@ -160,11 +169,12 @@ class Analysis:
     """Everything a report says.
 
     Attributes:
-        task, kind, labels: Of the task.
-        data, data_sha256: Where the files were listed.
-        files: Number of files with an answer.
+        task, kind, labels: Name, kind and output order of the task.
+        data, data_sha256: Name of the list or folder of labelled files, and digest of the list.
+        files: Number of files with a prediction.
         missing: Names of the files without one.
-        coverage: Share of all files that were answered.
+        coverage: Share of all files that have a prediction.
+        max_drop: Points that a primary metric may drop by at most; None for no limit.
         limit: Points used by the verdicts: max_drop, or `analysis.DEFAULT_LIMIT`.
     """
 
@@ -185,7 +195,7 @@ class Analysis:
 
     @property
     def passed(self) -> bool | None:
-        """All candidates pass; None without a gate."""
+        """Whether all candidates pass; None without a limit."""
         return None if self.max_drop is None else all(c.passed for c in self.candidates)
 
     def to_json(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a finished training run leaves for people: `report.json` and `report.png`."""
+"""Curves and pictures of a training run: `report.json`, `report.png` and reconstructions."""
 
 from __future__ import annotations
 
@@ -29,10 +29,12 @@ def write_report(
     """Write the report of a run.
 
     Args:
+        folder: Where the two files go.
         history: Figures of each epoch.
-        final: List ("val", "test") to protocol to figures of the best weights; empty for
+        final: Figures of the best weights, by list ("val", "test") and protocol; empty for
             pre-training.
-        unreadable: List ("train", "val", "test") to files that could not be read, and why.
+        task: Task of the run; None for pre-training.
+        unreadable: Files that could not be read and why, by list ("train", "val", "test").
     """
     content = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -57,9 +59,11 @@ def draw(
     task: Task | None,
     progress: str = "epoch",
 ) -> None:
-    """Curves, and for classes the confusion matrix and the recall of each class.
+    """Draw curves, and for classes the confusion matrix and the recall of each class.
 
     Args:
+        path: The PNG file to write.
+        history, final, task: As for `write_report`.
         progress: Key of `history` that the curves run over.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -149,20 +153,10 @@ def _recall(axis: Any, matrix: np.ndarray, labels: Sequence[str]) -> None:
 
 
 ROWS = ("input", "masked", "reconstruction")
-
-
 CELL = 96  # least side of one frame in pixels
-
-
 GAP = 4
-
-
 LABEL_WIDTH = 112
-
-
 HEADER = 20
-
-
 MASK_GREY = 128
 
 
@@ -219,7 +213,7 @@ def _pixel_masks(
 
 
 def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """(3, T, S, S) in 0..1 to the shown frames (n, S, S, 3) uint8."""
+    """The shown frames (n, S, S, 3) uint8 of a clip (3, T, S, S) in 0..1."""
     frames = clip[:, shown].transpose(1, 2, 3, 0)
     return (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
 

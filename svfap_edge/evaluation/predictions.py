@@ -1,4 +1,4 @@
-"""What artifacts answered to labelled files: the input of an analysis, checked."""
+"""Predictions of artifacts for labelled files: the input of an analysis, checked."""
 
 from __future__ import annotations
 
@@ -12,21 +12,23 @@ from svfap_edge.tasks import Task
 
 
 @dataclass(frozen=True, eq=False)
-class ArtifactResult:
-    """What one artifact answered.
+class ArtifactPredictions:
+    """Predictions of one artifact.
 
     Attributes:
-        name: In its bundle, like "int8.openvino".
-        bundle: Name of the bundle.
-        engine: That ran it.
-        precision: That it really ran in, like "int8+bf16".
-        bytes: Size of the artifact.
-        scores: (n, L) softmax for a task of classes, else values.
-        latency_ms: (k,) of single clips; empty when not measured.
+        name: Name of the artifact in its bundle, like "int8.openvino".
+        bundle: Name that tells the bundle from the others of the evaluation.
+        path: Folder of the bundle.
+        engine: Engine that ran the artifact.
+        precision: Precision that the engine really used, like "int8+bf16".
+        bytes: Size of the artifact's files.
+        scores: (n, L) probabilities for a task of classes, values otherwise.
+        latency_ms: (k,) times of single clips in milliseconds; empty when not measured.
     """
 
     name: str
     bundle: str
+    path: str
     engine: str
     precision: str
     bytes: int
@@ -41,25 +43,25 @@ class ArtifactResult:
 
 @dataclass(frozen=True, eq=False)
 class Evaluation:
-    """Answers of several artifacts to the same labelled files.
+    """Predictions of several artifacts for the same labelled files.
 
     Attributes:
-        task: Of all artifacts.
-        data: Where the files were listed.
-        data_sha256: Of that list.
-        files: (n) names, in the order of targets and scores.
-        targets: (n,) int for classes, else (n, L).
-        missing: Files without an answer (unreadable, no face); not in `files`.
-        baseline: What the candidates are compared with.
-        candidates: May include the baseline itself.
-        machine: Facts: processor, instruction sets, versions.
-        created: Time, ISO 8601.
-        max_drop: Points that no primary metric may drop by more than; None: no gate.
+        task: The task that all artifacts share.
+        data: Name of the list or folder of labelled files.
+        data_sha256: Digest of that list; empty for a folder.
+        files: Names of the n files, in the order of targets and scores.
+        targets: (n,) int class indexes, or (n, L) values.
+        missing: Files without a prediction (unreadable, no face); they are not in `files`.
+        baseline: The artifact that the candidates are compared with.
+        candidates: The other artifacts; they may include the baseline itself.
+        machine: Description of the machine: processor, instruction sets, versions.
+        created: Time of the evaluation, ISO 8601.
+        max_drop: Points that a primary metric may drop by at most; None for no limit.
 
     Raises:
-        SourceError: no file was answered.
-        TaskError: targets do not fit the task or the files; max_drop is negative or not a number.
-        InferenceError: scores have another shape, are not finite, or are not probabilities.
+        SourceError: There is a prediction for no file.
+        TaskError: Targets do not fit the task or the files; max_drop is negative or no number.
+        InferenceError: Scores have another shape, are not finite, or are not probabilities.
     """
 
     task: Task
@@ -68,8 +70,8 @@ class Evaluation:
     files: tuple[str, ...]
     targets: np.ndarray
     missing: tuple[str, ...]
-    baseline: ArtifactResult
-    candidates: tuple[ArtifactResult, ...]
+    baseline: ArtifactPredictions
+    candidates: tuple[ArtifactPredictions, ...]
     machine: dict[str, str]
     created: str
     max_drop: float | None = None
@@ -77,8 +79,8 @@ class Evaluation:
     def __post_init__(self) -> None:
         if not self.files:
             raise SourceError(
-                f"No file of '{self.data}' could be evaluated ({len(self.missing)} without an "
-                "answer). Check the paths in the list, and that faces are found."
+                f"No file of '{self.data}' could be evaluated ({len(self.missing)} without a "
+                "prediction). Check the paths in the list, and that faces are found."
             )
         if self.max_drop is not None and not (self.max_drop >= 0 and math.isfinite(self.max_drop)):
             raise TaskError(f"The allowed drop must be 0 or more points; got {self.max_drop}.")
@@ -107,14 +109,14 @@ def _check_targets(task: Task, targets: np.ndarray, files: int) -> None:
         )
 
 
-def _check_scores(task: Task, result: ArtifactResult, files: int) -> None:
+def _check_scores(task: Task, result: ArtifactPredictions, files: int) -> None:
     scores, expected = result.scores, (files, len(task.labels))
     if scores.shape != expected:
         raise InferenceError(
-            f"'{result.name}' answered {scores.shape}; expected {expected} for {files} files."
+            f"'{result.name}' predicted {scores.shape}; expected {expected} for {files} files."
         )
     if not np.all(np.isfinite(scores)):
-        raise InferenceError(f"'{result.name}' answered values that are not finite (nan, inf).")
+        raise InferenceError(f"'{result.name}' predicted values that are not finite (nan, inf).")
     if task.kind == "classes":
         sums = scores.sum(axis=1, dtype=np.float64)
         if scores.min() < -1e-3 or np.abs(sums - 1).max() > 0.02:
