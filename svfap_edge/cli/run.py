@@ -15,7 +15,8 @@ import typer
 
 from svfap_edge.errors import SourceError, SvfapError
 
-from .console import Json, console, count, progress, reporting, stopping_cleanly, warn
+from .console import console, count, progress, reporting, stopping_cleanly, warn
+from .options import Json
 
 if TYPE_CHECKING:
     from rich.console import Console

@@ -1,0 +1,104 @@
+"""The options that several commands share, each defined once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from svfap_edge.errors import SvfapError
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+
+BUNDLE_HELP = "Folder of a bundle; by default the bundle in the package."
+BundleArgument = Annotated[Path | None, typer.Argument(help=BUNDLE_HELP)]
+BundleOption = Annotated[Path | None, typer.Option("--bundle", help=BUNDLE_HELP)]
+
+ArtifactName = Annotated[
+    str | None,
+    typer.Option(
+        "--artifact", help="Artifact of the bundle, such as fp32.onnx; by default the best one."
+    ),
+]
+ArtifactNames = Annotated[
+    str | None,
+    typer.Option(help="Artifacts, separated by commas; by default all that run here."),
+]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        help="Engine: auto, onnxruntime, openvino or tensorrt; onnxruntime:cuda, "
+        "onnxruntime:tensorrt or onnxruntime:nvtensorrtrtx runs ONNX Runtime on a GPU.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option("--threads", help="CPU threads of the engine; by default its own choice.", min=1),
+]
+Mode = Annotated[
+    str,
+    typer.Option(
+        "--mode",
+        help="latency: all threads work on one clip; throughput: each works on a clip of its own.",
+    ),
+]
+
+DetectorName = Annotated[
+    str,
+    typer.Option(
+        "--detector", help="Face detector: auto, yunet, haar, or none (the frame is the face)."
+    ),
+]
+FaceModel = Annotated[
+    Path | None,
+    typer.Option(
+        "--face-model",
+        help="YuNet's ONNX file; by default SVFAP_EDGE_FACE_MODEL, or the file in the cache.",
+    ),
+]
+DetectEvery = Annotated[
+    int,
+    typer.Option(
+        "--detect-every", metavar="N", help="Search only every N-th frame for faces.", min=1
+    ),
+]
+Hop = Annotated[
+    float,
+    typer.Option("--hop", metavar="SECONDS", help="Time between two predictions of a person."),
+]
+
+Heads = Annotated[
+    int | None,
+    typer.Option("--heads", help="Attention heads of the model, if the checkpoint does not say."),
+]
+Depths = Annotated[
+    str | None,
+    typer.Option(
+        "--depths",
+        help="Blocks of each stage of the model, such as 12-6-3, if the checkpoint does not say.",
+    ),
+]
+
+
+def split(text: str | None) -> list[str] | None:
+    """The parts of a value with commas, without blanks around them; None stays None."""
+    if text is None:
+        return None
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def check_positive(**values: float) -> None:
+    """Refuse options that must be finite numbers above 0.
+
+    Args:
+        values: Value by the name of the option, with underscores.
+
+    Raises:
+        SvfapError: one is not.
+    """
+    for name, value in values.items():
+        if not 0 < value < float("inf"):
+            option = name.replace("_", "-")
+            raise SvfapError(f"--{option} must be a positive number; got {value:g}.")
