@@ -172,8 +172,8 @@ def read_frames(source: str, seconds: float) -> tuple[list[np.ndarray], float]:
     """Read the first seconds of a video.
 
     Returns:
-        Frames, (H, W, 3) uint8 RGB, repeated or left out so that they are 1/30 s apart, and the mean
-        milliseconds to decode a frame.
+        Frames, (H, W, 3) uint8 RGB, repeated or left out so that they are 1/30 s apart; and the
+        mean milliseconds to decode a frame.
 
     Raises:
         SourceError: the video cannot be read, or is empty.

@@ -32,7 +32,8 @@ def write_attention_out() -> None:
 def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Attention in three steps. All tensors are (..., tokens, width)."""
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
-    return scores.softmax(dim=-1) @ v
+    attended: Tensor = scores.softmax(dim=-1) @ v
+    return attended
 
 
 def open_model(

@@ -110,7 +110,7 @@ def measure(name: str, variant: str, batch: int, steps: int) -> list[float]:
             outputs = model(clips)
         loss = torch.nn.functional.cross_entropy(outputs.float(), labels)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         found.append(batch / (time.perf_counter() - start))
     return found[WARM_UP:]

@@ -1,4 +1,4 @@
-"""`svfap-edge benchmark`, `benchmark-cameras` and `benchmark-training`: what this machine can do."""
+"""`svfap-edge benchmark`, `benchmark-cameras`, `benchmark-training`: what this machine can do."""
 
 from __future__ import annotations
 
@@ -12,8 +12,19 @@ from svfap_edge.errors import DependencyMissing, SvfapError
 
 from .console import console, print_json, reporting, requiring, steps, stopping_cleanly, table
 from .options import (
-    ArtifactName, ArtifactNames, BundleArgument, DetectEvery, DetectorName, EngineName, FaceModel,
-    Hop, Json, Mode, Threads, check_positive, split,
+    ArtifactName,
+    ArtifactNames,
+    BundleArgument,
+    DetectEvery,
+    DetectorName,
+    EngineName,
+    FaceModel,
+    Hop,
+    Json,
+    Mode,
+    Threads,
+    check_positive,
+    split,
 )  # fmt: skip
 
 if TYPE_CHECKING:

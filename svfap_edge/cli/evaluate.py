@@ -44,10 +44,10 @@ def evaluate(
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what artifacts lose in accuracy and gain in speed.
+    """Compare artifacts in accuracy and speed.
 
-    Each artifact is compared with the baseline on labelled files, and a sentence says whether to
-    ship it.
+    Labelled files show what each artifact loses and gains against the baseline, and a sentence says
+    whether to ship it.
     """
     with reporting(as_json):
         from svfap_edge.bundle import Bundle

@@ -63,8 +63,7 @@ def export(
     trt: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="KEY=VALUE",
-            help="Setting of TensorRT's builder; the option may be repeated. Keys: workspace_mib=1024, batch=1,1,8 "
+            help="TensorRT setting KEY=VALUE, repeatable: workspace_mib=1024, batch=1,1,8 "
             "(smallest, likely, largest), timing_cache=FILE (not TensorRT for RTX); any number or "
             "name of the builder config, like builder_optimization_level=3; flag.TF32=0, "
             "preview.NAME=1, tactic.NAME=0, memory.NAME=MIB. An unknown key prints the known ones.",
