@@ -13,6 +13,7 @@ from typer.testing import CliRunner, Result
 from svfap_edge.benchmark import pytorch, training_steps
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli.app import app
+from svfap_edge.training.model import PRESETS
 from tests.models import TINY, model_with_weights, save_ours
 from tests.test_imports import loaded_by
 
@@ -83,8 +84,22 @@ def test_bad_checkpoints_and_options_exit_2(tiny: Bundle, tmp_path: Path) -> Non
         assert "Traceback" not in result.output
 
 
-def test_training_steps() -> None:
-    options = ("--preset", "lite", "--batch", 1, "--rounds", 1, "--steps", 1, "--json")
+def test_training_steps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a tiny model in this process; processes are the business of `answer_of`."""
+    functional = torch.nn.functional
+    fused = functional.scaled_dot_product_attention
+    monkeypatch.setattr(functional, "scaled_dot_product_attention", fused)  # put back at the end
+    monkeypatch.setitem(PRESETS, "lite", TINY)
+
+    def answer(arguments: list[str], what: str) -> list[float]:
+        functional.scaled_dot_product_attention = fused
+        found = training_steps.measure(**json.loads(arguments[2]))
+        plain = functional.scaled_dot_product_attention is pytorch.written_out
+        assert plain == ("plain" in what)
+        return found
+
+    monkeypatch.setattr(training_steps, "answer_of", answer)
+    options = ("--preset", "lite", "--batch", 1, "--rounds", 2, "--steps", 1, "--json")
     result = call("benchmark-training", *options)
     assert result.exit_code == 0, result.output
     rows = json.loads(result.stdout)["rows"]
