@@ -47,7 +47,7 @@ def test_documented_options_exist() -> None:
     (usage,) = snippets("text")
     name = ""
     for line in usage.splitlines():
-        if match := re.match(r"svfap-edge (\w+)", line):
+        if match := re.match(r"svfap-edge ([\w-]+)", line):
             name = match[1]
         known = {option for p in commands[name].params for option in p.opts}
         assert set(re.findall(r"(?<!\S)\[?(--?[a-z][\w-]*)", line)) <= known, line

@@ -1,1 +1,1 @@
-"""Latency, throughput, memory and cold start, measured in fresh processes that take turns."""
+"""What models and machines can do: times, memory, cameras in real time, training steps."""

@@ -1,28 +1,21 @@
 """How many cameras this machine holds in real time, and what limits it.
 
-    python -m svfap_edge.benchmark.capacity VIDEO [BUNDLE] [--artifact NAME] [--mode throughput]
-
 Frames of a real video with one face are decoded once and played to more and more cameras, forwards
 and backwards without a cut, at 30 fps of simulated time. A number of cameras is held if processing
-a second of all of them takes no more than a second. Decoding is not part of it: cameras deliver
-frames in many ways; what decoding this video took is told beside the result.
+a second of all of them takes no more than a second. Decoding is not part of it, because cameras
+deliver frames in many ways; the time to decode this video is given beside the result.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-import typer
 
-from svfap_edge.cli.console import Json, reporting, steps, stopping_cleanly
-from svfap_edge.errors import SourceError, SvfapError
-from svfap_edge.machine import describe_machine
+from svfap_edge.errors import SourceError
 from svfap_edge.perception.cameras import Cameras
 from svfap_edge.runtimes import Engine
 from svfap_edge.sources.opening import open_source
@@ -30,22 +23,22 @@ from svfap_edge.sources.opening import open_source
 CAMERA_FPS = 30.0
 MOST_CAMERAS = 1024
 WARM_UP_S = 1.0
-"""Played before the clock starts, beyond the span of a clip."""
+"""Simulated time that is played before the clock starts, beyond the span of a clip."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One number of cameras.
+    """What one number of cameras took.
 
     Attributes:
-        cameras: How many.
+        cameras: Number of cameras.
         load: Seconds of work for a second of all cameras; up to 1 is real time.
-        share: Of that work, by stage: detect, crop, model, rest. With several workers the stages
-            of different cameras overlap: detect and crop are shares of the sum.
-        predictions: In the counted time.
-        expected: As many as one face in each camera brings.
+        share: Share of that work of each stage: detect, crop, model, rest. With several workers the
+            stages of different cameras overlap: detect and crop are shares of the sum.
+        predictions: Predictions in the counted time.
+        expected: Predictions that one face in each camera brings in that time.
         latency_ms: 50th and 95th percentile of `Prediction.latency_ms`.
-        frame_ms: Same, of the time to process one frame of every camera.
+        frame_ms: 50th and 95th percentile of the milliseconds to process one frame of each camera.
     """
 
     cameras: int
@@ -62,7 +55,7 @@ class Trial:
 
     @property
     def limit(self) -> str:
-        """The stage that takes most."""
+        """The stage that takes most of the time."""
         return max(self.share, key=self.share.__getitem__)
 
 
@@ -71,9 +64,9 @@ class Capacity:
     """The most cameras held, and all numbers tried.
 
     Attributes:
-        cameras: 0 if not even one is held.
-        trials: In the order of the number of cameras.
-        decode_ms: Mean time to decode a frame of the video.
+        cameras: The most cameras held; 0 if not even one is.
+        trials: What each number took that was tried, in ascending order.
+        decode_ms: Mean milliseconds to decode a frame of the video.
     """
 
     cameras: int
@@ -82,7 +75,7 @@ class Capacity:
 
     @property
     def at_limit(self) -> Trial:
-        """Of the most cameras held, or of one."""
+        """The trial of the most cameras held, or of one camera if none is held."""
         return next(t for t in self.trials if t.cameras == max(1, self.cameras))
 
 
@@ -100,8 +93,11 @@ def find_capacity(
 
     Args:
         frames: (H, W, 3) uint8 RGB, 1/30 s apart, with one face.
-        seconds: Of simulated time for each number of cameras.
-        workers, options: As `Cameras` takes them.
+        seconds: Simulated seconds for each number of cameras.
+        decode_ms: Mean milliseconds to decode a frame, for the result.
+        workers: Threads that look at frames, as `Cameras` takes it.
+        progress: Called with what begins.
+        options: Other options of `Cameras`.
     """
     trials: dict[int, Trial] = {}
 
@@ -130,7 +126,7 @@ def play(
     hop_s: float = 0.5,
     **options: Any,
 ) -> Trial:
-    """Process so many cameras for so many seconds of simulated time."""
+    """Process `count` cameras for `seconds` of simulated time; options as in `find_capacity`."""
     names = [f"camera{k}" for k in range(count)]
     warm = round((engine.spec.clip.span_s + WARM_UP_S) * CAMERA_FPS)
     # Whole hops are counted: all people are predicted in the same frame of each.
@@ -173,10 +169,14 @@ def play(
 
 
 def read_frames(source: str, seconds: float) -> tuple[list[np.ndarray], float]:
-    """The first seconds of a video at 30 fps, and the mean time to decode a frame in ms.
+    """Read the first seconds of a video.
+
+    Returns:
+        Frames, (H, W, 3) uint8 RGB, repeated or left out so that they are 1/30 s apart; and the
+        mean milliseconds to decode a frame.
 
     Raises:
-        SourceError: unreadable, or empty.
+        SourceError: the video cannot be read, or is empty.
     """
     frames: list[np.ndarray] = []
     decoded, spent = 0, 0.0
@@ -213,76 +213,3 @@ def _two(values: Sequence[float]) -> tuple[float, float]:
         return (0.0, 0.0)
     p50, p95 = np.percentile(values, [50, 95])
     return float(p50), float(p95)
-
-
-def main(
-    video: Annotated[str, typer.Argument(help="A video with one face.")],
-    bundle: Annotated[
-        Path | None, typer.Argument(help="The one in the package by default.")
-    ] = None,
-    artifact: Annotated[str | None, typer.Option(help="The best one by default.")] = None,
-    engine: Annotated[str, typer.Option(help="auto, or an engine.")] = "auto",
-    mode: Annotated[str, typer.Option(help="latency or throughput.")] = "throughput",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)] = None,
-    workers: Annotated[int, typer.Option(help="Threads that look at frames.", min=1)] = 1,
-    detector: Annotated[str, typer.Option(help="auto, yunet, haar, or none.")] = "auto",
-    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
-    detect_every: Annotated[int, typer.Option(help="Search every n-th frame.", min=1)] = 1,
-    hop: Annotated[float, typer.Option(help="Seconds between predictions of a person.")] = 0.5,
-    seconds: Annotated[float, typer.Option(help="Simulated, for each number of cameras.")] = 4.0,
-    as_json: Json = False,
-) -> None:
-    """Find how many 30 fps cameras with one face each this machine holds in real time."""
-    with reporting(as_json), stopping_cleanly(), steps(as_json) as step:
-        if mode not in ("latency", "throughput"):
-            raise SvfapError(f"--mode must be latency or throughput; got {mode}.")
-        if not hop > 0 or not seconds > 0:
-            raise SvfapError("--hop and --seconds must be positive numbers of seconds.")
-        frames, decode_ms = read_frames(video, seconds)
-        with Engine.load(
-            bundle, artifact=artifact, engine=engine, threads=threads,
-            mode="throughput" if mode == "throughput" else "latency",
-        ) as loaded:  # fmt: skip
-            found = find_capacity(
-                loaded, frames, seconds=seconds, decode_ms=decode_ms, workers=workers,
-                progress=step, detector=detector, face_model=face_model,
-                detect_every=detect_every, hop_s=hop,
-            )  # fmt: skip
-            spec = loaded.spec
-        facts: dict[str, Any] = {
-            "artifact": spec.artifact,
-            "engine": spec.engine,
-            "precision": spec.precision,
-        }
-        facts |= {"mode": mode, "workers": workers, "detector": detector, "hop_s": hop}
-        facts |= {"detect_every": detect_every, "frame": list(frames[0].shape)}
-        if as_json:
-            content = {**asdict(found), "limit": found.at_limit.limit, **facts}
-            print(json.dumps({**content, "machine": describe_machine()}, ensure_ascii=False))
-        else:
-            _print(found, facts)
-
-
-def _print(found: Capacity, facts: dict[str, Any]) -> None:
-    machine = describe_machine()
-    print(f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction sets']}")
-    print(", ".join(f"{name} {value}" for name, value in facts.items()))
-    for trial in found.trials:
-        shares = ", ".join(f"{name} {share:.0%}" for name, share in trial.share.items())
-        print(
-            f"{trial.cameras:4d} cameras: {trial.load:.2f} s of work a second ({shares}); "
-            f"predictions {trial.predictions} of {trial.expected}, latency p50 / p95 "
-            f"{trial.latency_ms[0]:.0f} / {trial.latency_ms[1]:.0f} ms"
-        )
-    print(
-        f"Held in real time: {found.cameras} cameras of {CAMERA_FPS:.0f} fps; "
-        f"{found.at_limit.limit} limits it. Decoding is not counted ({found.decode_ms:.1f} ms a "
-        "frame of this video)."
-    )
-    last = found.at_limit
-    if last.predictions < 0.9 * last.expected or last.predictions > 1.1 * last.expected:
-        print("note  Not one face in every camera all the time; choose another video or detector.")
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -26,25 +26,27 @@ from .timing import WARM_UP, Timed
 
 MIN_TURNS = 20
 PARTS = 5
-"""Parts of a run whose medians show how sure the overhead is."""
+"""Number of parts of a run whose medians show how sure the overhead is."""
 
 TOLERANCE = 1e-3
-"""Of logits, between both calls; they compute the same."""
+"""Largest difference of logits between both calls, which compute the same."""
 
 
 @dataclass(frozen=True)
 class Overhead:
-    """Milliseconds; medians over the turns.
+    """What `Engine.step` adds, in milliseconds; medians over the turns.
 
     Attributes:
-        name: Of the artifact and engine.
-        precision: The effective one.
-        raw: The library's call that was timed.
-        turns: How many.
-        raw_ms, step_ms: Of the library's call, and of `Engine.step`.
-        added_ms: Of the difference within each turn.
-        low_ms, high_ms: Smallest and largest such median of a fifth of the turns.
-        add_ms: Of `Stream.add`, for a frame of twice the model's side.
+        name: The artifact and engine: "int8.onnx on openvino".
+        precision: What the engine really computed in.
+        raw: Name of the library's call that was timed.
+        turns: Number of turns.
+        raw_ms: Time of the library's call.
+        step_ms: Time of `Engine.step`.
+        added_ms: Difference of both within a turn.
+        low_ms: Smallest median difference of a fifth of the turns.
+        high_ms: Largest median difference of a fifth of the turns.
+        add_ms: Time of `Stream.add` with a frame of twice the model's side.
     """
 
     name: str
@@ -71,8 +73,13 @@ class Overhead:
 def time_overhead(timed: Timed, seconds: float = 5.0, threads: int | None = None) -> Overhead:
     """Measure in a fresh process.
 
+    Args:
+        timed: An artifact.
+        seconds: Shortest time that all turns take together.
+        threads: CPU threads of the engine; None for its own choice.
+
     Raises:
-        SvfapError: it failed; see `answer_of`.
+        SvfapError: the process failed; see `answer_of`.
     """
     job = {
         "folder": str(timed.bundle),
@@ -170,8 +177,14 @@ class _Turns:
 
 
 def raw_call(engine: Engine, clip: np.ndarray) -> tuple[str, Callable[[], np.ndarray]]:
-    """What the library itself is asked to do for a clip, as a user of it would write it: its name,
-    and a call that returns the logits (1, L)."""
+    """The library's own call for a clip, as its user would write it.
+
+    Args:
+        clip: (1, frames, size, size, 3) uint8 RGB.
+
+    Returns:
+        The name of the library's call, and a function that makes it and returns the logits (1, L).
+    """
     backend: Any = engine.backend
     if (session := getattr(backend, "_session", None)) is not None:
         return "InferenceSession.run", lambda: np.asarray(session.run(None, {INPUT_NAME: clip})[0])

@@ -10,37 +10,50 @@ from typing import Any
 
 import numpy as np
 
+from svfap_edge.errors import ConfigError
 from svfap_edge.sources.passwords import without_passwords
 
 from .stages import PER_PREDICTION, StageTimes
 from .timing import ModelTimes, Timed
 
 MIN_FOR_P99 = 100
-"""Below so many values a 99th percentile is just the largest, and is not told."""
+"""With fewer values a 99th percentile is just the largest value, and is not given."""
+
+ISAS = (
+    "SSE41", "AVX", "AVX2", "AVX2_VNNI", "AVX2_VNNI_2", "AVX512_CORE", "AVX512_CORE_VNNI",
+    "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX", "AVX512_CORE_AMX_FP16",
+)  # fmt: skip
+"""Values of ONEDNN_MAX_CPU_ISA; others are ignored without a word by oneDNN."""
 
 
 @dataclass(frozen=True)
 class BenchmarkOptions:
-    """How to measure.
+    """What to measure, and how.
 
     Attributes:
-        artifacts: Names; None for all that can run here.
+        artifacts: Names of artifacts; None for all that can run here.
         engine: "all" for every engine that runs an artifact, "auto" for the best, or a name.
-        compare: Two or more of "ARTIFACT" or "ARTIFACT@ENGINE": the first against each other
-            one. Alone, without `artifacts`, nothing else is measured. The same one twice shows
+        compare: Two or more of "ARTIFACT" or "ARTIFACT@ENGINE": the first is compared with each
+            other one. Without `artifacts`, nothing else is measured. The same one twice shows
             how far two equal rows differ.
+        checkpoint: PyTorch checkpoint that is measured too; every row is compared with its
+            reference, see `svfap_edge.benchmark.pytorch`. None for none.
         source: Video of the application, "sample", or None for none.
-        detector, face_model: As `Perceiver` takes them.
-        seconds: That each measurement of an artifact takes, all rounds together.
+        detector: Face detector of the application, as `Perceiver` takes it.
+        face_model: YuNet's file, as `Perceiver` takes it.
+        seconds: Time that each measurement of an artifact takes, all rounds together.
         rounds: Processes of each measurement.
-        cold: Counted cold starts, with and without cache each; 0 for none.
-        threads: CPU threads of the engine.
-        batches: Clips in a call; one clip is always measured.
+        cold: Counted cold starts without cache, and as many with it; 0 for none.
+        threads: CPU threads of the engine; None for its own choice.
+        batches: Numbers of clips in a call; one clip is always measured.
+        isa: Instruction set that oneDNN (in OpenVINO and PyTorch) may use at most, one of `ISAS`;
+            None for all of this machine.
     """
 
     artifacts: Sequence[str] | None = None
     engine: str = "all"
     compare: Sequence[str] = ()
+    checkpoint: Path | None = None
     source: str | None = "sample"
     detector: str = "auto"
     face_model: Path | None = None
@@ -49,10 +62,15 @@ class BenchmarkOptions:
     cold: int = 3
     threads: int | None = None
     batches: Sequence[int] = (4,)
+    isa: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.isa is not None and self.isa.upper() not in ISAS:
+            raise ConfigError(f"No instruction set '{self.isa}'. Choose one of {', '.join(ISAS)}.")
 
     @property
     def source_name(self) -> str | None:
-        """The source without passwords."""
+        """Address of the source without passwords; None for none."""
         if self.source is None or os.path.exists(self.source):
             return self.source
         return without_passwords(self.source)
@@ -60,7 +78,14 @@ class BenchmarkOptions:
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles; the 99th is None for fewer than `MIN_FOR_P99` values."""
+    """Percentiles of measured values.
+
+    Attributes:
+        p50: Median.
+        p95: 95th percentile.
+        p99: 99th percentile; None for fewer than `MIN_FOR_P99` values.
+        count: Number of values.
+    """
 
     p50: float
     p95: float
@@ -69,7 +94,7 @@ class Spread:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Spread | None:
-        """None of no values."""
+        """The percentiles of these values; None if there are none."""
         if not len(values):
             return None
         p50, p95, p99 = (float(p) for p in np.percentile(values, [50, 95, 99]))
@@ -81,16 +106,17 @@ class Spread:
 
 @dataclass
 class Row:
-    """An artifact on an engine, and what was measured of it.
+    """An artifact on an engine, or a checkpoint in PyTorch, and what was measured of it.
 
     Attributes:
         name: "fp32.onnx on openvino"; unique in a benchmark.
-        timed: What ran.
-        bytes: Size of the artifact.
-        uncached_s, cached_s: Cold starts; `cached_s` is empty where the engine keeps no cache.
-        peak_mb: Of the process that predicts once; 0 without cold starts.
-        times: Of the model, one entry a round.
-        stages: Of the application, one entry a round; empty without a source.
+        timed: The artifact and engine that ran.
+        bytes: Size of the artifact or checkpoint.
+        uncached_s: Seconds of each cold start without cache.
+        cached_s: Seconds of each cold start with cache; empty where the engine keeps none.
+        peak_mb: Most memory, in MB, of a process that predicts once; 0 without cold starts.
+        times: Latencies of the model, one entry for each round.
+        stages: Times of the application, one entry for each round; empty without a source.
     """
 
     name: str
@@ -114,7 +140,7 @@ class Row:
         return found
 
     def throughput(self) -> dict[int, float]:
-        """Clips per second by clips in a call."""
+        """Clips per second, by the number of clips in a call."""
         found = {}
         for batch in self.times[0].ms:
             calls = [ms for times in self.times for ms in times.ms[batch]]
@@ -129,7 +155,7 @@ class Row:
         return list(dict.fromkeys(name for times in self.stages for name in times.total_s))
 
     def application(self) -> dict[str, Any] | None:
-        """Frames per second, and the stages."""
+        """Frames per second and stages of the application; None if it was not measured."""
         if not sum(times.frames for times in self.stages):
             return None
         wall_s = sum(times.wall_s for times in self.stages)
@@ -172,14 +198,16 @@ class Row:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How two rows relate: the median over rounds of the ratio within each, and its range.
+    """How two rows relate: the ratio of the first to the second.
 
     Attributes:
-        first, second: Names of the rows.
+        first: Name of the first row.
+        second: Name of the second row.
         what: "latency", or "clips/s of 4".
-        ratio: Of the first to the second.
-        low, high: Smallest and largest ratio of a round.
-        rounds: That were compared.
+        ratio: Median over the rounds of the ratio within each.
+        low: Smallest ratio of a round.
+        high: Largest ratio of a round.
+        rounds: Number of rounds.
     """
 
     first: str
@@ -196,7 +224,13 @@ class Comparison:
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An artifact that cannot run here, and why."""
+    """An artifact that cannot run here.
+
+    Attributes:
+        artifact: Name of the artifact.
+        engine: The engine that cannot run it.
+        reason: Message of the error.
+    """
 
     artifact: str
     engine: str
@@ -205,7 +239,17 @@ class LeftOut:
 
 @dataclass
 class Benchmark:
-    """All that was found; `notes` are what was not measured and why."""
+    """All that was found.
+
+    Attributes:
+        bundle: Folder of the bundle.
+        options: What was asked for.
+        rows: What was measured.
+        left_out: What could not run.
+        comparisons: Ratios between rows.
+        notes: Sentences about what was not measured, or not as usual.
+        machine: Description by `svfap_edge.machine.describe_machine`.
+    """
 
     bundle: Path
     options: BenchmarkOptions
@@ -217,7 +261,7 @@ class Benchmark:
 
     def to_json(self) -> dict[str, Any]:
         options = asdict(self.options)
-        options["face_model"] = str(options["face_model"]) if options["face_model"] else None
+        options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
         options["source"] = self.options.source_name
         return {
             "bundle": str(self.bundle),
@@ -231,7 +275,7 @@ class Benchmark:
 
 
 def compare(first: Row, second: Row) -> list[Comparison]:
-    """Latency of one clip, and throughput of larger calls."""
+    """Compare the latency of one clip, and the throughput of larger calls."""
     found = []
     for batch in first.times[0].ms:
         ratios = []

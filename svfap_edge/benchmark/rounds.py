@@ -1,5 +1,5 @@
-"""What every artifact of a bundle does on this machine: cold start, latency, throughput, memory,
-and the time of the whole application by stage.
+"""Every artifact of a bundle on this machine: cold start, latency, throughput, memory, and the time
+of the whole application by stage.
 
 Every measurement runs in a fresh process. In each round all artifacts take their turn, in the
 opposite order in every other round, so that a machine that grows slower slows all of them; a
@@ -8,8 +8,10 @@ comparison takes the ratio within each round.
 
 from __future__ import annotations
 
+import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from svfap_edge.bundle import Bundle
@@ -17,6 +19,7 @@ from svfap_edge.errors import BackendUnavailable, BundleError, SvfapError
 from svfap_edge.machine import describe_machine
 from svfap_edge.runtimes.choice import ENGINES, choose, split_engine
 
+from . import pytorch
 from .results import Benchmark, BenchmarkOptions, LeftOut, Row, compare
 from .stages import time_stages
 from .timing import Timed, cold_start, time_model
@@ -24,7 +27,7 @@ from .timing import Timed, cold_start, time_model
 __all__ = ["Benchmark", "BenchmarkOptions", "benchmark", "runnable"]
 
 MIN_CALLS = 3
-"""Timed calls in a process at least, however slow the model."""
+"""Smallest number of counted calls in a process, however slow the model."""
 
 
 def benchmark(
@@ -43,23 +46,25 @@ def benchmark(
     wanted, left_out = ([], []) if compared else runnable(bundle, None, options.engine)
     if options.artifacts is not None:
         wanted, left_out = runnable(bundle, options.artifacts, options.engine)
-    rows = _rows(bundle, compared + [timed for timed in wanted if timed not in compared])
-    rows = _start_cold(rows, options, left_out, progress)
-    if not rows:
-        reasons = "\n".join(f"{o.artifact} on {o.engine}: {o.reason}" for o in left_out)
-        raise BackendUnavailable(f"No artifact of '{bundle.path}' runs here.\n{reasons}")
-    for number in range(options.rounds):
-        for row in rows if number % 2 == 0 else rows[::-1]:
-            progress(f"Round {number + 1} of {options.rounds}: {row.name}")
-            _take_turn(row, options)
+    with _held_to(options.isa):
+        published = _checkpoint_rows(options, progress)
+        rows = _rows(bundle, compared + [timed for timed in wanted if timed not in compared])
+        rows = _start_cold(rows, options, left_out, progress)
+        if not rows:
+            raise nothing_runs(bundle, left_out)
+        every = published + rows
+        for number in range(options.rounds):
+            for row in every if number % 2 == 0 else every[::-1]:
+                progress(f"Round {number + 1} of {options.rounds}: {row.name}")
+                _take_turn(row, options)
+    pairs = [(rows[0], other) for other in rows[1 : len(compared)]]
+    pairs += [(published[0], other) for other in every[1:] if published]
     return Benchmark(
         bundle=bundle.path,
         options=options,
-        rows=rows,
+        rows=every,
         left_out=left_out,
-        comparisons=[
-            found for other in rows[1 : len(compared)] for found in compare(rows[0], other)
-        ],
+        comparisons=[found for first, second in pairs for found in compare(first, second)],
         notes=_notes(options),
         machine=describe_machine(),
     )
@@ -68,7 +73,11 @@ def benchmark(
 def runnable(
     bundle: Bundle, artifacts: Sequence[str] | None = None, engine: str = "all"
 ) -> tuple[list[Timed], list[LeftOut]]:
-    """What the installed engines should run, and what they cannot.
+    """Find what the installed engines should run, and what they cannot.
+
+    Args:
+        artifacts: Names of artifacts; None for all of the bundle.
+        engine: "all", "auto", or a name, as in `BenchmarkOptions`.
 
     Raises:
         BundleError: no such artifact.
@@ -93,8 +102,46 @@ def runnable(
     return found, left_out
 
 
+def nothing_runs(bundle: Bundle, left_out: Sequence[LeftOut]) -> BackendUnavailable:
+    """The error for a bundle of which nothing can run here, with the reason for each artifact."""
+    reasons = "\n".join(f"{each.artifact} on {each.engine}: {each.reason}" for each in left_out)
+    return BackendUnavailable(f"No artifact of '{bundle.path}' runs here.\n{reasons}")
+
+
+@contextmanager
+def _held_to(isa: str | None) -> Iterator[None]:
+    """Let processes started in this context use no instruction set beyond this one. They keep no
+    cache, which does not know the instruction set."""
+    setting = {} if isa is None else {"ONEDNN_MAX_CPU_ISA": isa.upper(), "SVFAP_EDGE_CACHE": "off"}
+    before = {name: os.environ.get(name) for name in setting}
+    os.environ.update(setting)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _checkpoint_rows(options: BenchmarkOptions, progress: Callable[[str], None]) -> list[Row]:
+    """The rows of the checkpoint, the reference first; none without a checkpoint.
+
+    Raises:
+        CheckpointError: it cannot be opened.
+    """
+    if options.checkpoint is None:
+        return []
+    found = [Timed(options.checkpoint, variant, pytorch.NAME) for variant in pytorch.VARIANTS]
+    progress(f"Opening {options.checkpoint}")
+    time_model(found[0], calls=1, batches=())
+    size = options.checkpoint.stat().st_size
+    return [Row(f"{pytorch.NAME} {timed.artifact}", timed, size) for timed in found]
+
+
 def _named(bundle: Bundle, text: str, engine: str) -> Timed:
-    """ARTIFACT or ARTIFACT@ENGINE."""
+    """What "ARTIFACT" or "ARTIFACT@ENGINE" names."""
     name, _, own = text.partition("@")
     return Timed(bundle.path, *choose(bundle, name, own or ("auto" if engine == "all" else engine)))
 
@@ -114,7 +161,7 @@ def _start_cold(
     left_out: list[LeftOut],
     progress: Callable[[str], None],
 ) -> list[Row]:
-    """Time the cold starts; the first start of all, not counted, tells which rows run at all.
+    """Time the cold starts; the first start of each, not counted, shows which rows run at all.
 
     Raises:
         SvfapError: the bundle is damaged, no row runs, or one to be compared does not.
@@ -159,7 +206,7 @@ def _take_turn(row: Row, options: BenchmarkOptions) -> None:
             row.timed, calls=MIN_CALLS, seconds=share, batches=batches, threads=options.threads
         )
     )
-    if options.source is not None:
+    if options.source is not None and row.timed.engine != pytorch.NAME:
         row.stages.append(
             time_stages(
                 row.timed,
@@ -173,8 +220,14 @@ def _take_turn(row: Row, options: BenchmarkOptions) -> None:
 
 
 def _notes(options: BenchmarkOptions) -> list[str]:
+    notes = []
     if options.source is None:
-        return ["No video: the application was not measured (--source VIDEO)."]
-    if options.source == "sample":
-        return ["The frames of 'sample' are drawn, not decoded."]
-    return []
+        notes.append("No video: the application was not measured (--source VIDEO).")
+    elif options.source == "sample":
+        notes.append("The frames of 'sample' are drawn, not decoded.")
+    if options.isa is not None:
+        notes.append(
+            f"OpenVINO and bf16 in PyTorch used no instruction set beyond {options.isa.upper()}; "
+            "ONNX Runtime and fp32 in PyTorch are not held to it."
+        )
+    return notes

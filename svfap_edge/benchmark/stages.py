@@ -19,10 +19,10 @@ PER_PREDICTION = ("model",)
 """Stages counted once for each frame that brought predictions; the others for every frame."""
 
 MIN_ANSWERS = 3
-"""Frames with predictions to wait for beyond the time, until the source ends or the time has passed
-`PATIENCE` times: a stream warms up first."""
+"""Frames with predictions to wait for when the time is over: a stream warms up first."""
 
 PATIENCE = 10
+"""How many times the time may pass before a measurement ends without `MIN_ANSWERS`."""
 
 
 @dataclass
@@ -31,11 +31,12 @@ class StageTimes:
 
     Attributes:
         detector: Name of the face detector.
-        frames, predictions: That were counted.
-        wall_s: Time they took.
-        peak_mb: Most memory the process held.
-        ms: Milliseconds of each stage, one entry a frame; see `PER_PREDICTION`.
-        total_s: Time of each stage in all frames, so that the sum is `wall_s`.
+        frames: Counted frames.
+        predictions: Predictions in the counted frames.
+        wall_s: Seconds that the counted frames took.
+        peak_mb: Most memory, in MB, that the process held.
+        ms: Milliseconds of each stage, one entry for each frame; see `PER_PREDICTION`.
+        total_s: Seconds of each stage in all frames; their sum is `wall_s`.
     """
 
     detector: str
@@ -47,7 +48,7 @@ class StageTimes:
     total_s: dict[str, float] = field(default_factory=dict)
 
     def enough(self, seconds: float) -> bool:
-        """Whether a pass over the source can end early."""
+        """Whether the frames counted suffice for a measurement of so long."""
         answers = len(self.ms.get("model", ()))
         return self.wall_s >= seconds * (1 if answers >= MIN_ANSWERS else PATIENCE)
 
@@ -72,10 +73,18 @@ def time_stages(
     face_model: Path | None = None,
     threads: int | None = None,
 ) -> StageTimes:
-    """Run the application in a fresh process for so many seconds; a short video is repeated.
+    """Run the application in a fresh process.
+
+    Args:
+        timed: An artifact.
+        source: A video or "sample"; a short one is repeated.
+        seconds: Shortest time to run.
+        detector: As `svfap_edge.perception.detectors.open_detector` takes it.
+        face_model: As `svfap_edge.perception.detectors.open_detector` takes it.
+        threads: CPU threads of the engine; None for its own choice.
 
     Raises:
-        SvfapError: it failed; see `svfap_edge.benchmark.processes.answer_of`.
+        SvfapError: the process failed; see `svfap_edge.benchmark.processes.answer_of`.
     """
     job: dict[str, Any] = {
         "folder": str(timed.bundle),

@@ -1,7 +1,7 @@
-"""Latency and cold start of artifacts, each in a process of its own, processes alternating.
+"""Latency and cold start of models, each in a process of its own, the processes taking turns.
 
 Two engines in one process slow each other, and a machine's speed drifts; so every round starts one
-fresh process per artifact, one after the other, and ratios compare what ran side by side.
+fresh process for each model, one after the other, and ratios compare what ran side by side.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
+from . import pytorch
 from .processes import answer_of
 
 WARM_UP = 3
@@ -31,16 +33,17 @@ with Engine.load(folder, artifact=artifact, engine=engine, threads=int(threads) 
     from svfap_edge.machine import peak_memory_mb
     print(f"[{predicted}, {peak_memory_mb()}]")
 """
-"""What `cold_start` runs: the least that an application does."""
+"""The program that `cold_start` runs: the least that an application does."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """An artifact to time.
+    """An artifact to time, or a checkpoint in PyTorch.
 
     Attributes:
-        bundle: Its folder.
-        artifact, engine: As `Engine.load` takes them.
+        bundle: Folder of the bundle, or the checkpoint's file.
+        artifact: Name of the artifact, or one of `pytorch.VARIANTS`.
+        engine: Name of the engine as `Engine.load` takes it, or `pytorch.NAME`.
     """
 
     bundle: Path
@@ -56,8 +59,8 @@ class ModelTimes:
     """How fast one process ran a model.
 
     Attributes:
-        precision: The effective one.
-        ms: Milliseconds of each call, by clips in the call.
+        precision: What the engine really computed in, such as "bf16".
+        ms: Milliseconds of each call, by the number of clips in the call.
     """
 
     precision: str
@@ -70,7 +73,7 @@ class ColdStart:
 
     Attributes:
         seconds: From the start of the process to the prediction.
-        peak_mb: Most memory it held.
+        peak_mb: Most memory that the process held, in MB.
     """
 
     seconds: float
@@ -85,10 +88,19 @@ def time_artifacts(
     threads: int | None = None,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[np.ndarray]:
-    """Latencies in ms (rounds * clips,) of single clips, for each artifact.
+    """Time calls with one clip.
+
+    Args:
+        clips: Counted calls of a process.
+        rounds: Processes of each artifact.
+        threads: CPU threads of the engine; None for its own choice.
+        progress: Called with what begins.
+
+    Returns:
+        Milliseconds of each call, (rounds * clips,), for each artifact.
 
     Raises:
-        SvfapError: a process failed, with the end of what it said.
+        SvfapError: a process failed; see `answer_of`.
     """
     latencies: list[list[float]] = [[] for _ in artifacts]
     for number in range(rounds):
@@ -109,11 +121,13 @@ def time_model(
     """Time one model in a fresh process.
 
     Args:
-        calls, seconds: Each batch size is called at least so often and so long.
-        batches: Clips in a call.
+        calls: Smallest number of calls of each batch size.
+        seconds: Shortest time that the calls of each batch size take together.
+        batches: Numbers of clips in a call; with none, the model is only loaded.
+        threads: CPU threads of the engine; None for its own choice.
 
     Raises:
-        SvfapError: it failed; see `answer_of`.
+        SvfapError: the process failed; see `answer_of`.
     """
     job = {
         "folder": str(timed.bundle),
@@ -135,10 +149,11 @@ def cold_start(timed: Timed, threads: int | None = None, cache: str | None = Non
     The file system's cache is as warm as the last start left it; only a reboot empties it.
 
     Args:
-        cache: Overrules `SVFAP_EDGE_CACHE`; "off" for no cache.
+        threads: CPU threads of the engine; None for its own choice.
+        cache: Folder that overrules `SVFAP_EDGE_CACHE`; "off" for no cache.
 
     Raises:
-        SvfapError: it failed; see `answer_of`.
+        SvfapError: the process failed; see `answer_of`.
     """
     options = [str(timed.bundle), timed.artifact, timed.engine, str(threads or 0)]
     setting = {} if cache is None else {"SVFAP_EDGE_CACHE": cache}
@@ -157,6 +172,10 @@ def measure(
     threads: int | None,
 ) -> ModelTimes:
     """`time_model` in this process."""
+    if engine == pytorch.NAME:
+        call_of = pytorch.open_model(Path(folder), artifact, threads)
+        ms = {batch: time_calls(call_of(batch), calls, seconds) for batch in batches}
+        return ModelTimes(pytorch.VARIANTS[artifact], ms)
     from svfap_edge.runtimes import Engine
 
     random = np.random.default_rng(0)
@@ -164,17 +183,13 @@ def measure(
     with Engine.load(folder, artifact=artifact, engine=engine, threads=threads) as loaded:
         for batch in batches:
             clips = random.integers(0, 256, (batch, *loaded.spec.clip.shape), dtype=np.uint8)
-
-            def infer(clips: np.ndarray = clips) -> object:
-                return loaded.infer(clips)
-
-            ms[batch] = time_calls(infer, calls, seconds)
+            ms[batch] = time_calls(partial(loaded.infer, clips), calls, seconds)
         return ModelTimes(loaded.spec.precision, ms)
 
 
 def time_calls(call: Callable[[], object], count: int, seconds: float = 0.0) -> list[float]:
-    """Milliseconds of each call, after `WARM_UP` that do not count: at least `count` calls, and as
-    many as take `seconds`."""
+    """Call at least `count` times and for at least `seconds`, after `WARM_UP` calls that do not
+    count; the milliseconds of each call."""
     for _ in range(WARM_UP):
         call()
     found: list[float] = []

@@ -1,4 +1,5 @@
-"""The command line. Each command imports what it needs when it runs, so that help is quick.
+"""The command line as a whole. Each command imports what it needs when it runs, so that help is
+quick.
 
 Exit codes: 0 fine, 1 the engine failed while running, 2 usage or bad input, 3 engine or optional
 package missing, 4 quality gate failed, 5 artifact incompatible with this machine, 130 interrupted
@@ -12,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from .benchmark import benchmark
+from .benchmark import benchmark, benchmark_cameras, benchmark_training
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
@@ -35,7 +36,7 @@ app = typer.Typer(
 
 def main() -> None:
     """Entry point of `svfap-edge`."""
-    # A damaged file is told in our words; the decoders' own go with OPENCV_LOG_LEVEL=WARNING.
+    # Our own errors report a damaged file; OPENCV_LOG_LEVEL=WARNING shows the decoders' messages.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
     app()
@@ -53,14 +54,17 @@ def _version(wanted: bool) -> None:
 def _common(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_version, is_eager=True),
+        typer.Option(
+            "--version", help="Show the version and exit.", callback=_version, is_eager=True
+        ),
     ] = False,
 ) -> None:
     pass
 
 
 for _command in (
-    run, export, evaluate, inspect, benchmark, doctor, prepare, pretrain, finetune,
+    run, export, evaluate, inspect, benchmark, benchmark_cameras, benchmark_training, doctor,
+    prepare, pretrain, finetune,
 ):  # fmt: skip
     app.command()(_command)
 

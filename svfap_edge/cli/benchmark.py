@@ -1,70 +1,107 @@
-"""`svfap-edge benchmark`: what the artifacts of a bundle do on this machine."""
+"""`svfap-edge benchmark`, `benchmark-cameras`, `benchmark-training`: what this machine can do."""
 
 from __future__ import annotations
 
-import json
+from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from svfap_edge.errors import DependencyMissing, SvfapError
 
-from .console import Json, console, reporting, split, steps, stopping_cleanly
+from .console import console, print_json, reporting, requiring, steps, stopping_cleanly, table
+from .options import (
+    ArtifactName,
+    ArtifactNames,
+    BundleArgument,
+    DetectEvery,
+    DetectorName,
+    EngineName,
+    FaceModel,
+    Hop,
+    Json,
+    Mode,
+    Threads,
+    check_positive,
+    split,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from svfap_edge.benchmark.capacity import Capacity
     from svfap_edge.benchmark.rounds import Benchmark
     from svfap_edge.bundle import Bundle
 
 
 def benchmark(
-    bundle: Annotated[
-        Path | None, typer.Argument(help="A bundle; the one in the package by default.")
-    ] = None,
-    artifact: Annotated[
-        str | None, typer.Option(help="Comma-separated; all that run here by default.")
-    ] = None,
+    bundle: BundleArgument = None,
+    artifact: ArtifactNames = None,
     engine: Annotated[
         str,
         typer.Option(
-            help="all, auto (the best for each artifact), or an engine, as run takes it: "
-            "onnxruntime:cuda."
+            help="Engine: all, auto (the best for each artifact), or one as `svfap-edge run` takes "
+            "it, such as onnxruntime:cuda."
         ),
     ] = "all",
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Measure this checkpoint in PyTorch too, and compare every row with its fp32 as "
+            "in the published code.",
+        ),
+    ] = None,
     source: Annotated[
         str | None,
-        typer.Option(help="Video for the whole application; 'sample' by default, or 'none'."),
+        typer.Option(
+            help="Video for the whole application; by default 'sample'. 'none': no video."
+        ),
     ] = None,
-    detector: Annotated[
-        str, typer.Option(help="Face detector: auto, yunet, haar, or none (frame = face).")
-    ] = "auto",
-    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
+    detector: DetectorName = "auto",
+    face_model: FaceModel = None,
     seconds: Annotated[
-        float, typer.Option(help="Of each measurement of an artifact, all rounds together.")
+        float, typer.Option(help="Time for each measurement of an artifact, all rounds together.")
     ] = 5.0,
-    rounds: Annotated[int, typer.Option(help="Fresh processes of each, taking turns.", min=1)] = 3,
+    rounds: Annotated[
+        int, typer.Option(help="Fresh processes for each measurement; they take turns.", min=1)
+    ] = 3,
     compare: Annotated[
         str | None,
-        typer.Option(help="A,B: ratios of A to B; each an artifact, or ARTIFACT@ENGINE."),
+        typer.Option(
+            metavar="A,B", help="Print the ratios of A to B; each is ARTIFACT or ARTIFACT@ENGINE."
+        ),
     ] = None,
-    threads: Annotated[int | None, typer.Option(help="CPU threads of the engine.", min=1)] = None,
-    batch: Annotated[str, typer.Option(help="Comma-separated: clips in a call, beside 1.")] = "4",
-    cold: Annotated[int, typer.Option(help="Cold starts of each; 0 for none.", min=0)] = 3,
+    threads: Threads = None,
+    batch: Annotated[
+        str, typer.Option(help="Numbers of clips in a call, separated by commas, besides 1.")
+    ] = "4",
+    cold: Annotated[int, typer.Option(help="Cold starts of each artifact; 0 for none.", min=0)] = 3,
+    isa: Annotated[
+        str | None,
+        typer.Option(
+            help="Hold OpenVINO and PyTorch to a smaller CPU's instruction set, such as AVX2 or "
+            "AVX2_VNNI."
+        ),
+    ] = None,
     overhead: Annotated[
         bool,
-        typer.Option("--overhead", help="Only what Engine.step adds to the engine's own call."),
+        typer.Option(
+            "--overhead", help="Measure only what Engine.step adds to the engine's own call."
+        ),
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure cold start, latency by stage, throughput and memory of every artifact.
+    """Measure latency, throughput and memory of a bundle.
 
-    For example: svfap-edge benchmark dfew-bundle --compare int8.onnx,fp32.onnx
+    Every artifact is measured on every engine that runs it here: the cold start, calls of the model
+    alone, and the whole application by stage. Example:
+
+    svfap-edge benchmark dfew-bundle --compare int8.onnx,fp32.onnx
     """
     with reporting(as_json):
-        if not 0 < seconds < float("inf"):
-            raise SvfapError(f"--seconds must be a positive number; got {seconds}.")
+        check_positive(seconds=seconds)
         batches = _batches(batch)
         names = split(compare) or []
         if compare is not None and len(names) < 2:
@@ -77,12 +114,18 @@ def benchmark(
         check_detector(detector)
         opened = Bundle.open(bundle)
         if overhead:
+            if checkpoint is not None or isa is not None:
+                raise SvfapError(
+                    "--overhead measures artifacts on this machine as it is; leave out "
+                    "--checkpoint and --isa, or --overhead."
+                )
             _overhead(opened, split(artifact), engine, seconds, threads, as_json)
             return
         options = BenchmarkOptions(
             artifacts=split(artifact),
             engine=engine,
             compare=names,
+            checkpoint=checkpoint,
             source=_source(source, detector, face_model),
             detector=detector,
             face_model=face_model,
@@ -91,13 +134,122 @@ def benchmark(
             cold=cold,
             threads=threads,
             batches=batches,
+            isa=isa,
         )
+        if checkpoint is not None:
+            with requiring("export", "Measuring a checkpoint"):
+                import torch  # noqa: F401
         with stopping_cleanly(), steps(as_json) as step:
             found = measure(opened, options, step)
         if as_json:
-            print(json.dumps(found.to_json(), ensure_ascii=False))
+            print_json(found.to_json())
         else:
             _print(found, console(stderr=False))
+
+
+def benchmark_cameras(
+    video: Annotated[str, typer.Argument(help="A video with one face.")],
+    bundle: BundleArgument = None,
+    artifact: ArtifactName = None,
+    engine: EngineName = "auto",
+    mode: Mode = "throughput",
+    threads: Threads = None,
+    workers: Annotated[int, typer.Option(help="Threads that search frames for faces.", min=1)] = 1,
+    detector: DetectorName = "auto",
+    face_model: FaceModel = None,
+    detect_every: DetectEvery = 1,
+    hop: Hop = 0.5,
+    seconds: Annotated[
+        float, typer.Option(help="Simulated time for each number of cameras.")
+    ] = 4.0,
+    as_json: Json = False,
+) -> None:
+    """Find how many cameras this machine holds.
+
+    The frames of the video are played to more and more cameras at 30 frames a second, until a
+    second of all of them takes longer than a second. Decoding is not counted. Example:
+
+    svfap-edge benchmark-cameras face.mp4 --detect-every 3
+    """
+    with reporting(as_json), stopping_cleanly(), steps(as_json) as step:
+        if mode not in ("latency", "throughput"):
+            raise SvfapError(f"--mode must be latency or throughput; got '{mode}'.")
+        check_positive(hop=hop, seconds=seconds)
+        from svfap_edge.benchmark.capacity import find_capacity, read_frames
+        from svfap_edge.machine import describe_machine
+        from svfap_edge.runtimes import Engine
+
+        frames, decode_ms = read_frames(video, seconds)
+        with Engine.load(
+            bundle, artifact=artifact, engine=engine, threads=threads,
+            mode="throughput" if mode == "throughput" else "latency",
+        ) as loaded:  # fmt: skip
+            found = find_capacity(
+                loaded, frames, seconds=seconds, decode_ms=decode_ms, workers=workers,
+                progress=step, detector=detector, face_model=face_model,
+                detect_every=detect_every, hop_s=hop,
+            )  # fmt: skip
+            spec = loaded.spec
+        facts: dict[str, Any] = {
+            "artifact": spec.artifact,
+            "engine": spec.engine,
+            "precision": spec.precision,
+            "mode": mode,
+            "workers": workers,
+            "detector": detector,
+            "hop_s": hop,
+            "detect_every": detect_every,
+            "frame": list(frames[0].shape),
+        }
+        machine = describe_machine()
+        if as_json:
+            content = {**asdict(found), "limit": found.at_limit.limit, **facts}
+            print_json({**content, "machine": machine})
+        else:
+            _print_capacity(found, facts, machine, console(stderr=False))
+
+
+def benchmark_training(
+    preset: Annotated[
+        str, typer.Option(help="Configurations of the model, separated by commas.")
+    ] = "lite,base",
+    batch: Annotated[int, typer.Option(help="Clips of a training step.", min=1)] = 8,
+    rounds: Annotated[
+        int, typer.Option(help="Fresh processes for each row; they take turns.", min=1)
+    ] = 3,
+    step_count: Annotated[
+        int, typer.Option("--steps", help="Counted steps of a process.", min=1)
+    ] = 3,
+    as_json: Json = False,
+) -> None:
+    """Measure clips a second of training on the CPU.
+
+    Each row is compared with the same step in fp32 with attention written out, as in the published
+    code. Example:
+
+    svfap-edge benchmark-training --preset lite --batch 16
+    """
+    with reporting(as_json):
+        from svfap_edge.benchmark.training_steps import time_training
+        from svfap_edge.machine import describe_machine
+
+        with requiring("train", "Training"):
+            import torch  # noqa: F401
+        with stopping_cleanly(), steps(as_json) as step:
+            found = time_training(
+                split(preset) or [], batch=batch, rounds=rounds, steps=step_count, progress=step
+            )
+        machine = describe_machine()
+        if as_json:
+            print_json({"machine": machine, "rows": [row.to_json() for row in found]})
+            return
+        out = console(stderr=False)
+        _print_machine(machine, out)
+        rows = table("model, training step", "clips/s", "x plain")
+        for row in found:
+            name = f"{row.preset}, {row.variant}"
+            rows.add_row(name, f"{row.clips_per_s:.2f}", f"{row.ratio:.2f}")
+        out.print(rows)
 
 
 def _overhead(
@@ -108,16 +260,14 @@ def _overhead(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """`--overhead`: of every artifact on every engine."""
+    """Measure the overhead of every artifact on every engine, for `--overhead`."""
     from svfap_edge.benchmark.overhead import time_overhead
-    from svfap_edge.benchmark.rounds import runnable
-    from svfap_edge.errors import BackendUnavailable
+    from svfap_edge.benchmark.rounds import nothing_runs, runnable
     from svfap_edge.machine import describe_machine
 
     wanted, left_out = runnable(bundle, artifacts, engine)
     if not wanted:
-        reasons = "\n".join(f"{o.artifact} on {o.engine}: {o.reason}" for o in left_out)
-        raise BackendUnavailable(f"No artifact of '{bundle.path}' runs here.\n{reasons}")
+        raise nothing_runs(bundle, left_out)
     with stopping_cleanly(), steps(as_json) as step:
         found = []
         for timed in wanted:
@@ -125,8 +275,7 @@ def _overhead(
             found.append(time_overhead(timed, seconds, threads))
     if as_json:
         rows = [row.to_json() for row in found]
-        content = {"bundle": str(bundle.path), "machine": describe_machine(), "overhead": rows}
-        print(json.dumps(content, ensure_ascii=False))
+        print_json({"bundle": str(bundle.path), "machine": describe_machine(), "overhead": rows})
         return
     out = console(stderr=False)
     for row in found:
@@ -165,8 +314,7 @@ def _source(source: str | None, detector: str, face_model: Path | None) -> str |
 
 
 def _print(found: Benchmark, out: Console) -> None:
-    facts = found.machine
-    out.print(f"{facts['cpu']}, {facts['cores']} cores, {facts['instruction sets']}")
+    _print_machine(found.machine, out)
     _print_model(found, out)
     _print_application(found, out)
     for ratio in found.comparisons:
@@ -180,20 +328,20 @@ def _print(found: Benchmark, out: Console) -> None:
         out.print(f"note  {note}")
 
 
-def _print_model(found: Benchmark, out: Console) -> None:
-    from rich.table import Table
+def _print_machine(machine: dict[str, str], out: Console) -> None:
+    out.print(f"{machine['cpu']}, {machine['cores']} cores, {machine['instruction sets']}")
 
+
+def _print_model(found: Benchmark, out: Console) -> None:
     batches = [batch for batch in found.rows[0].throughput() if batch > 1]
-    table = Table(box=None, pad_edge=False)
-    table.add_column("model: one clip, ms")
-    for heading in ("p50", "p95", "p99", "clips/s", *(f"of {b}" for b in batches)):
-        table.add_column(heading, justify="right")
-    for heading in ("cold start s", "with cache s", "peak MB"):
-        table.add_column(heading, justify="right")
+    rows = table(
+        "model: one clip, ms", "p50", "p95", "p99", "clips/s", *(f"of {b}" for b in batches),
+        "cold start s", "with cache s", "peak MB",
+    )  # fmt: skip
     for row in found.rows:
         latency, rates, content = row.latency(), row.throughput(), row.to_json()["cold_start_s"]
         starts = [content["without_cache"], content["with_cache"]]
-        table.add_row(
+        rows.add_row(
             f"{row.name} ({row.precision})",
             f"{latency.p50:.2f}",
             f"{latency.p95:.2f}",
@@ -203,32 +351,52 @@ def _print_model(found: Benchmark, out: Console) -> None:
             *(f"{start['median']:.2f}" if start else "-" for start in starts),
             f"{row.peak_mb:.0f}" if row.peak_mb else "-",
         )
-    out.print(table)
+    out.print(rows)
 
 
 def _print_application(found: Benchmark, out: Console) -> None:
-    from rich.table import Table
-
     contents = [(row.name, row.application()) for row in found.rows]
     measured = [(name, content) for name, content in contents if content is not None]
     if not measured:
         return
-    table = Table(box=None, pad_edge=False)
-    table.add_column(f"application on {found.options.source_name}: p50 / p95 ms")
-    table.add_column("frames/s", justify="right")
     stages = measured[0][1]["stages"]
-    for name, stage in stages.items():
-        table.add_column(name + ("*" if stage["per"] != "frame" else ""), justify="right")
-    table.add_column("peak MB", justify="right")
+    names = [name + ("*" if stage["per"] != "frame" else "") for name, stage in stages.items()]
+    title = f"application on {found.options.source_name}: p50 / p95 ms"
+    rows = table(title, "frames/s", *names, "peak MB")
     for name, content in measured:
         cells = []
         for stage in content["stages"].values():
             ms = stage["ms"]
             times = f"{ms['p50']:.2f} / {ms['p95']:.2f}" if ms else "-"
             cells.append(f"{times} ({stage['share']:.0%})")
-        table.add_row(name, f"{content['fps']:.0f}", *cells, f"{content['peak_mb']:.0f}")
-    out.print(table)
+        rows.add_row(name, f"{content['fps']:.0f}", *cells, f"{content['peak_mb']:.0f}")
+    out.print(rows)
     out.print(
         f"Faces by {measured[0][1]['detector']}. Milliseconds a frame; * a frame that brought "
         "predictions. In brackets the share of all time."
     )
+
+
+def _print_capacity(
+    found: Capacity, facts: dict[str, Any], machine: dict[str, str], out: Console
+) -> None:
+    from svfap_edge.benchmark.capacity import CAMERA_FPS
+
+    _print_machine(machine, out)
+    out.print(", ".join(f"{name} {value}" for name, value in facts.items()))
+    for trial in found.trials:
+        shares = ", ".join(f"{name} {share:.0%}" for name, share in trial.share.items())
+        out.print(
+            f"{trial.cameras:4d} cameras: {trial.load:.2f} s of work a second ({shares}); "
+            f"predictions {trial.predictions} of {trial.expected}, latency p50 / p95 "
+            f"{trial.latency_ms[0]:.0f} / {trial.latency_ms[1]:.0f} ms"
+        )
+    last = found.at_limit
+    out.print(
+        f"Held in real time: {found.cameras} cameras of {CAMERA_FPS:.0f} fps; {last.limit} limits "
+        f"it. Decoding is not counted ({found.decode_ms:.1f} ms a frame of this video)."
+    )
+    if not 0.9 * last.expected <= last.predictions <= 1.1 * last.expected:
+        out.print(
+            "note  The video has not one face in every frame; choose another video or detector."
+        )

@@ -1,4 +1,4 @@
-"""What the commands share: options, output, progress, and errors as exit codes."""
+"""What the commands print and how they end: results, progress, errors as exit codes."""
 
 from __future__ import annotations
 
@@ -7,24 +7,17 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from svfap_edge.errors import SvfapError
+from svfap_edge.errors import DependencyMissing, SvfapError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from svfap_edge.sources.frames import Source
-
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
-
-
-def split(text: str | None) -> list[str] | None:
-    if text is None:
-        return None
-    return [part.strip() for part in text.split(",") if part.strip()]
 
 
 def count(number: int, one: str, many: str) -> str:
@@ -40,20 +33,44 @@ def console(*, stderr: bool) -> Console:
     return out
 
 
+def table(first: str, *others: str) -> Table:
+    """A table without lines: the first column at the left, numbers of the others at the right."""
+    from rich.table import Table
+
+    found = Table(box=None, pad_edge=False)
+    found.add_column(first)
+    for heading in others:
+        found.add_column(heading, justify="right")
+    return found
+
+
+def print_json(content: Any) -> None:
+    """The one line that a command writes with `--json`."""
+    print(json.dumps(content, ensure_ascii=False))
+
+
 def warn(text: str) -> None:
+    """Write a warning to standard error."""
     print(f"warning: {text}", file=sys.stderr)
 
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Errors become a message and an exit code."""
+    """Turn an error into a message and an exit code.
+
+    Args:
+        as_json: Print the error as a JSON object on standard output, not as text on standard error.
+
+    Raises:
+        typer.Exit: always when an `SvfapError`, Ctrl-C or a closed output ended the command.
+    """
     try:
         yield
     except SvfapError as error:
         kind = type(error).__name__
         if as_json:
-            content = {"error": {"type": kind, "message": str(error), "exit": error.exit_code}}
-            print(json.dumps(content, ensure_ascii=False))
+            content = {"type": kind, "message": str(error), "exit": error.exit_code}
+            print_json({"error": content})
         else:
             print(f"{kind}: {error}", file=sys.stderr)
         raise typer.Exit(error.exit_code) from error
@@ -66,10 +83,31 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 
 @contextmanager
+def requiring(extra: str, what: str) -> Iterator[None]:
+    """Import packages of an extra in this context.
+
+    Args:
+        extra: Name of the extra, such as "export".
+        what: Begins the message: "Exporting".
+
+    Raises:
+        DependencyMissing: a package is not installed; the message names it and the extra.
+    """
+    try:
+        yield
+    except ImportError as error:
+        raise DependencyMissing(
+            f"{what} needs '{error.name}': pip install \"svfap-edge[{extra}]\""
+        ) from error
+
+
+@contextmanager
 def stopping_cleanly(*sources: Source) -> Iterator[None]:
-    """SIGTERM ends like Ctrl-C: files are closed, half-written bundles removed. Live sources are
-    asked to end by the first signal of either kind; only a second one interrupts. A background
-    job, which ignores Ctrl-C, goes on ignoring it."""
+    """Let SIGTERM end this context as Ctrl-C does: files are closed, half-written bundles removed.
+
+    Live sources are asked to end by the first signal of either kind; only a second one interrupts.
+    A background job, which ignores Ctrl-C, goes on ignoring it.
+    """
     asked = False
 
     def stop(number: int, frame: Any) -> None:
@@ -93,7 +131,8 @@ def stopping_cleanly(*sources: Source) -> Iterator[None]:
 
 @contextmanager
 def progress(title: str, quiet: bool) -> Iterator[Callable[[int, int | None], None]]:
-    """A bar on standard error, where that is a terminal."""
+    """Show a bar on standard error, where that is a terminal; the context gives the function that
+    takes the frames done and all frames, if known."""
     err = console(stderr=True)
     if quiet or not err.is_terminal:
         yield lambda done, total: None
@@ -113,7 +152,8 @@ def progress(title: str, quiet: bool) -> Iterator[Callable[[int, int | None], No
 
 @contextmanager
 def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
-    """One line for each step, with the time the previous one took."""
+    """Write one line to standard error for each step, with the seconds since the start; the context
+    gives the function that begins a step."""
     import time
 
     started = time.perf_counter()

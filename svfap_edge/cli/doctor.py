@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import json
-
 import typer
 
-from .console import Json, console, reporting, steps, stopping_cleanly
+from .console import console, print_json, reporting, steps, stopping_cleanly
+from .options import Json
 
 
 def doctor(as_json: Json = False) -> None:
-    """Tell what is installed and works here, and what to do about what does not.
+    """Check what works on this machine.
 
-    Exits with 0 if `svfap-edge run` can work, with 3 otherwise.
+    The engines, OpenCV, the face detectors and the GPU are each tried in a process of their own,
+    and advice is given about what is missing or broken. The exit code is 0 if `svfap-edge run` can
+    work, 3 otherwise.
     """
     with reporting(as_json):
         from svfap_edge.doctor.diagnosis import diagnose
@@ -20,7 +21,7 @@ def doctor(as_json: Json = False) -> None:
         with stopping_cleanly(), steps(as_json) as step:
             found = diagnose(step)
         if as_json:
-            print(json.dumps(found.to_json(), ensure_ascii=False))
+            print_json(found.to_json())
         else:
             out = console(stderr=False)
             group = ""

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Json, console, reporting, split, steps, stopping_cleanly
+from .console import console, reporting, steps, stopping_cleanly
+from .options import ArtifactNames, DetectorName, EngineName, FaceModel, Json, split
 
 if TYPE_CHECKING:
     from svfap_edge.bundle import Bundle
@@ -16,39 +17,38 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    bundles: Annotated[list[Path], typer.Argument(help="One or more bundles of one task.")],
+    bundles: Annotated[list[Path], typer.Argument(help="Folders of bundles of one task.")],
     data: Annotated[
-        Path, typer.Option(help="Labelled list ('path label' a line), or a folder of labels.")
+        Path,
+        typer.Option(help="Labelled list ('path label' in each line), or a folder for each label."),
     ],
     baseline: Annotated[
         str | None,
-        typer.Option(help="Artifact to compare the others with; by default fp32.onnx."),
+        typer.Option(help="Artifact that the others are compared with; by default fp32.onnx."),
     ] = None,
-    artifacts: Annotated[
-        str | None,
-        typer.Option(help="Names, comma-separated; by default all that run here."),
-    ] = None,
-    engine: Annotated[
-        str, typer.Option(help="auto, onnxruntime[:PROVIDER], openvino or tensorrt.")
-    ] = "auto",
-    detector: Annotated[
-        str, typer.Option(help="Face detector: auto, yunet, haar, or none (frame = face).")
-    ] = "auto",
-    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
+    artifacts: ArtifactNames = None,
+    engine: EngineName = "auto",
+    detector: DetectorName = "auto",
+    face_model: FaceModel = None,
     max_drop: Annotated[
-        float | None, typer.Option(help="Exit 4 if a metric loses more points than this.", min=0)
+        float | None,
+        typer.Option(help="End with exit code 4 if a metric loses more points than this.", min=0),
     ] = None,
     ignore: Annotated[
-        str | None, typer.Option(help="Comma-separated labels whose files are left out.")
+        str | None, typer.Option(help="Labels, separated by commas, whose files are left out.")
     ] = None,
-    speed: Annotated[bool, typer.Option(help="Whether to time the artifacts too.")] = True,
+    speed: Annotated[bool, typer.Option(help="Measure the speed of the artifacts, too.")] = True,
     report: Annotated[Path | None, typer.Option(help="Write a report into this folder.")] = None,
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the bundles' manifests.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Measure what each artifact loses in accuracy against the baseline, and gains in speed."""
+    """Compare artifacts in accuracy and speed.
+
+    Labelled files show what each artifact loses and gains against the baseline, and a sentence says
+    whether to ship it.
+    """
     with reporting(as_json):
         from svfap_edge.bundle import Bundle
         from svfap_edge.errors import QualityGateError

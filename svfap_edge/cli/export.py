@@ -7,43 +7,58 @@ from typing import Annotated
 
 import typer
 
-from .console import Json, reporting, split, steps, stopping_cleanly, warn
+from .console import reporting, requiring, steps, stopping_cleanly, warn
 from .inspect import geometry, show_bundle
+from .options import Depths, DetectorName, FaceModel, Heads, Json, split
 
 
 def export(
     checkpoint: Annotated[Path, typer.Argument(help="PyTorch checkpoint (.pth).")],
-    task: Annotated[str, typer.Option(help="dfew, mafw, ...; or a name of your own + --labels.")],
+    task: Annotated[
+        str, typer.Option(help="A known task such as dfew, or a name of your own with --labels.")
+    ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle.")],
     artifacts: Annotated[
         str,
         typer.Option(
-            help="Comma-separated: fp32.onnx, fp16.onnx, bf16.openvino, int8.onnx, "
+            help="Artifacts, separated by commas: fp32.onnx, fp16.onnx, bf16.openvino, int8.onnx, "
             "int8.openvino, fp16.tensorrt, int8.tensorrt."
         ),
     ] = "fp32.onnx",
     labels: Annotated[
-        str | None, typer.Option(help="Comma-separated labels in output order.")
+        str | None,
+        typer.Option(help="Labels in the order of the model's outputs, separated by commas."),
     ] = None,
     calib: Annotated[
         Path | None,
-        typer.Option(help="List or folder of real videos, frame folders or images of faces."),
+        typer.Option(
+            help="List or folder of real videos, folders of frames, or images of faces, with which "
+            "INT8 is calibrated and the export is checked."
+        ),
     ] = None,
-    calib_samples: Annotated[int, typer.Option(help="Calibration clips at most.")] = 300,
-    detector: Annotated[
-        str, typer.Option(help="Face detector for --calib: auto, yunet, haar, none.")
-    ] = "auto",
-    face_model: Annotated[Path | None, typer.Option(help="YuNet's ONNX file.")] = None,
+    calib_samples: Annotated[
+        int, typer.Option(help="Largest number of clips taken from --calib.")
+    ] = 300,
+    detector: DetectorName = "auto",
+    face_model: FaceModel = None,
     rescue: Annotated[
         bool,
-        typer.Option("--rescue", help="Leave in float the fewest layers that bring INT8 back."),
+        typer.Option(
+            "--rescue",
+            help="If INT8 fails its check, leave in float the fewest layers with which it passes.",
+        ),
     ] = False,
     max_drop: Annotated[
         float | None,
-        typer.Option(help="Points INT8 may lose on --validate; beyond, as --rescue.", min=0),
+        typer.Option(
+            help="Points that INT8 may lose on --validate; if it loses more, layers are left in "
+            "float as with --rescue.",
+            min=0,
+        ),
     ] = None,
     compute_capability: Annotated[
-        str | None, typer.Option(help="GPUs to build TensorRT plans for: 8.6,8.9.")
+        str | None,
+        typer.Option(help="Compute capabilities of the GPUs that plans are built for: 8.6,8.9."),
     ] = None,
     trt: Annotated[
         list[str] | None,
@@ -55,45 +70,56 @@ def export(
         ),
     ] = None,
     validate: Annotated[
-        Path | None, typer.Option(help="Labelled list or folder for --max-drop.")
+        Path | None, typer.Option(help="Labelled list or folder of labels for --max-drop.")
     ] = None,
     span: Annotated[
-        float | None, typer.Option(help="Seconds a clip covers; the task's stride by default.")
+        float | None, typer.Option(help="Seconds that a clip covers; by default as for the task.")
     ] = None,
     margin: Annotated[
-        float, typer.Option(help="Face crop beyond the detector's box, as a share of it.")
+        float,
+        typer.Option(
+            help="What a face crop has beyond the detector's box, as a share of its side."
+        ),
     ] = 0.0,
     features: Annotated[
-        bool, typer.Option("--features", help="Return the pooled feature as a second output.")
+        bool,
+        typer.Option("--features", help="Give the model its pooled feature as a second output."),
     ] = False,
-    size: Annotated[int | None, typer.Option(help="Input side in pixels, if not known.")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames of a clip, if not known.")] = None,
-    heads: Annotated[int | None, typer.Option(help="Attention heads, if not known.")] = None,
-    depths: Annotated[
-        str | None, typer.Option(help="Blocks of each stage, if not known: 12-6-3.")
+    size: Annotated[
+        int | None,
+        typer.Option(help="Side of the model's input in pixels, if the checkpoint does not say."),
     ] = None,
+    frames: Annotated[
+        int | None, typer.Option(help="Frames of a clip, if the checkpoint does not say.")
+    ] = None,
+    heads: Heads = None,
+    depths: Depths = None,
     fresh_head: Annotated[
-        bool, typer.Option("--fresh-head", help="Accept a pre-training checkpoint.")
+        bool,
+        typer.Option(
+            "--fresh-head",
+            help="Accept a pre-training checkpoint; the predictions then mean nothing.",
+        ),
     ] = False,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace the bundle that is there.")
+        bool, typer.Option("--overwrite", help="Replace a bundle that exists in the folder.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Turn a checkpoint into a bundle, each artifact checked against PyTorch."""
+    """Turn a PyTorch checkpoint into a bundle.
+
+    Each artifact is compared with PyTorch before the bundle appears. Example:
+
+    svfap-edge export best.pth --task dfew -o dfew-bundle --artifacts fp32.onnx,int8.onnx
+    --calib calib.csv
+    """
     with reporting(as_json):
         from svfap_edge.tasks import find_task
 
         chosen = find_task(task, split(labels))
         changes = geometry(size=size, frames=frames, heads=heads, depths=depths)
-        try:
+        with requiring("export", "Exporting"):
             from svfap_edge.export.pipeline import ExportOptions, export_bundle
-        except ImportError as error:
-            from svfap_edge.errors import DependencyMissing
-
-            raise DependencyMissing(
-                f"Exporting needs '{error.name}': pip install \"svfap-edge[export]\""
-            ) from error
         trt_options: tuple[tuple[str, str], ...] = ()
         if trt:
             from svfap_edge.export.trt.settings import parse_options

@@ -10,22 +10,19 @@ import typer
 
 from svfap_edge.errors import SvfapError
 
-from .console import Json, console, reporting
+from .console import console, reporting
+from .options import Depths, Heads, Json
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle, or a checkpoint (.pth).")],
-    heads: Annotated[
-        int | None,
-        typer.Option(help="Attention heads, if not in the checkpoint."),
-    ] = None,
-    depths: Annotated[
-        str | None,
-        typer.Option(help="Blocks of each stage, like 12-6-3."),
-    ] = None,
+    path: Annotated[
+        Path, typer.Argument(help="Folder of a bundle, or file of a checkpoint (.pth).")
+    ],
+    heads: Heads = None,
+    depths: Depths = None,
     as_json: Json = False,
 ) -> None:
-    """Show what a bundle or checkpoint holds, after checking it."""
+    """Verify a bundle or checkpoint and show its content."""
     with reporting(as_json):
         if path.is_file():
             _show_checkpoint(path, geometry(heads=heads, depths=depths), as_json)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import Json, console, reporting, split
+from .console import console, print_json, reporting, table
+from .options import Json, split
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -19,33 +19,47 @@ NAMES = "dfew, ferv39k, mafw, crema-d, ravdess, enterface05, or images"
 
 
 def prepare(
-    name: Annotated[str, typer.Argument(metavar="DATASET", help=f"{NAMES} (root/LABEL/*.jpg).")],
+    name: Annotated[
+        str, typer.Argument(metavar="DATASET", help=f"Data set: {NAMES} (ROOT/LABEL/*.jpg).")
+    ],
     root: Annotated[Path, typer.Argument(help="Folder of the release as it unpacks.")],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder for the lists.")],
-    fold: Annotated[str, typer.Option(help="Number of a fold, or all.")] = "all",
+    output: Annotated[
+        Path, typer.Option("-o", "--output", help="Folder that the lists are written into.")
+    ],
+    fold: Annotated[str, typer.Option(help="Number of the fold, or all.")] = "all",
     val_share: Annotated[
-        float, typer.Option(help="Share of the training part for validation, in whole groups.")
+        float,
+        typer.Option(
+            help="Share of the training part that is taken for validation, group by group."
+        ),
     ] = 0.1,
-    seed: Annotated[int, typer.Option(help="Of the choice for validation.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of the random choice for validation.")] = 0,
     clips: Annotated[
         Path | None,
-        typer.Option(help="Clips of the official names elsewhere, such as face crops of yours."),
+        typer.Option(
+            help="Folder of clips with the official names, such as your own face crops, to list "
+            "instead of the release's."
+        ),
     ] = None,
     labels: Annotated[
-        str | None, typer.Option(help="images: comma-separated labels in output order.")
+        str | None,
+        typer.Option(
+            help="Labels in the order of the model's outputs, separated by commas; only for images."
+        ),
     ] = None,
     relative: Annotated[
-        bool, typer.Option("--relative", help="Write paths relative to the lists.")
+        bool, typer.Option("--relative", help="Write paths relative to the folder of the lists.")
     ] = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Replace lists that are there and differ.")
+        bool, typer.Option("--force", help="Replace existing lists that differ.")
     ] = False,
     as_json: Json = False,
 ) -> None:
-    """Write train.txt, val.txt and test.txt from the official release of a data set.
+    """Write lists for training from a data set's release.
 
-    Validation is taken from the training part, never from the test part, and shares no person
-    with it where the data set tells persons; where it does not, the output says so.
+    The lists are train.txt, val.txt and test.txt. Validation is taken from the training part,
+    never from the test part, and shares no person with it where the data set names persons; where
+    it does not, the output says so.
     """
     with reporting(as_json):
         from svfap_edge.errors import SvfapError
@@ -73,7 +87,7 @@ def prepare(
                 for number in _folds(name, fold)
             ]  # fmt: skip
         if as_json:
-            print(json.dumps({"folds": [each.to_json() for each in done]}, ensure_ascii=False))
+            print_json({"folds": [each.to_json() for each in done]})
             return
         out = console(stderr=False)
         for each in done:
@@ -83,7 +97,7 @@ def prepare(
 
 
 def _folds(name: str, fold: str) -> list[int]:
-    """Numbers of the folds asked for; whether they exist is checked where they are read."""
+    """The numbers of the wanted folds; whether they exist is checked where they are read."""
     from svfap_edge.errors import SvfapError
     from svfap_edge.training.datasets.prepare import DATASETS
 
@@ -95,19 +109,14 @@ def _folds(name: str, fold: str) -> list[int]:
 
 
 def _show(prepared: Prepared, out: Console) -> None:
-    from rich.table import Table
-
     title = f"{prepared.name}, fold {prepared.fold} of {prepared.folds} ({prepared.citation})"
     out.print(title if prepared.folds > 1 else f"{prepared.name} ({prepared.citation})")
-    table = Table(box=None, pad_edge=False)
-    table.add_column("label")
-    for part in prepared.lists:
-        table.add_column(part, justify="right")
+    rows = table("label", *prepared.lists)
     for label in prepared.labels:
-        table.add_row(label, *(str(prepared.counts[part][label]) for part in prepared.lists))
+        rows.add_row(label, *(str(prepared.counts[part][label]) for part in prepared.lists))
     sums = [sum(prepared.counts[part].values()) for part in prepared.lists]
-    table.add_row("clips", *map(str, sums))
-    table.add_row(f"by {prepared.group}", *(str(prepared.groups[p]) for p in prepared.lists))
-    out.print(table)
+    rows.add_row("clips", *map(str, sums))
+    rows.add_row(f"by {prepared.group}", *(str(prepared.groups[p]) for p in prepared.lists))
+    out.print(rows)
     for path in prepared.lists.values():
         out.print(f"wrote {path}")

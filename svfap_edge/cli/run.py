@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from contextlib import ExitStack
 from dataclasses import replace
@@ -13,7 +12,7 @@ import typer
 
 from svfap_edge.errors import ConfigError, SourceError
 
-from .console import console, count, progress, reporting, stopping_cleanly, warn
+from .console import console, count, print_json, progress, reporting, stopping_cleanly, warn
 from .options import (
     ArtifactName,
     BundleOption,
@@ -173,7 +172,7 @@ def run(
                 detector=detector, face_model=face_model, **options,
             )  # fmt: skip
         if as_json:
-            print(json.dumps(summary.to_json(), ensure_ascii=False))
+            print_json(summary.to_json())
         else:
             _print_summary(summary, list(written.values()))
         if summary.failed:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import console, reporting, stopping_cleanly
+from .console import console, print_json, reporting, requiring, stopping_cleanly
+from .options import Json
 
 if TYPE_CHECKING:
     from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
@@ -19,22 +20,26 @@ Settings = Annotated[
     list[str] | None,
     typer.Argument(
         metavar="[CONFIG.toml] [SECTION.NAME=VALUE]...",
-        help="A configuration, and settings that overrule it; without it the defaults.",
+        help="A configuration file, and settings that overrule it; by default all settings have "
+        "their defaults.",
     ),
 ]
-Resume = Annotated[bool, typer.Option("--resume", help="Go on with the run in run.output.")]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Continue the run in the folder run.output.")
+]
 Show = Annotated[
     bool, typer.Option("--show", help="Print the effective configuration as TOML and stop.")
 ]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object at the end.")]
 
 
 def pretrain(
     settings: Settings = None, resume: Resume = False, show: Show = False, as_json: Json = False
 ) -> None:
-    """Pre-train an encoder by masked auto-encoding of unlabelled clips.
+    """Pre-train an encoder on unlabelled clips.
 
-    For example: svfap-edge pretrain model.preset=lite data.train=clips.txt run.output=pretrained
+    It learns by masked auto-encoding. Example:
+
+    svfap-edge pretrain model.preset=lite data.train=clips.txt run.output=pretrained
     """
 
     def run(found: PretrainConfig) -> Path:
@@ -49,14 +54,16 @@ def finetune(
     settings: Settings = None,
     resume: Resume = False,
     quantize: Annotated[
-        bool, typer.Option("--quantize", help="Train with INT8's rounding in the forward pass.")
+        bool, typer.Option("--quantize", help="Round in the forward pass as INT8 does.")
     ] = False,
     show: Show = False,
     as_json: Json = False,
 ) -> None:
     """Fine-tune a model for classes, values or traits.
 
-    For example: svfap-edge finetune model.start=pretrained/best.pth data.task=dfew
+    Example:
+
+    svfap-edge finetune model.start=pretrained/best.pth data.task=dfew
     data.train=train.txt data.val=val.txt run.output=tuned
     """
 
@@ -74,17 +81,13 @@ def _command(
 ) -> None:  # fmt: skip
     first = _is_first()
     with reporting(as_json and first):
-        from svfap_edge.errors import ConfigError, DependencyMissing
+        from svfap_edge.errors import ConfigError
 
-        try:
+        with requiring("train", "Training"):
             import lightning  # noqa: F401
 
             from svfap_edge.training import settings as kinds
             from svfap_edge.training.config import load_config, write_toml
-        except ImportError as error:
-            raise DependencyMissing(
-                f"Training needs '{error.name}': pip install \"svfap-edge[train]\""
-            ) from error
         words = list(settings or [])
         path = Path(words.pop(0)) if words and "=" not in words[0] else None
         found = load_config(getattr(kinds, kind), path, words)
@@ -92,7 +95,7 @@ def _command(
             print(write_toml(found), end="")
             return
         if not found.run.output:
-            raise ConfigError("Where to? Set run.output to a folder.")
+            raise ConfigError("No folder for the results: set run.output, as in run.output=tuned.")
         with stopping_cleanly():
             best = run(found)
         if not first:
@@ -101,7 +104,7 @@ def _command(
         if as_json:
             content = json.loads(report.read_text(encoding="utf-8"))
             final = {"final": content["final"], "epochs": content["epochs"]}
-            print(json.dumps({"checkpoint": str(best), "report": str(report), **final}))
+            print_json({"checkpoint": str(best), "report": str(report), **final})
         else:
             out = console(stderr=False)
             out.print(f"wrote {best}")
@@ -109,7 +112,7 @@ def _command(
 
 
 def _is_first() -> bool:
-    """Whether this is the first of the processes that torchrun or Fabric starts: it speaks for
-    all. Fabric's own processes are told no rank, only their number on a node and the node's."""
+    """Whether this is the first of the processes that torchrun or Fabric starts, which speaks for
+    all. Fabric gives its own processes no rank, only their number on a node and the node's."""
     names = ("RANK",) if "RANK" in os.environ else ("LOCAL_RANK", "NODE_RANK")
     return all(os.environ.get(name, "0") == "0" for name in names)
