@@ -39,7 +39,7 @@ from svfap_edge.tasks import Task
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.trainer.report import draw
 
-from .parts import (
+from .classifiers import (
     ClipClassifier,
     StemClassifier,
     TubeletClassifier,

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from svfap_edge.training.clips.augment import AugmentSettings
+from svfap_edge.training.clips.epochs import generator
 from svfap_edge.training.clips.mixing import (
     FramingSettings,
     MixSettings,
@@ -21,7 +22,6 @@ from svfap_edge.training.clips.mixing import (
     soft_targets,
     zoomed_out,
 )
-from svfap_edge.training.clips.order import generator
 from svfap_edge.training.protocols import class_figures
 from svfap_edge.training.trainer.optim import cross_entropy, move_average, rate_at
 

@@ -1,4 +1,4 @@
-"""What a finished training run leaves for people: `report.json` and `report.png`."""
+"""Report and pictures of a training run: `report.json`, `report.png`, reconstructions."""
 
 from __future__ import annotations
 
@@ -29,10 +29,16 @@ def write_report(
     """Write the report of a run.
 
     Args:
+        folder: Folder of the run.
         history: Figures of each epoch.
-        final: List ("val", "test") to protocol to figures of the best weights; empty for
-            pre-training.
-        unreadable: List ("train", "val", "test") to files that could not be read, and why.
+        final: Figures of the best weights by list ("val", "test") and protocol ("published",
+            "streaming"); empty for pre-training.
+        task: Task of the run; None for pre-training.
+        unreadable: Name of a list ("train", "val", "test") to the paths of files that could not be
+            read, and why.
+
+    Raises:
+        TrainingError: the report cannot be written.
     """
     content = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -46,7 +52,7 @@ def write_report(
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        return  # the numbers are there; pictures need the extra "report"
+        return  # report.json is written; the picture needs the extra "report"
     draw(folder / "report.png", history, final, task)
 
 
@@ -57,16 +63,19 @@ def draw(
     task: Task | None,
     progress: str = "epoch",
 ) -> None:
-    """Curves, and for classes the confusion matrix and the recall of each class.
+    """Draw curves, and for classes the confusion matrix and the recall of each class.
 
     Args:
-        progress: Key of `history` that the curves run over.
+        path: The PNG file to write.
+        history, final, task: As in `write_report`.
+        progress: Key of `history` on the horizontal axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matrix, title = _confusion(final)
-    others = [n for n in _numbers(history) if n not in (*LOSSES, "unreadable", progress)]
+    numbers = {n: None for row in history for n, v in row.items() if isinstance(v, (int, float))}
+    others = [n for n in numbers if n not in (*LOSSES, "epoch", "unreadable", progress)]
     curves = partial(_curves, history=history, progress=progress)
     panels = [partial(curves, names=LOSSES, title="Loss")]
     if others:
@@ -82,21 +91,12 @@ def draw(
     figure.savefig(path, dpi=110)
 
 
-def _numbers(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: dict[str, None] = {}
-    for row in history:
-        found.update(
-            {n: None for n, v in row.items() if isinstance(v, (int, float)) and n != "epoch"}
-        )
-    return list(found)
-
-
 def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | None, str]:
-    for name in ("test", "val"):
+    """The confusion matrix of the test list, or of the validation list, and its title."""
+    for name, title in (("test", "test list"), ("val", "validation list")):
         figures = final.get(name, {}).get("published", {})
         if "confusion" in figures:
-            where = {"test": "test list", "val": "validation list"}[name]
-            return np.array(figures["confusion"]), f"Confusion, {where}"
+            return np.array(figures["confusion"]), f"Confusion, {title}"
     return None, ""
 
 
@@ -149,21 +149,9 @@ def _recall(axis: Any, matrix: np.ndarray, labels: Sequence[str]) -> None:
 
 
 ROWS = ("input", "masked", "reconstruction")
-
-
-CELL = 96  # least side of one frame in pixels
-
-
-GAP = 4
-
-
-LABEL_WIDTH = 112
-
-
-HEADER = 20
-
-
 MASK_GREY = 128
+# Lengths in pixels: least side of a frame, gap between frames, width of a label, height of a header.
+CELL, GAP, LABEL_WIDTH, HEADER = 96, 4, 112, 20
 
 
 def reconstruction_picture(
@@ -179,12 +167,12 @@ def reconstruction_picture(
     Args:
         clip: (3, T, S, S) RGB in 0..1, or (B, 3, T, S, S); several clips are stacked.
         mask: (t*s,) bool, True = masked, or (B, t*s).
-        reconstruction: Like `clip`.
-        tubelet: Frames of one time step of the mask.
-        columns: Frames shown of each clip.
+        reconstruction: RGB in 0..1 in the shape of `clip`.
+        tubelet: Number of frames in one time step of the mask.
+        columns: Number of frames shown of each clip.
 
     Raises:
-        ValueError: the shapes do not belong together.
+        ValueError: the shapes do not fit together.
     """
     clips, rebuilt = (np.asarray(x) for x in (clip, reconstruction))
     masks = np.asarray(mask)
@@ -203,7 +191,7 @@ def reconstruction_picture(
 def _pixel_masks(
     clips: np.ndarray, masks: np.ndarray, rebuilt: np.ndarray, tubelet: int
 ) -> np.ndarray:
-    """Masks of pixels (B, T, S, S)."""
+    """Token masks as masks of pixels (B, T, S, S)."""
     batch, _, frames, size = clips.shape[:4]
     steps = frames // tubelet
     side = round((masks.shape[-1] / steps) ** 0.5)
@@ -219,13 +207,13 @@ def _pixel_masks(
 
 
 def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:
-    """(3, T, S, S) in 0..1 to the shown frames (n, S, S, 3) uint8."""
+    """The shown frames (n, S, S, 3) uint8 of a clip (3, T, S, S) in 0..1."""
     frames = clip[:, shown].transpose(1, 2, 3, 0)
     return (np.clip(frames, 0, 1) * 255).round().astype(np.uint8)
 
 
 def _row(label: str, frames: np.ndarray) -> np.ndarray:
-    """A label and the frames beside it, small ones enlarged by a whole factor."""
+    """A label with frames beside it; small frames are enlarged by a whole factor."""
     factor = -(-CELL // frames.shape[1])
     cells = [
         np.pad(frame.repeat(factor, axis=0).repeat(factor, axis=1), ((0, GAP), (0, GAP), (0, 0)))

@@ -1,6 +1,6 @@
 """A small data set of drawn, moving faces, for tests and for trying the training commands.
 
-    from svfap_edge.training.recipes.drawn_faces import write_faces
+    from svfap_edge.training.datasets.drawn_faces import write_faces
     train, val = write_faces(Path("drawn"), people=12, clips_per_label=2)
 
 Every clip shows one person going from neutral to the apex of an expression, the head swaying.
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError
+from svfap_edge.training.clips.epochs import generator
 from svfap_edge.training.clips.geometry import random_path
-from svfap_edge.training.clips.order import generator
 
 from .drawing import EXPRESSIONS, LABELS, Person, Shot, draw_face
 
