@@ -121,7 +121,7 @@ def augment(
     steps = len(frames)
     motion = settings.motion if is_still(frames) else 0.0
     moved = steps if motion else 1
-    chosen = _choose_ops(rng, settings)
+    chosen = choose_ops(rng, settings)
     crop = (settings.crop_area, settings.crop_ratio, settings.flip, math.radians(settings.tilt))
     maps = draw_maps(rng, *crop, chosen, moved, motion)
     tables = level_tables(rng, chosen, settings.light, moved, motion)
@@ -166,7 +166,7 @@ def _is_repeated(frames: np.ndarray) -> bool:
     return frames.strides[0] == 0
 
 
-def _choose_ops(rng: np.random.Generator, settings: AugmentSettings) -> dict[str, float]:
+def choose_ops(rng: np.random.Generator, settings: AugmentSettings) -> dict[str, float]:
     """Distinct operations, with their strengths in -1..1."""
     picked = rng.permutation(len(OPS))[: settings.ops]
     strengths = settings.magnitude + MAGNITUDE_DEVIATION * rng.standard_normal(len(picked))

@@ -113,7 +113,7 @@ def _shrunk(frames: np.ndarray, scale: float) -> np.ndarray:
 
 
 def random_path(rng: np.random.Generator, steps: int, level: float, drift: float) -> np.ndarray:
-    """A path (steps,): a random level within +-`level` that swings by up to `drift` along a sine."""
+    """Numbers (steps,): a random level within +-`level`, swinging by up to `drift` along a sine."""
     start, depth, turns, phase = rng.random(4)
     time = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
     swing = np.sin(2 * np.pi * ((0.2 + turns) * time + phase))

@@ -87,7 +87,7 @@ def saturated(clip: np.ndarray, saturation: float) -> np.ndarray:
 
 
 def soften(clip: np.ndarray, side: int, sharpness: float) -> None:
-    """Shrink a clip to `side` pixels and enlarge it; then sharpen it, or blur it below 0. In place."""
+    """Shrink and enlarge a clip in place; then sharpen it, or blur it for a sharpness below 0."""
     size = clip.shape[1]
     for frame in clip:
         if side < size:

@@ -20,6 +20,7 @@ from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
     masked_loss,
+    pixel_mask,
     pixel_targets,
     reconstruct,
     to_pixels,
@@ -134,10 +135,8 @@ class Pretraining(Objective):
         with fabric.autocast():
             prediction = model(clips, mask)
         rebuilt = reconstruct(clips, mask, prediction, self.config)
-        picture = reconstruction_picture(
-            to_pixels(clips).cpu().numpy(), mask.cpu().numpy(), rebuilt.cpu().numpy(),
-            tubelet=self.config.tubelet,
-        )  # fmt: skip
+        shown = (to_pixels(clips), pixel_mask(mask, self.config), rebuilt)
+        picture = reconstruction_picture(*(each.cpu().numpy() for each in shown))
         path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
         cv2.imwrite(str(path), picture[..., ::-1])
 

@@ -150,60 +150,37 @@ def _recall(axis: Any, matrix: np.ndarray, labels: Sequence[str]) -> None:
 
 ROWS = ("input", "masked", "reconstruction")
 MASK_GREY = 128
-# Lengths in pixels: least side of a frame, gap between frames, width of a label, height of a header.
+# Pixels: least side of a frame, gap between frames, width of a label, height of the header.
 CELL, GAP, LABEL_WIDTH, HEADER = 96, 4, 112, 20
 
 
 def reconstruction_picture(
-    clip: np.ndarray,
-    mask: np.ndarray,
-    reconstruction: np.ndarray,
-    *,
-    tubelet: int = 2,
-    columns: int = 4,
+    clips: np.ndarray, hidden: np.ndarray, rebuilt: np.ndarray, *, columns: int = 4
 ) -> np.ndarray:
     """Input, masked input and reconstruction of evenly spaced frames, as RGB (H, W, 3) uint8.
 
     Args:
-        clip: (3, T, S, S) RGB in 0..1, or (B, 3, T, S, S); several clips are stacked.
-        mask: (t*s,) bool, True = masked, or (B, t*s).
-        reconstruction: RGB in 0..1 in the shape of `clip`.
-        tubelet: Number of frames in one time step of the mask.
+        clips: (B, 3, T, S, S) RGB in 0..1; they are stacked.
+        hidden: (B, 1, T, S, S) bool, the masked pixels, from `masked.pixel_mask`.
+        rebuilt: The reconstructions, in the shape of `clips`.
         columns: Number of frames shown of each clip.
 
     Raises:
         ValueError: the shapes do not fit together.
     """
-    clips, rebuilt = (np.asarray(x) for x in (clip, reconstruction))
-    masks = np.asarray(mask)
-    if clips.ndim == 4:
-        clips, rebuilt, masks = clips[None], rebuilt[None], masks[None]
-    hidden = _pixel_masks(clips, masks, rebuilt, tubelet)
-    shown = np.linspace(0, clips.shape[2] - 1, min(columns, clips.shape[2])).round().astype(int)
+    batch, colours, *rest = clips.shape
+    if colours != 3 or hidden.shape != (batch, 1, *rest) or rebuilt.shape != clips.shape:
+        raise ValueError(
+            "A picture needs clips and reconstructions (B, 3, T, S, S) and masks (B, 1, T, S, S); "
+            f"got {clips.shape}, {rebuilt.shape} and {hidden.shape}."
+        )
+    shown = np.linspace(0, rest[0] - 1, min(columns, rest[0])).round().astype(int)
     rows = []
     for original, cover, result in zip(clips, hidden, rebuilt, strict=True):
         frames, results = _frames(original, shown), _frames(result, shown)
-        covered = np.where(cover[shown][..., None], np.uint8(MASK_GREY), frames)
+        covered = np.where(cover[0, shown, ..., None], np.uint8(MASK_GREY), frames)
         rows += [_row(*pair) for pair in zip(ROWS, (frames, covered, results), strict=True)]
     return np.concatenate([_header(shown, rows[0].shape[1]), *rows])
-
-
-def _pixel_masks(
-    clips: np.ndarray, masks: np.ndarray, rebuilt: np.ndarray, tubelet: int
-) -> np.ndarray:
-    """Token masks as masks of pixels (B, T, S, S)."""
-    batch, _, frames, size = clips.shape[:4]
-    steps = frames // tubelet
-    side = round((masks.shape[-1] / steps) ** 0.5)
-    fits = masks.shape == (batch, steps * side**2) and frames % tubelet == 0
-    if not fits or size % side or clips.shape != rebuilt.shape or clips.shape[1] != 3:
-        raise ValueError(
-            "A picture needs clips and reconstructions (B, 3, T, S, S) and masks (B, t*s) with "
-            f"T = {tubelet} t; got {clips.shape}, {rebuilt.shape} and {masks.shape}."
-        )
-    grid = masks.reshape(batch, steps, side, side).astype(bool)
-    patch = size // side
-    return grid.repeat(tubelet, axis=1).repeat(patch, axis=2).repeat(patch, axis=3)
 
 
 def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The loop of so many minutes."""
+"""The loop that trains for a set time."""
 
 from __future__ import annotations
 
@@ -8,18 +8,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from svfap_edge.training.recipes import phases as timed
-from svfap_edge.training.recipes.phases import Pace, train_for
+from svfap_edge.training.recipes import phases
+from svfap_edge.training.recipes.phases import train_for
 
 SECOND = 1 / 60
 
 
-def test_steps_are_taken_told_and_followed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(timed, "REPORT_MINUTES", 0.25 * SECOND)
+def test_steps_are_taken_reported_and_followed_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(phases, "REPORT_MINUTES", 0.25 * SECOND)
+    monkeypatch.setattr(phases, "WARM_UP", 10)
     weight = nn.Parameter(torch.tensor([3.0]))
     optimizer = torch.optim.SGD([weight], lr=0.0)
     taken: list[tuple[int, float]] = []
-    told: list[tuple[float, int, float | None]] = []
+    reported: list[tuple[float, int, float | None]] = []
     followed: list[int] = []
 
     def loss_of(step: int) -> Tensor:
@@ -27,16 +28,15 @@ def test_steps_are_taken_told_and_followed_up(monkeypatch: pytest.MonkeyPatch) -
         taken.append((step, optimizer.param_groups[0]["lr"]))
         return weight.square().sum()
 
-    pace = Pace(SECOND, rate=0.1, least=0.001, warm_up=10)
-    train_for(pace, optimizer, loss_of, lambda *row: told.append(row), followed.append)
+    train_for(SECOND, 0.1, optimizer, loss_of, lambda *row: reported.append(row), followed.append)
     steps, rates = zip(*taken, strict=True)
     assert steps == tuple(range(len(steps)))
     assert followed == [step + 1 for step in steps]
     assert rates[0] < rates[5] < rates[9] > rates[-1]
     assert max(rates) <= 0.1
-    assert 2 <= len(told) <= 6
-    assert [told[-1][0], told[-1][1]] == [SECOND, len(steps)]
-    first, last = told[0][2], told[-2][2]
+    assert 2 <= len(reported) <= 6
+    assert [reported[-1][0], reported[-1][1]] == [SECOND, len(steps)]
+    first, last = reported[0][2], reported[-2][2]
     assert first is not None
     assert last is not None
     assert last < first
@@ -45,12 +45,13 @@ def test_steps_are_taken_told_and_followed_up(monkeypatch: pytest.MonkeyPatch) -
 
 def test_no_time_is_no_step() -> None:
     weight = nn.Parameter(torch.ones(1))
-    told: list[tuple[float, int, float | None]] = []
+    reported: list[tuple[float, int, float | None]] = []
     train_for(
-        Pace(0.0, 0.1, 0.1, 1),
+        0.0,
+        0.1,
         torch.optim.SGD([weight], lr=0.1),
         lambda step: weight.sum(),
-        lambda *row: told.append(row),
+        lambda *row: reported.append(row),
     )
-    assert told == [(0.0, 0, None)]
+    assert reported == [(0.0, 0, None)]
     assert weight.item() == 1
