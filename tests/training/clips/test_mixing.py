@@ -20,7 +20,7 @@ LABELS = torch.tensor([0, 2, 1, 2])
 
 
 def batch() -> torch.Tensor:
-    """Clip i is i everywhere: its pixels tell what was mixed into it."""
+    """Clip i is i everywhere: its pixels show what was mixed into it."""
     return torch.arange(4.0).view(4, 1, 1, 1, 1).expand(4, 3, 2, 20, 30).clone()
 
 
