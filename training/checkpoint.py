@@ -207,8 +207,9 @@ def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> di
     }
     stages = 1 + sum(bool(re.fullmatch(r"temporal_downsamples\.\d+\.weight", n)) for n in state)
     first, later = len(blocks - crossing), len(crossing)
-    depths: tuple[int, ...] | None = tuple(args.get("stage_depths") or BASE.depths)
-    if sum(depths) != len(blocks) or len(depths) != stages or depths[0] != first:
+    likely = tuple(args.get("stage_depths") or BASE.depths)
+    depths: tuple[int, ...] | None = likely
+    if sum(likely) != len(blocks) or len(likely) != stages or likely[0] != first:
         depths = (first, later) if stages == 2 else (first,) if stages == 1 else None
     tokens = [
         state[f"spatial_downsamples.{i}.mlp.fc2.weight"].shape[0]

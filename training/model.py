@@ -125,7 +125,10 @@ class TPSBTConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TPSBTConfig:
         """Rebuild a configuration from `to_dict`, whose tuples may have become lists in a file."""
-        return cls(**{k: tuple(v) if isinstance(v, list) else v for k, v in values.items()})
+        found: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**found)
 
 
 BASE = TPSBTConfig()
