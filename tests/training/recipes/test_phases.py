@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import time
+import itertools
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -17,6 +18,8 @@ SECOND = 1 / 60
 def test_steps_are_taken_reported_and_followed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "REPORT_MINUTES", 0.25 * SECOND)
     monkeypatch.setattr(phases, "WARM_UP", 10)
+    clock = itertools.count(0, 0.02)  # seconds; a step takes one reading
+    monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     weight = nn.Parameter(torch.tensor([3.0]))
     optimizer = torch.optim.SGD([weight], lr=0.0)
     taken: list[tuple[int, float]] = []
@@ -24,7 +27,6 @@ def test_steps_are_taken_reported_and_followed_up(monkeypatch: pytest.MonkeyPatc
     followed: list[int] = []
 
     def loss_of(step: int) -> Tensor:
-        time.sleep(0.01)
         taken.append((step, optimizer.param_groups[0]["lr"]))
         return weight.square().sum()
 
