@@ -18,7 +18,7 @@ SECOND = 1 / 60
 def test_steps_are_taken_reported_and_followed_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phases, "REPORT_MINUTES", 0.25 * SECOND)
     monkeypatch.setattr(phases, "WARM_UP", 10)
-    clock = itertools.count(0, 0.02)  # seconds; a step takes one reading
+    clock = itertools.count(0, 0.01)  # seconds; every step reads it once
     monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: next(clock)))
     weight = nn.Parameter(torch.tensor([3.0]))
     optimizer = torch.optim.SGD([weight], lr=0.0)
