@@ -1,4 +1,4 @@
-"""Opening checkpoints: ours and the authors', without running what a pickle might carry."""
+"""Opening checkpoints, ours and the authors', without running code that a pickle may hold."""
 
 from __future__ import annotations
 
@@ -21,15 +21,16 @@ from .model import BASE, TPSBT, TPSBTConfig
 PREFIXES = ("module.", "encoder.", "backbone.")
 STATE_KEYS = ("model", "module")
 PRETRAINING_ONLY = ("decoder.", "mask_token", "encoder_to_decoder.", "norm.")
-"""What a pre-training checkpoint holds beside the encoder; `norm.` is the encoder's last norm,
-which mean pooling replaces by `fc_norm`."""
+"""Weights of a pre-training checkpoint that fine-tuning drops, by the start of their names.
+
+`norm.` is the encoder's last norm, which mean pooling replaces by `fc_norm`."""
 
 FRESH = ("fc_norm.", "head.")
-"""What a pre-training checkpoint lacks and fine-tuning starts anew."""
+"""Weights that a pre-training checkpoint lacks and that start fresh in fine-tuning."""
 
 
 def _allowed_types() -> list[Any]:
-    """Types beside tensors and plain containers that a checkpoint may hold; none runs code."""
+    """Types that a checkpoint may hold beside tensors and plain containers; none runs code."""
     scalar = np.float64(0).__reduce__()[0]  # moved between numpy versions
     dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, bool)]
     return [argparse.Namespace, scalar, np.dtype, *dtypes]
@@ -40,9 +41,10 @@ class Checkpoint:
     """A checkpoint, opened and checked.
 
     Attributes:
-        model: In evaluation mode, weights loaded.
-        kind: "fine-tuned", or "pre-trained" (head and final norm are fresh).
-        info: What else the file says: epoch, the training arguments, the labels in output order.
+        model: The model with its weights, in evaluation mode.
+        kind: "fine-tuned", or "pre-trained" (head and final norm start fresh).
+        info: What else the file holds: "epoch", "args" (the training arguments), and "labels" in
+            output order.
     """
 
     model: TPSBT
@@ -57,16 +59,16 @@ class Checkpoint:
 def load_checkpoint(path: Path, *, outputs: int | None = None, **changes: Any) -> Checkpoint:
     """Open a checkpoint and rebuild its model.
 
-    The configuration comes from the file where it holds one (ours does; the authors' holds the
-    training arguments), else from the shapes of the weights and the published values.
+    The configuration is read from the file if it holds one, as ours does. Otherwise it is deduced
+    from the shapes of the weights, the training arguments and the published values.
 
     Args:
-        path: `.pth` of the authors or of this project.
-        outputs: Width of a fresh head for a pre-training checkpoint.
-        changes: Fields of `TPSBTConfig` that overrule what the file says, such as `heads=4`.
+        path: A `.pth` file of the authors or of this project.
+        outputs: Width of the fresh head of a pre-training checkpoint.
+        changes: Fields of `TPSBTConfig` that overrule the file, such as `heads=4`.
 
     Raises:
-        CheckpointError: not a checkpoint, one that wants to run code, or one of another model;
+        CheckpointError: the file is not a checkpoint, would run code, or belongs to another model;
             the message lists every weight missing, left over or of another shape.
     """
     content = _open(path)
@@ -126,16 +128,13 @@ def _open(path: Path) -> Any:
 
 
 def _find_state(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict, and what else the file holds that is worth telling."""
+    """The state dict of a file, and `Checkpoint.info`."""
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"'{path}' holds a {type(content).__name__}, expected a dict of weights."
         )
-    state: Any = content
-    for key in STATE_KEYS:
-        if isinstance(content.get(key), Mapping):
-            state = content[key]
-            break
+    nested = (content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping))
+    state: Any = next(nested, content)
     named = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
     if not state or not named:
         raise CheckpointError(
@@ -180,7 +179,7 @@ def _configuration(
         unknown = [name for name, value in {**deduced, **changes}.items() if value is None]
         if unknown:
             raise CheckpointError(
-                f"'{path}': the weights do not tell {' and '.join(unknown)} "
+                f"'{path}': the weights do not determine {' and '.join(unknown)} "
                 f"(width {deduced['width']}). Give {' '.join(f'--{name}' for name in unknown)}."
             )
         return TPSBTConfig.from_dict({**deduced, **changes})
@@ -191,7 +190,8 @@ def _configuration(
 def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """Configuration from the shapes of the weights, the training arguments, and `BASE`.
 
-    None where nothing tells: a wrong guess of the heads would load and predict nonsense.
+    A value is None where none of them determines it: with a wrongly guessed number of heads the
+    checkpoint would load and predict nonsense.
     """
     projection = state.get("patch_embed.proj.weight")
     if projection is None or projection.ndim != 5:
@@ -205,13 +205,11 @@ def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> di
     crossing = {
         int(m[1]) for name in state if (m := re.match(r"blocks\.(\d+)\.cross_attn\.", name))
     }
-    stages = 1 + sum(
-        re.fullmatch(r"temporal_downsamples\.\d+\.weight", n) is not None for n in state
-    )
+    stages = 1 + sum(bool(re.fullmatch(r"temporal_downsamples\.\d+\.weight", n)) for n in state)
     first, later = len(blocks - crossing), len(crossing)
-    told = tuple(args.get("stage_depths") or BASE.depths)
-    depths: tuple[int, ...] | None = told
-    if sum(told) != len(blocks) or len(told) != stages or told[0] != first:
+    likely = tuple(args.get("stage_depths") or BASE.depths)
+    depths: tuple[int, ...] | None = likely
+    if sum(likely) != len(blocks) or len(likely) != stages or likely[0] != first:
         depths = (first, later) if stages == 2 else (first,) if stages == 1 else None
     tokens = [
         state[f"spatial_downsamples.{i}.mlp.fc2.weight"].shape[0]
@@ -232,10 +230,6 @@ def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> di
         "temporal_kernel": BASE.temporal_kernel if kernel is None else kernel.shape[2],
         "outputs": BASE.outputs if head is None else head.shape[0],
     }
-
-
-def _numbers(pattern: str, state: dict[str, Tensor]) -> set[int]:
-    return {int(match[1]) for name in state if (match := re.match(pattern, name))}
 
 
 def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:

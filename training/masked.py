@@ -1,11 +1,11 @@
-"""Masked-autoencoder pre-training of the TPSBT encoder.
+"""The masked auto-encoder that pre-trains the TPSBT encoder.
 
 Sun et al., "SVFAP: Self-supervised Video Facial Affect Perceiver", IEEE Transactions on
 Affective Computing, 2024, after He et al. 2022 (MAE) and Tong et al. 2022 (VideoMAE): the
 encoder reads the few visible tubelets, a small decoder predicts the pixels of the others.
 
 State-dict names equal the published ones, so the authors' pre-training checkpoints load by name.
-Shapes in comments as in `model.py`, and V visible, M masked tokens of a clip, V + M = t*s.
+Shapes in comments are as in `model.py`, with V visible and M masked tokens of a clip, V + M = t*s.
 
 >>> config = preset("lite")
 >>> model = MaskedAutoencoder(config)
@@ -42,9 +42,10 @@ class DecoderConfig:
     """The pre-training decoder, a plain transformer; the defaults are the published ones.
 
     Attributes:
-        width: Token width.
-        depth: Blocks.
-        heads: Attention heads.
+        width: Width of a token.
+        depth: Number of blocks.
+        heads: Number of attention heads.
+        mlp_ratio: Hidden width of a block's MLP, as a multiple of `width`.
         fusion: How the shorter outputs of later stages are stretched before the stages are
             summed. "published" repeats each token along the flat token axis, as the authors' code
             does: with more than one visible position, tokens of other positions are summed.
@@ -76,8 +77,8 @@ def tube_mask(
 ) -> Tensor:
     """Random masks (B, t*s) bool, True = masked (Tong et al. 2022, tube masking).
 
-    Each clip hides its own int(ratio * positions) positions, at all of its time steps. Made on the
-    generator's device, or on the CPU.
+    Each clip hides its own int(ratio * positions) positions, at all of its time steps. The masks
+    are made on the generator's device, or on the CPU.
 
     Raises:
         ValueError: the ratio masks no position or leaves none visible.
@@ -98,7 +99,8 @@ def token_order(mask: Tensor, config: TPSBTConfig) -> tuple[Tensor, Tensor]:
     """Indices of the visible (B, V) and of the masked tokens (B, M), each ascending.
 
     Raises:
-        ValueError: the mask is no tube mask of this model with one count for all clips.
+        ValueError: the mask is not a tube mask of this model, or hides other numbers of positions
+            in some clips.
     """
     tokens = config.time_steps * config.positions
     if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape[1] != tokens:
@@ -123,7 +125,7 @@ def select(x: Tensor, index: Tensor) -> Tensor:
 
 
 class MaskedEncoder(Encoder):
-    """The encoder on visible tokens; its output sums all stages and is normed."""
+    """The encoder on visible tokens; its output is the normed sum of all stages."""
 
     def __init__(self, config: TPSBTConfig, fusion: str) -> None:
         super().__init__(config)
@@ -155,7 +157,7 @@ class MaskedEncoder(Encoder):
 
 
 class Decoder(nn.Module):
-    """Blocks over visible then masked tokens; pixel values of the masked ones."""
+    """Blocks over visible and then masked tokens, to the pixel values of the masked ones."""
 
     position_code: Tensor
 
@@ -171,14 +173,14 @@ class Decoder(nn.Module):
         self.head = nn.Linear(config.width, values)
 
     def forward(self, x: Tensor, visible: int) -> Tensor:
-        """(B, V + M, C) to the values of the last M tokens (B, M, values)."""
+        """Tokens (B, V + M, C) to the values of the last M tokens (B, M, values)."""
         for block in self.blocks:
             x = block(x)
         return self.head(self.norm(x[:, visible:]))
 
 
 class MaskedAutoencoder(nn.Module):
-    """Encoder and decoder of pre-training; `encoder_state` is what fine-tuning keeps of it."""
+    """Encoder and decoder of pre-training; fine-tuning keeps the encoder without its last norm."""
 
     def __init__(self, config: TPSBTConfig, decoder: DecoderConfig | None = None) -> None:
         super().__init__()
@@ -207,7 +209,7 @@ class MaskedAutoencoder(nn.Module):
             (B, M, tubelet * patch * patch * 3), masked tokens in ascending order.
 
         Raises:
-            ValueError: the mask is no tube mask of this model.
+            ValueError: the mask is not a tube mask of this model.
         """
         visible, masked = token_order(mask, self.config)
         code = self.decoder.position_code.expand(len(clips), -1, -1)
@@ -218,23 +220,14 @@ class MaskedAutoencoder(nn.Module):
 
 
 def _initialize(module: nn.Module) -> None:
-    """Linear layers, and a patch projection that is one: Xavier uniform, as MAE (He et al. 2022).
+    """Initialize linear layers by Xavier uniform, as MAE does (He et al. 2022).
 
-    Convolutions of a stem and along time keep their default.
+    Convolutions of a stem and along time keep PyTorch's default.
     """
     if isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-
-
-def encoder_state(autoencoder: MaskedAutoencoder) -> dict[str, Tensor]:
-    """What a fine-tuning `TPSBT` of the same configuration starts from.
-
-    Lacks `fc_norm` and `head`, which start fresh: `model.load_state_dict(state, strict=False)`.
-    """
-    state = autoencoder.encoder.state_dict()
-    return {name: value for name, value in state.items() if not name.startswith("norm.")}
 
 
 def pixel_mask(mask: Tensor, config: TPSBTConfig) -> Tensor:
@@ -276,9 +269,9 @@ def _moments(patches: Tensor) -> tuple[Tensor, Tensor]:
 def pixel_targets(clips: Tensor, mask: Tensor, config: TPSBTConfig) -> Tensor:
     """What the model is to predict: masked patches (B, M, tubelet * patch * patch * 3), float32.
 
-    Pixels in 0..1, less the mean and divided by the unbiased deviation of their own patch and
-    colour channel (He et al. 2022; per channel: Tong et al. 2022). The colour varies fastest, then
-    the column, the row, the frame.
+    From the pixels in 0..1 the mean of their own patch and colour channel is subtracted, and they
+    are divided by its unbiased deviation (He et al. 2022; per channel: Tong et al. 2022). The
+    colour varies fastest, then the column, the row, the frame.
     """
     _, masked = token_order(mask, config)
     patches = select(patches_of(to_pixels(clips), config), masked)
@@ -295,13 +288,12 @@ def masked_loss(prediction: Tensor, targets: Tensor) -> Tensor:
 def reconstruct(clips: Tensor, mask: Tensor, prediction: Tensor, config: TPSBTConfig) -> Tensor:
     """A prediction as a clip: RGB (B, 3, T, H, W) in 0..1, float32.
 
-    Visible patches are the clip's own. Mean and deviation of the masked ones are the clip's too,
-    since the model predicts pixels relative to them: only structure within a patch is predicted.
+    Visible patches come from the clip. Mean and deviation of the masked ones come from it, too,
+    because the model predicts pixels relative to them: only structure within a patch is predicted.
     """
     _, masked = token_order(mask, config)
     patches = patches_of(to_pixels(clips), config)
     mean, deviation = _moments(select(patches, masked))
     pixels = prediction.float().unflatten(2, (-1, 3)) * deviation + mean
-    rows = torch.arange(len(clips), device=masked.device)[:, None]
-    patches[rows, masked] = pixels
+    patches.scatter_(1, masked[..., None, None].expand_as(pixels), pixels)
     return clips_of(patches, config).clamp(0, 1)

@@ -6,8 +6,8 @@ stage halves the time axis with a strided convolution, pools each time step into
 bottleneck tokens, lets these attend to the full tokens and to each other, and in its last
 ("reverse") block lets the full tokens read the bottleneck.
 
-State-dict names equal the published ones, so the authors' checkpoints load by name. Shapes in
-comments: B clips, T frames, N tokens, C width, h heads, d head width, t time steps,
+State-dict names equal the published ones, so the authors' checkpoints load by name. Letters in the
+shapes of comments: B clips, T frames, N tokens, C width, h heads, d head width, t time steps,
 s spatial positions, K bottleneck tokens.
 """
 
@@ -23,35 +23,41 @@ from torch import Tensor, nn
 LAYER_NORM_EPS = 1e-6
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-"""Mean and deviation of RGB in 0..1 that "normalized RGB" means throughout (published loaders)."""
+"""Mean and deviation of RGB in 0..1; "normalized RGB" means these two, as in the published code."""
 
 MAX_TOKENS = 1 << 16
-"""Of a clip; the published model has 800. A damaged checkpoint must not ask for all memory."""
+"""Greatest number of tokens in a clip; the published model has 800.
 
-BOTTLENECK_HIDDEN = (
-    128  # width of the MLP that scores positions for the bottleneck (published code)
-)
+The limit keeps a damaged checkpoint from asking for all memory."""
+
+BOTTLENECK_HIDDEN = 128
+"""Hidden width of the MLP that scores positions for the bottleneck, as in the published code."""
 
 
 @dataclass(frozen=True)
 class TPSBTConfig:
-    """Everything needed to rebuild a model; stored in our own checkpoints.
+    """The configuration from which a model is rebuilt; our own checkpoints hold it.
 
     Attributes:
         size: Side of the square input in pixels.
-        frames: Frames of a clip.
+        frames: Number of frames T in a clip.
         patch: Side of a patch in pixels.
-        tubelet: Frames of a tubelet (the temporal extent of one token).
-        width: Token width C.
-        heads: Attention heads.
-        depths: Blocks of each stage; the last block of stages 2, 3, ... is the reverse block.
-        bottleneck_tokens: Bottleneck tokens per time step, for each stage after the first.
-        outputs: Classes, or values of a regression task.
+        tubelet: Number of frames in a tubelet, which is one token.
+        width: Width C of a token.
+        heads: Number of attention heads.
+        depths: Number of blocks of each stage; the last block of stages 2, 3, ... is the reverse
+            block.
+        bottleneck_tokens: Number of bottleneck tokens in a time step, for each stage after the
+            first.
+        temporal_kernel: Number of time steps that the downsampling between two stages joins.
+        mlp_ratio: Hidden width of a block's MLP, as a multiple of `width`.
+        outputs: Number of classes, or of values of a regression task.
         activation: What follows the head: "none", or "sigmoid" for traits in 0..1.
         stem: Channels of a residual network before the patch projection, see `conv_stem`; empty
             in the published model. Each entry halves the side, so the projection covers
-            patch / 2**len(stem).
-        drop_path: Stochastic depth at the last block, growing linearly from 0 at the first.
+            patch / 2**len(stem) pixels.
+        drop_path: Probability of dropping the last block (stochastic depth); it grows linearly
+            from 0 at the first.
     """
 
     size: int = 160
@@ -118,11 +124,11 @@ class TPSBTConfig:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TPSBTConfig:
-        """Rebuild from `to_dict` (tuples may have become lists on the way)."""
-        fields: dict[str, Any] = {
+        """Rebuild a configuration from `to_dict`, whose tuples may have become lists in a file."""
+        found: dict[str, Any] = {
             k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
         }
-        return cls(**fields)
+        return cls(**found)
 
 
 BASE = TPSBTConfig()
@@ -145,7 +151,7 @@ def preset(name: str, **changes: Any) -> TPSBTConfig:
     """A named configuration, with fields changed.
 
     Raises:
-        ValueError: no preset of that name, or the changed configuration is inconsistent.
+        ValueError: there is no preset of that name, or the changed configuration is inconsistent.
     """
     if name not in PRESETS:
         raise ValueError(f"No model preset '{name}'. Presets: {', '.join(PRESETS)}.")
@@ -176,6 +182,8 @@ class DropPath(nn.Module):
 
 
 class Mlp(nn.Module):
+    """Two linear layers with a GELU between them."""
+
     def __init__(self, width: int, hidden: int, outputs: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(width, hidden)
@@ -233,7 +241,7 @@ class CrossAttention(nn.Module):
 
 
 class Block(nn.Module):
-    """Stage 1: pre-norm transformer block."""
+    """A pre-norm transformer block, as in stage 1."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__()
@@ -249,7 +257,7 @@ class Block(nn.Module):
 
 
 class CrossSelfBlock(Block):
-    """Stages 2, 3, ...: read the context, then a transformer block."""
+    """A block of stages 2, 3, ...: attention to the context, then a transformer block."""
 
     def __init__(self, width: int, heads: int, mlp_ratio: int, drop_path: float) -> None:
         super().__init__(width, heads, mlp_ratio, drop_path)
@@ -296,7 +304,7 @@ class TemporalDownsample(nn.Conv1d):
 class Residual(nn.Module):
     """Two 3x3 convolutions beside a skip (He et al. 2016): (B, c, H, W) to (B, c', H/s, W/s).
 
-    Where channels or size change, the skip is a convolution as wide as its stride.
+    If channels or size change, the skip is a convolution as wide as its stride.
     """
 
     def __init__(self, before: int, after: int, stride: int) -> None:
@@ -381,9 +389,9 @@ class Encoder(nn.Module):
             self.spatial_downsamples.append(SpatialBottleneck(config.width, tokens, steps))
 
     def stages(self, x: Tensor) -> list[Tensor]:
-        """Tokens (B, t*s, C), position code added, to the full tokens (B, t_i*s, C) of each stage.
+        """Tokens (B, t*s, C) with position code, to the full tokens (B, t_i*s, C) of each stage.
 
-        s may be fewer than all positions, the same ones at every time step (tube masking).
+        s may be a part of all positions, the same ones at every time step (tube masking).
         """
         blocks = iter(self.blocks)
         for _ in range(self.config.depths[0]):
@@ -413,13 +421,9 @@ class TPSBT(Encoder):
         self.head = nn.Linear(config.width, config.outputs)
         self.apply(_initialize)
 
-    def encode(self, x: Tensor) -> Tensor:
-        """Tokens (B, t*s, C), position code added, through all stages: (B, t_last*s, C)."""
-        return self.stages(x)[-1]
-
     def features(self, clips: Tensor) -> Tensor:
         """Normalized RGB clips (B, 3, T, H, W) to the pooled, normed feature (B, C)."""
-        tokens = self.encode(self.patch_embed(clips) + self.position_code)
+        tokens = self.stages(self.patch_embed(clips) + self.position_code)[-1]
         return self.fc_norm(tokens.mean(dim=1))
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -433,16 +437,16 @@ class TPSBT(Encoder):
 
 
 QUANTIZERS = "__nncf_hooks"
-"""Start of the names that quantization-aware training adds to a state dict."""
+"""What the names that quantization-aware training adds to a state dict begin with."""
 
 
 def is_plain(name: str, value: Any = None) -> bool:
-    """Whether an entry of a state dict belongs to the model and not to quantizers in it."""
+    """Whether an entry of a state dict belongs to the model itself, not to quantizers in it."""
     return not name.startswith(QUANTIZERS)
 
 
 def _initialize(module: nn.Module) -> None:
-    """Linear layers: truncated normal, deviation 0.02, as published; the rest keeps its default."""
+    """Initialize linear layers by a truncated normal of deviation 0.02, as published."""
     if isinstance(module, nn.Linear):
         nn.init.trunc_normal_(module.weight, std=0.02)
         if module.bias is not None:

@@ -43,7 +43,7 @@ def pretrain(
     """
 
     def run(found: PretrainConfig) -> Path:
-        from svfap_edge.training.trainer.session import pretrain as train
+        from svfap_edge.training.trainer.train import pretrain as train
 
         return train(found, resume=resume)
 
@@ -68,7 +68,7 @@ def finetune(
     """
 
     def run(found: FinetuneConfig) -> Path:
-        from svfap_edge.training.trainer.session import finetune as train
+        from svfap_edge.training.trainer.train import finetune as train
 
         return train(found, resume=resume, quantize=quantize)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from svfap_edge.training.recipes.drawn_faces import write_faces
+from svfap_edge.training.datasets.drawn_faces import write_faces
 
 LABELS = ("neutral", "happiness", "surprise", "anger")
 

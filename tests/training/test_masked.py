@@ -18,7 +18,6 @@ from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
     clips_of,
-    encoder_state,
     masked_loss,
     patches_of,
     pixel_mask,
@@ -237,11 +236,17 @@ def test_bfloat16_is_close_to_float32() -> None:
     assert float(rough) == pytest.approx(float(exact), rel=0.02)
 
 
+def encoder_weights(source: MaskedAutoencoder) -> dict[str, torch.Tensor]:
+    """What a fine-tuning model starts from: all of the encoder but its last norm."""
+    state = source.encoder.state_dict()
+    return {name: value for name, value in state.items() if not name.startswith("norm.")}
+
+
 @BOTH
 def test_fine_tuning_starts_from_the_same_encoder(config: TPSBTConfig) -> None:
     source, clips = autoencoder(config), clips_for(config)
     model = TPSBT(config).eval()
-    missing, extra = model.load_state_dict(encoder_state(source), strict=False)
+    missing, extra = model.load_state_dict(encoder_weights(source), strict=False)
     assert extra == [] and all(name.startswith(FRESH) for name in missing)
     empty = torch.zeros(2, config.time_steps * config.positions, dtype=torch.bool)
     visible, masked = token_order(empty, config)
@@ -264,7 +269,7 @@ def test_saved_autoencoder_opens_as_pre_trained(tmp_path: Path, config: TPSBTCon
     assert loaded.kind == "pre-trained"
     assert loaded.model.head.weight.shape == (5, 48)
     state = loaded.model.state_dict()
-    assert all(torch.equal(state[n], value) for n, value in encoder_state(source).items())
+    assert all(torch.equal(state[n], value) for n, value in encoder_weights(source).items())
 
 
 def test_initialisation() -> None:
@@ -287,9 +292,9 @@ def test_inconsistent_decoder_is_refused(changes: dict[str, object], word: str) 
 
 
 def test_picture_shows_input_mask_and_reconstruction() -> None:
-    clip = np.full((3, 8, 32, 32), 0.2, np.float32)
-    mask = mask_for(TINY)[0].numpy()
-    picture = reconstruction_picture(clip, mask, np.full_like(clip, 0.8), columns=3)
+    clips = np.full((1, 3, 8, 32, 32), 0.2, np.float32)
+    hidden = pixel_mask(mask_for(TINY)[:1], TINY).numpy()
+    picture = reconstruction_picture(clips, hidden, np.full_like(clips, 0.8), columns=3)
     assert picture.dtype == np.uint8 and picture.shape[2] == 3
     cell = picture[20:, 112:]  # without the labels
     third = cell.shape[0] // 3
@@ -302,15 +307,15 @@ def test_picture_shows_input_mask_and_reconstruction() -> None:
 
 def test_pictures_of_several_clips_are_stacked() -> None:
     clips = np.random.default_rng(0).random((2, 3, 8, 32, 32))
-    masks = mask_for(TINY).numpy()
-    one = reconstruction_picture(clips[0], masks[0], clips[0])
-    two = reconstruction_picture(clips, masks, clips)
+    hidden = pixel_mask(mask_for(TINY), TINY).numpy()
+    one = reconstruction_picture(clips[:1], hidden[:1], clips[:1])
+    two = reconstruction_picture(clips, hidden, clips)
     assert two.shape[1] == one.shape[1]
     assert np.array_equal(two[: len(one)], one)
     assert len(two) - len(one) == len(one) - 20
 
 
 def test_picture_of_a_mask_of_another_model_is_refused() -> None:
-    clip = np.zeros((3, 8, 32, 32))
+    clips = np.zeros((1, 3, 8, 32, 32))
     with pytest.raises(ValueError, match="masks"):
-        reconstruction_picture(clip, np.zeros(60, bool), clip)
+        reconstruction_picture(clips, np.zeros((1, 1, 8, 16, 16), bool), clips)

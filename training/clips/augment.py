@@ -23,7 +23,7 @@ from .photometry import (
 )
 
 OPS = (*GEOMETRIC_OPS, *LEVEL_OPS, "saturation", "sharpness")
-"""What RandAugment chooses from."""
+"""Operations that RandAugment chooses from."""
 
 MAX_SATURATION = 0.9  # greatest change at magnitude 10, as RandAugment's (Cubuk et al. 2020)
 MAX_SHARPNESS = 0.9
@@ -34,25 +34,26 @@ ERASE_RATIO = 1 / 0.3
 
 @dataclass(frozen=True)
 class AugmentSettings:
-    """How strongly training clips are changed; probabilities unless said otherwise.
+    """How strongly training clips are changed.
 
     Attributes:
         crop_area: Least share of the area that a random crop keeps. The published 0.08 is meant
             for objects; 0.6 of a face crop (0.77 of each side) mostly keeps eyes and mouth.
-        crop_ratio: Greatest ratio of a crop's sides, and its inverse (published: 4/3).
-        flip: Of a horizontal mirror image.
+        crop_ratio: Greatest ratio of a crop's sides; the least is its inverse. Published: 4/3.
+        flip: Probability of a horizontal mirror image.
         tilt: Greatest rotation of every clip in degrees, as heads tilt.
-        light: Strength of the change of gamma, contrast and brightness of every clip; 0 for none.
-        ops: Operations of RandAugment for each clip, beside those (a number; 0 for none).
-        magnitude: Their strength from 0 to 10 (published for VideoMAE fine-tuning: 7).
-        erase: That one box is covered through the whole clip (Zhong et al. 2020).
-        erase_area: Greatest share of the image that it covers. The published 1/3 can cover eyes
-            and mouth at once.
-        grey: That colour is removed.
-        soft: That the clip is shrunk and enlarged again, like a face far away.
-        soft_side: Least side in pixels of such a face.
-        shade: Greatest change of level at the border by light from one side, of 1.
-        noise: Greatest standard deviation of camera noise, of 1.
+        light: Strength of the change of gamma, contrast and brightness of every clip; 0 is off.
+        ops: Number of further operations of RandAugment for each clip; 0 is off.
+        magnitude: Strength of these operations, 0 to 10. Published for VideoMAE fine-tuning: 7.
+        erase: Probability that one box is covered through the whole clip (Zhong et al. 2020).
+        erase_area: Greatest share of the image that the box covers. The published 1/3 can cover
+            eyes and mouth at once.
+        grey: Probability that colour is removed.
+        soft: Probability that a clip is shrunk and enlarged again, like a face far away.
+        soft_side: Least side in pixels of such a shrunk face.
+        shade: Greatest change of level at the border by light from one side, as a share of the
+            full level.
+        noise: Greatest standard deviation of camera noise, as a share of the full level.
         motion: Strength of the movement and change of light given to photographs (clips whose
             frames are all alike): 1 turns them by up to 5 degrees and moves them by up to 4 % of
             the side; 0 keeps them still.
@@ -94,7 +95,7 @@ class AugmentSettings:
 
     @classmethod
     def none(cls) -> AugmentSettings:
-        """Everything off; the start for settings with little."""
+        """Settings that change nothing, to be changed by `dataclasses.replace`."""
         return cls(
             crop_area=1, crop_ratio=1, flip=0, tilt=0, light=0, ops=0, erase=0, grey=0, soft=0,
             shade=0, noise=0, motion=0,
@@ -104,13 +105,15 @@ class AugmentSettings:
 def augment(
     frames: np.ndarray, size: int, rng: np.random.Generator, settings: AugmentSettings
 ) -> np.ndarray:
-    """A training clip: cropped, turned, recoloured, partly covered; every frame alike, except
-    for the motion of photographs and for noise.
+    """A training clip: cropped, turned, recoloured and partly covered.
+
+    All frames are changed alike, except for the motion of photographs and for noise.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB; their longer side fills the square, as in `centre`.
         size: Side of the result in pixels.
         rng: Everything random comes from it; nothing is kept between calls.
+        settings: How strongly the clip is changed.
 
     Returns:
         (T, size, size, 3) uint8.
@@ -118,7 +121,7 @@ def augment(
     steps = len(frames)
     motion = settings.motion if is_still(frames) else 0.0
     moved = steps if motion else 1
-    chosen = _choose_ops(rng, settings)
+    chosen = choose_ops(rng, settings)
     crop = (settings.crop_area, settings.crop_ratio, settings.flip, math.radians(settings.tilt))
     maps = draw_maps(rng, *crop, chosen, moved, motion)
     tables = level_tables(rng, chosen, settings.light, moved, motion)
@@ -163,8 +166,8 @@ def _is_repeated(frames: np.ndarray) -> bool:
     return frames.strides[0] == 0
 
 
-def _choose_ops(rng: np.random.Generator, settings: AugmentSettings) -> dict[str, float]:
-    """Distinct operations and their strengths in -1..1."""
+def choose_ops(rng: np.random.Generator, settings: AugmentSettings) -> dict[str, float]:
+    """Distinct operations, with their strengths in -1..1."""
     picked = rng.permutation(len(OPS))[: settings.ops]
     strengths = settings.magnitude + MAGNITUDE_DEVIATION * rng.standard_normal(len(picked))
     signs = 1 - 2 * rng.integers(2, size=len(picked))
@@ -173,6 +176,7 @@ def _choose_ops(rng: np.random.Generator, settings: AugmentSettings) -> dict[str
 
 
 def _soft_side(rng: np.random.Generator, settings: AugmentSettings, size: int) -> int:
+    """Side in pixels to which the clip is shrunk for a while; `size` where it is not."""
     chance, share = rng.random(2)
     least = min(settings.soft_side, size)
     return least + int(share * (size - least)) if chance < settings.soft else size

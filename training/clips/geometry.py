@@ -30,12 +30,15 @@ def draw_maps(
     steps: int,
     motion: float,
 ) -> np.ndarray:
-    """(steps, 2, 3) maps from result to source, both squares of -1..1.
+    """Affine maps (steps, 2, 3) from result to source, both squares of -1..1.
 
     Args:
-        crop_area, crop_ratio, flip, tilt: See `AugmentSettings`; `tilt` in radians.
+        crop_area: Least share of the area that the crop keeps.
+        crop_ratio: Greatest ratio of the crop's sides.
+        flip: Probability of a mirror image.
+        tilt: Greatest rotation in radians.
         chosen: Strengths in -1..1 of the `GEOMETRIC_OPS` to apply.
-        steps: Frames that differ: 1 without motion.
+        steps: Number of frames that differ; 1 without motion.
         motion: Strength of the movement over the steps.
     """
     area = rng.uniform(crop_area, 1)
@@ -63,14 +66,14 @@ def draw_maps(
 
 
 def warp(frames: np.ndarray, maps: np.ndarray, size: int) -> np.ndarray:
-    """Frames (T or 1, H, W, 3) by maps (T or 1, 2, 3) to (T, size, size, 3).
+    """Frames (T or 1, H, W, 3), moved by maps (T or 1, 2, 3), as (T, size, size, 3).
 
     The square of the source is centred on the frame and as wide as its longer side; beyond the
     frame its border pixels are repeated.
     """
     longer = max(frames.shape[1:3])
     crop = longer * math.sqrt(abs(np.linalg.det(maps[0][:, :2])))
-    if crop > 1.5 * size:  # or fine detail would alias
+    if crop > 1.5 * size:  # otherwise fine detail would alias
         frames = _shrunk(frames, size / crop)
     height, width = frames.shape[1:3]
     half = max(height, width) / 2
@@ -110,7 +113,7 @@ def _shrunk(frames: np.ndarray, scale: float) -> np.ndarray:
 
 
 def random_path(rng: np.random.Generator, steps: int, level: float, drift: float) -> np.ndarray:
-    """(steps,): a random level within +-`level` that swings by up to `drift` along a sine."""
+    """Numbers (steps,): a random level within +-`level`, swinging by up to `drift` along a sine."""
     start, depth, turns, phase = rng.random(4)
     time = np.linspace(0, 1, steps) if steps > 1 else np.zeros(1)
     swing = np.sin(2 * np.pi * ((0.2 + turns) * time + phase))

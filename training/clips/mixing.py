@@ -1,4 +1,4 @@
-"""Mixup and CutMix of a batch, with soft targets.
+"""Changes of a whole batch: mixup and CutMix with soft targets, and views beyond the picture.
 
 Zhang et al., "mixup: Beyond empirical risk minimization", 2018; Yun et al., "CutMix", 2019.
 """
@@ -16,13 +16,13 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class MixSettings:
-    """How batches are mixed; the published fine-tuning values.
+    """How batches are mixed; the defaults are those published for fine-tuning.
 
     Attributes:
-        mixup: Alpha of the Beta distribution of mixup's share; 0 for no mixup.
-        cutmix: The same for CutMix.
+        mixup: Alpha of the Beta distribution of mixup's share; 0 turns mixup off.
+        cutmix: Alpha of the Beta distribution of CutMix's share; 0 turns CutMix off.
         switch: Probability of CutMix where both are on.
-        probability: That a batch is mixed at all.
+        probability: Probability that a batch is mixed at all.
     """
 
     mixup: float = 0.8
@@ -39,9 +39,9 @@ class MixSettings:
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.1) -> Tensor:
-    """Class indices (B,) to probabilities (B, classes) that add up to 1.
+    """Class indices (B,) as probabilities (B, classes) that add up to 1.
 
-    Label smoothing (Szegedy et al. 2016): `smoothing` is spread evenly over all classes.
+    Label smoothing (Szegedy et al. 2016) spreads `smoothing` evenly over all classes.
     """
     return F.one_hot(labels, classes).float() * (1 - smoothing) + smoothing / classes
 
@@ -58,6 +58,8 @@ def mix(
     Args:
         clips: (B, ..., H, W), floating point.
         targets: (B, L) probabilities or values.
+        rng: Everything random comes from it.
+        settings: How often and how strongly batches are mixed.
 
     Returns:
         Clips and targets; new tensors, or those given where the batch is not mixed.
@@ -82,10 +84,10 @@ def mix(
 
 
 def cut_box(share: float, height: int, width: int, centre: np.ndarray) -> tuple[slice, slice]:
-    """Rows and columns of a box of area 1 - share, cut off at the border.
+    """Rows and columns of a box that covers 1 - share of the area, cut off at the border.
 
     Args:
-        centre: Its middle (y, x) in 0..1.
+        centre: Middle (y, x) of the box in 0..1.
     """
     side = math.sqrt(1 - share)
     slices = []
@@ -100,8 +102,8 @@ class FramingSettings:
     """How often and how far views reach beyond the picture, as a detector's box does at its edge.
 
     Attributes:
-        zoom_out: Probability that a clip is shrunk; 0 for never.
-        least_scale: Least side that is left of it, of the square's.
+        zoom_out: Probability that a clip is shrunk; 0 shrinks none.
+        least_scale: Least side of a shrunk clip, as a share of the square's side.
     """
 
     zoom_out: float = 0.0
@@ -115,11 +117,11 @@ class FramingSettings:
 
 
 def zoomed_out(clips: Tensor, rng: np.random.Generator, settings: FramingSettings) -> Tensor:
-    """Clips (B, C, T, S, S), some of them smaller and off the middle, all frames of one alike.
+    """Clips (B, C, T, S, S), some of which are shrunk and moved off the middle.
 
-    The rest repeats the border, as `crop_face` of a detector fills a crop that reaches beyond the
-    frame. It takes part with the same probability whatever the label: where only the pictures
-    of some labels have such borders, they are learned as a sign of it.
+    All frames of a clip move alike. The rest of the square repeats the border, as `crop_face` fills
+    a crop that reaches beyond the frame. The probability does not depend on the label: if only the
+    pictures of some labels had such borders, the model would learn them as a sign of these labels.
     """
     if not settings.zoom_out:
         return clips

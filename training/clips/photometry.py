@@ -1,4 +1,4 @@
-"""Light, levels and noise of a clip. Changes of level are tables of 256 entries."""
+"""Light, levels, colour and noise of a clip. Changes of level are tables of 256 entries."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from .geometry import random_path
 
 LUMA = np.array([0.299, 0.587, 0.114])
-"""Share of red, green and blue in luminance (ITU-R BT.601)."""
+"""Shares of red, green and blue in luminance (ITU-R BT.601)."""
 
 LEVEL_OPS = ("brightness", "contrast", "gamma", "posterize", "equalize")
 
@@ -22,13 +22,13 @@ MAX_CONTRAST = 0.5  # of the logarithm of the slope
 MAX_GAMMA = 0.5  # of the logarithm of the exponent
 LEAST_BITS = 4
 
-# Change that every clip gets, and how far it swings within one in motion; times `light`.
+# Greatest change of every clip, times `light`; how far it swings within a clip, times `motion`.
 GAMMA, CONTRAST, BRIGHTNESS = (0.4, 0.1), (0.3, 0.05), (0.08, 0.05)
 
 _RAMP = np.linspace(0, 1, 256)
 _NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
 NOISE_ROOM = 32
-"""Each frame takes its noise from another place of a field this much larger than it."""
+"""Pixels by which the field of noise exceeds a frame; each frame takes another place of it."""
 
 
 def level_tables(
@@ -38,12 +38,13 @@ def level_tables(
     steps: int,
     motion: float,
 ) -> np.ndarray:
-    """(steps, 256) uint8: gamma, then contrast and brightness, then posterization.
+    """Tables (steps, 256) uint8: gamma, then contrast and brightness, then posterization.
 
     Args:
         chosen: Strengths in -1..1 of the `LEVEL_OPS` to apply.
-        light: Strength of the change that every clip gets.
-        motion: Strength of its swing over the steps.
+        light: Strength of the change of every clip.
+        steps: Number of frames that differ; 1 without motion.
+        motion: Strength of the swing over the steps.
     """
 
     def path(op: str, most: float, base: tuple[float, float]) -> np.ndarray:
@@ -62,7 +63,7 @@ def level_tables(
 
 
 def apply_tables(clip: np.ndarray, tables: np.ndarray) -> np.ndarray:
-    """Look a clip (T, H, W, 3) up in tables (T or 1, 256)."""
+    """Replace the levels of a clip (T, H, W, 3) by those of tables (T or 1, 256)."""
     if len(tables) == 1:
         return cv2.LUT(clip.reshape(-1, clip.shape[2], 3), tables[0]).reshape(clip.shape)
     for frame, table in zip(clip, tables, strict=True):
@@ -71,7 +72,7 @@ def apply_tables(clip: np.ndarray, tables: np.ndarray) -> np.ndarray:
 
 
 def equalized(clip: np.ndarray, strength: float) -> np.ndarray:
-    """Levels of the whole clip moved towards a flat histogram (of its green) by 0..1."""
+    """Move the levels of a clip towards a flat histogram of its green, by `strength` in 0..1."""
     sample = clip[:: max(1, len(clip) // 4), ::2, ::2, 1]
     counts = np.bincount(sample.ravel(), minlength=256)
     flat = (np.cumsum(counts) - counts / 2) / counts.sum()
@@ -80,13 +81,13 @@ def equalized(clip: np.ndarray, strength: float) -> np.ndarray:
 
 
 def saturated(clip: np.ndarray, saturation: float) -> np.ndarray:
-    """Colour taken away (0: grey) or added (above 1)."""
+    """Multiply the colour of a clip: 0 is grey, 1 leaves it, above 1 there is more of it."""
     matrix = saturation * np.eye(3) + (1 - saturation) * LUMA
     return cv2.transform(clip.reshape(-1, clip.shape[2], 3), matrix).reshape(clip.shape)
 
 
 def soften(clip: np.ndarray, side: int, sharpness: float) -> None:
-    """In place: shrink to `side` and enlarge again; then sharpen, or blur for one below 0."""
+    """Shrink and enlarge a clip in place; then sharpen it, or blur it for a sharpness below 0."""
     size = clip.shape[1]
     for frame in clip:
         if side < size:
@@ -98,11 +99,11 @@ def soften(clip: np.ndarray, side: int, sharpness: float) -> None:
 
 
 def shade_and_noise(clip: np.ndarray, rng: np.random.Generator, shade: float, noise: float) -> None:
-    """In place: light from one side, alike in all frames, and another noise in each.
+    """Add light from one side, the same in all frames, and other noise in each frame. In place.
 
     Args:
-        shade: Greatest change of level at the border, of 1.
-        noise: Greatest standard deviation, of 1.
+        shade: Greatest change of level at the border, as a share of the full level.
+        noise: Greatest standard deviation, as a share of the full level.
     """
     size = clip.shape[1]
     across, down = 255 * shade * rng.uniform(-1, 1, 2) / np.sqrt(2)

@@ -1,4 +1,4 @@
-"""Labelled clips: which frames of a video, a frame folder or an image the model is shown.
+"""Reading clips of videos, folders of frames and images, and the items that cannot be read.
 
 Faces are expected to be cropped already, as in the published data sets.
 """
@@ -35,12 +35,13 @@ class Sampling:
     """Which frames make a clip.
 
     Attributes:
-        frames: Frames T of a clip.
-        spacing_s: Seconds between them, for videos and for frame folders with `timestamps.csv`.
-            Published: 4 frames at 25 fps.
-        stride: Frames from one to the next, for other frame folders. FERV39k: 1.
-        views: Clips of an item in evaluation, spread evenly over it. Published: 2, the first at
-            the beginning and the second at the end.
+        frames: Number of frames T of a clip.
+        spacing_s: Seconds between two frames, for videos and for folders of frames with
+            `timestamps.csv`. Published: 0.16, which is 4 frames at 25 fps.
+        stride: Number of frames from one frame to the next, for other folders of frames.
+            Published: 4, and 1 for FERV39k.
+        views: Number of clips of an item in evaluation, spread evenly over it. Published: 2, the
+            first at the beginning and the second at the end.
     """
 
     frames: int = 16
@@ -56,7 +57,7 @@ class Sampling:
 
     @classmethod
     def of_task(cls, task: Task, frames: int = 16, views: int = 2) -> Sampling:
-        """Frames as far apart as the task's models were trained on."""
+        """The sampling that the models of a task were trained with."""
         return cls(frames, task.spacing_s, task.stride, views)
 
     def choose(
@@ -68,8 +69,10 @@ class Sampling:
         starts with it and repeats the last frame, as published; motion keeps its speed.
 
         Args:
-            rng: Draws the start, for training; None for evaluation.
-            view: Number of the view in evaluation.
+            times: Times of all frames, in any unit.
+            spacing: Time from one slot to the next, in the same unit.
+            rng: Draws the start of the clip, for training; None for evaluation.
+            view: Number of the view in evaluation, from 0.
         """
         room = max(0.0, times[-1] - times[0] - (self.frames - 1) * spacing)
         if rng is not None:
@@ -89,10 +92,10 @@ class LabelledClips:
     """Items of a list in the published format, read as clips.
 
     Attributes:
-        items: Videos, folders of frames, images.
+        items: Paths of videos, folders of frames and images, with their labels.
         targets: Class indices (n,), or values (n, L).
         sampling: Which frames make a clip.
-        unknown: Labels to be ignored that neither the task nor this list has.
+        unknown: Ignored labels that are neither in the task nor in this list.
     """
 
     items: Sequence[Item]
@@ -107,12 +110,14 @@ class LabelledClips:
         """Items of a list file, or of a folder whose subfolders name the labels.
 
         Args:
-            task: None reads no labels; every target is 0.
+            data: The list or the folder.
+            task: Task whose labels are read; None reads no labels, and every target is 0.
+            sampling: Which frames make a clip.
             ignore: Labels whose items are left out, each a name or an index.
 
         Raises:
-            SourceError: the list is missing, empty or malformed, holds nothing beside the labels
-                to be ignored, a label is outside the task, or its indices mean other labels.
+            SourceError: the list is missing, empty or malformed, holds ignored labels only, has a
+                label outside the task, or its indices mean other labels.
         """
         items, unknown = leave_out(find_items(data, labelled=task is not None), ignore, task)
         if not items:
@@ -125,12 +130,15 @@ class LabelledClips:
         return cls(items, class_targets(items, task), sampling, tuple(unknown))
 
     def require_files(self, share: float) -> None:
-        """Look for all files, by name and size only: thousands in seconds, before a long run.
+        """Check before a long run that all files exist and are not empty; thousands take seconds.
 
-        What lies deeper is found while training (`Unreadable`).
+        Files that exist but cannot be read are found in training (`Unreadable`).
+
+        Args:
+            share: Share of the list that may be missing, as in `Unreadable`.
 
         Raises:
-            SourceError: more than the limit are missing or empty. `share` as in `Unreadable`.
+            SourceError: more files than the limit are missing or empty.
         """
         reasons = {str(item.path): _why_absent(item.path) for item in self.items}
         absent = {path: reason for path, reason in reasons.items() if reason}
@@ -139,16 +147,21 @@ class LabelledClips:
     def __len__(self) -> int:
         return len(self.items)
 
+    def spread(self, count: int) -> np.ndarray:
+        """Numbers of at most `count` items, spread evenly over the list."""
+        last = len(self) - 1
+        return np.linspace(0, last, min(count, len(self))).round().astype(int)
+
     def read(self, index: int, rng: np.random.Generator | None = None, view: int = 0) -> np.ndarray:
         """One clip of an item.
 
         Args:
-            index: Number of the item.
-            rng: Draws where the clip starts, for training; None for evaluation.
-            view: Which of the `sampling.views` clips of the item, for evaluation.
+            index: Number of the item, from 0.
+            rng: Draws the start of the clip, for training; None for evaluation.
+            view: Number of the view in evaluation, from 0 to `sampling.views` - 1.
 
         Returns:
-            (T, H, W, 3) uint8 RGB. An image is repeated: then a read-only view of one frame.
+            (T, H, W, 3) uint8 RGB. For an image, a read-only view that repeats one frame.
 
         Raises:
             UnreadableClip: the item cannot be read; nothing else is read in its place.
@@ -165,7 +178,7 @@ class LabelledClips:
 def _read_folder(
     path: Path, sampling: Sampling, rng: np.random.Generator | None, view: int
 ) -> np.ndarray:
-    """Frames of a folder; those of another size than the first chosen one are resized to it."""
+    """Chosen frames of a folder, all resized to the size of the first one."""
     try:
         timed = folder_times(path)
     except SourceError as error:
@@ -199,7 +212,7 @@ def _read_image(path: Path) -> np.ndarray:
 
 
 def _why_absent(path: Path) -> str:
-    """Why there is nothing to read, as far as names and sizes tell; empty if there may be."""
+    """Why nothing can be read at a path, judged by name and size; empty if something may be."""
     try:
         if path.is_dir():
             with os.scandir(path) as entries:
@@ -211,13 +224,14 @@ def _why_absent(path: Path) -> str:
 
 @dataclass
 class Unreadable:
-    """Counts and names the items that could not be read, up to a limit.
+    """The items of a list that could not be read, up to a limit.
 
     Attributes:
-        total: Items of the list.
-        share: Limit, as a share of the list; 0 for none at all. Otherwise...
-        at_least: ...this many may always be, in a short list half of it.
-        reasons: Path to reason. An item that fails in several epochs counts once.
+        total: Number of items in the list.
+        share: Share of the list that may be unreadable, in 0..1; 0 allows no unreadable item.
+        at_least: Number of items that may be unreadable however small the share; half of the list
+            if that is fewer. It does not count where `share` is 0.
+        reasons: Path of an item to the reason. An item that fails in several epochs counts once.
     """
 
     total: int
@@ -227,16 +241,16 @@ class Unreadable:
 
     @property
     def limit(self) -> int:
-        """Items that may be unreadable."""
+        """Number of items that may be unreadable."""
         if self.share == 0:
             return 0
         return max(int(self.share * self.total), min(self.at_least, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:
-        """Count an item; one that is new is named on standard error.
+        """Count an item, and name it on standard error if it is new.
 
         Raises:
-            SourceError: more than the limit; the first few are named.
+            SourceError: more items than the limit cannot be read; the first five are named.
         """
         if error.path not in self.reasons:
             print(f"Left out: {error}", file=sys.stderr, flush=True)
@@ -244,7 +258,7 @@ class Unreadable:
         self.check()
 
     def check(self) -> None:
-        """Raises SourceError as `add`."""
+        """Raise SourceError if more items than the limit cannot be read."""
         if len(self.reasons) > self.limit:
             raise SourceError(
                 f"{len(self.reasons)} of {self.total} items cannot be read, more than the limit "

@@ -1,7 +1,7 @@
-"""Chosen frames of a video, by their true times.
+"""Reading chosen frames of a video by their true times.
 
 With PyAV the times come from the packets, without decoding, and decoding starts at the key frame
-before the first chosen frame. Without it, or for containers that carry no times, OpenCV decodes
+before the first chosen frame. Without PyAV, or for containers that carry no times, OpenCV decodes
 the whole video twice: once for the times, once for the frames.
 """
 
@@ -17,17 +17,17 @@ from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.sources.files import DEFAULT_FPS, VideoFile
 
 Choice = Callable[[np.ndarray], np.ndarray]
-"""Times (n,) of all frames in seconds from the first to indices of the chosen ones, (T,)."""
+"""A function from the times (n,) of all frames, in seconds from the first, to T chosen indices."""
 
 LEAST_SHARE = 0.98
-"""A video with less of its frames and time than this (and a little more) was cut off."""
+"""Share of the promised frames and time below which a video counts as cut off."""
 
 
 def read_video(path: Path, choose: Choice) -> np.ndarray:
     """(T, H, W, 3) uint8 RGB of the frames that `choose` picks.
 
     Raises:
-        UnreadableClip: not a video, cut off, or a chosen frame does not decode.
+        UnreadableClip: the file is not a video or cut off, or a chosen frame does not decode.
     """
     if not path.is_file():
         raise UnreadableClip(str(path), "no such file")
@@ -43,7 +43,7 @@ def read_video(path: Path, choose: Choice) -> np.ndarray:
 
 
 def _read_with_av(path: Path, choose: Choice) -> np.ndarray | None:
-    """None where the packets carry no times."""
+    """The chosen frames; None if the packets carry no times."""
     import av
 
     with av.open(str(path), metadata_errors="ignore") as container:
@@ -66,7 +66,7 @@ def _read_with_av(path: Path, choose: Choice) -> np.ndarray | None:
         _refuse_cut(path, len(packets), stream.frames, times, (stream.duration or 0) * tick_s)
         wanted = pts[choose(times)]
         images = _decode(container, set(wanted.tolist()), int(wanted.min()))
-    if len(images) < len(set(wanted.tolist())):  # frames that lean on an earlier key frame
+    if len(images) < len(set(wanted.tolist())):  # frames that need an earlier key frame
         with av.open(str(path), metadata_errors="ignore") as container:
             images = _decode(container, set(wanted.tolist()), None)
     try:
@@ -76,7 +76,10 @@ def _read_with_av(path: Path, choose: Choice) -> np.ndarray | None:
 
 
 def _decode(container: Any, wanted: set[int], start: int | None) -> dict[int, np.ndarray]:
-    """Images by presentation time, decoded from the key frame before `start`."""
+    """Wanted images by presentation time, decoded from the key frame before `start`.
+
+    None for `start` decodes from the beginning.
+    """
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1  # loaders run one process per core already
     if start is not None:
@@ -116,10 +119,10 @@ def _read_with_opencv(path: Path, choose: Choice) -> np.ndarray:
 def _refuse_cut(
     path: Path, frames: int, promised: int, times: np.ndarray, promised_s: float
 ) -> None:
-    """Raises UnreadableClip where both frames and time fall short of what the header promises.
+    """Raise UnreadableClip if both frames and time fall short of what the header promises.
 
-    The header of an AVI may count empty frames, and a last frame may be shown for long: either
-    alone is no sign of damage.
+    The header of an AVI may count empty frames, and a last frame may be shown for long, so neither
+    alone is a sign of damage.
     """
     few = frames < LEAST_SHARE * promised - 2
     if few and times[-1] < LEAST_SHARE * promised_s - 0.1:

@@ -1,1 +1,1 @@
-"""From the official release of a data set to lists of labelled clips."""
+"""Lists of public data sets and of folders of images, and a small data set of drawn faces."""

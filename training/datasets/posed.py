@@ -1,7 +1,8 @@
-"""Releases of people who pose emotions, told apart by file names: CREMA-D, RAVDESS, eNTERFACE'05.
+"""Releases of people who pose emotions: CREMA-D, RAVDESS, eNTERFACE'05.
 
-None has an official split. Folds are those of the lists published with MAE-DFER (Sun et al. 2023,
-by the authors of SVFAP): persons in numerical order.
+File names say who is seen and what is expressed. None of the releases has an official split: folds
+are those of the lists published with MAE-DFER (Sun et al. 2023, by the authors of SVFAP), with
+persons in numerical order.
 """
 
 from __future__ import annotations
@@ -16,14 +17,13 @@ from .release import Found, Release, first_folder, left_out, no_layout, nothing_
 
 CREMA_D_CODES = ("ANG", "DIS", "FEA", "HAP", "NEU", "SAD")
 CREMA_D_BROKEN = ("1064_IEO_DIS_MD", "1064_TIE_SAD_XX", "1076_MTI_NEU_XX", "1076_MTI_SAD_XX")
-"""Recordings that the release itself lists as damaged; the published lists leave them out."""
+"""Recordings that the release lists as damaged; the published lists leave them out."""
 
 
 def find_crema_d(root: Path, fold: int, clips: Path | None = None) -> Release:
     """CREMA-D: `VideoFlash/<actor>_<sentence>_<emotion>_<level>.flv`, actors 1001 to 1091.
 
-    No official split. Folds as in the lists published with MAE-DFER (Sun et al. 2023): actors in
-    numerical order, 18 to a fold, 19 in the fifth.
+    Each fold has 18 actors; the fifth has 19.
     """
     base = clips or first_folder(root, ["VideoFlash"], "CREMA-D", "the folder VideoFlash")
     name = re.compile(rf"(1\d{{3}})_[A-Z]{{3}}_({'|'.join(CREMA_D_CODES)})_[A-Z]{{1,2}}")
@@ -41,18 +41,15 @@ def find_crema_d(root: Path, fold: int, clips: Path | None = None) -> Release:
     if not found:
         raise nothing_found("CREMA-D", base, "1001_DFA_ANG_XX.flv", others)
     _refuse_pointer(found[0].path)
-    notes = (
-        [f"Recordings that the release lists as damaged are left out: {broken}."] if broken else []
-    )
-    return Release(tuple(found), notes=(*notes, *left_out(others)))
+    note = f"Recordings that the release lists as damaged are left out: {broken}."
+    return Release(tuple(found), notes=((note,) if broken else ()) + left_out(others))
 
 
 def find_ravdess(root: Path, fold: int, clips: Path | None = None) -> Release:
     """RAVDESS speech: `Actor_NN/<modality>-<channel>-<emotion>-...-<actor>.mp4`, 24 actors.
 
-    No official split. Folds as in the lists published with MAE-DFER (Sun et al. 2023): actors in
-    numerical order, four to a fold. Each recording is taken once: without sound (modality 02) as
-    those lists do, else with sound (01).
+    Each fold has four actors. Each recording is taken once: without sound (modality 02) as in the
+    published lists, or with sound (01) if there is no other.
     """
     base = clips or root
     if not any(base.glob("Actor_*")):
@@ -73,15 +70,14 @@ def find_ravdess(root: Path, fold: int, clips: Path | None = None) -> Release:
     if not recordings:
         raise nothing_found("RAVDESS", base, "02-01-06-01-02-01-12.mp4", others)
     notes = (f"Songs are left out, as the benchmark is speech: {songs}.",) if songs else ()
-    return Release(tuple(recordings.values()), notes=(*notes, *left_out(others)))
+    return Release(tuple(recordings.values()), notes=notes + left_out(others))
 
 
 def find_enterface05(root: Path, fold: int, clips: Path | None = None) -> Release:
     """eNTERFACE'05: `subject N/<emotion>/sentence M/*.avi`, 44 subjects.
 
-    No official split. Folds as in the lists published with MAE-DFER (Sun et al. 2023): subjects in
-    numerical order without subject 6, whose recordings are not cut into sentences; nine to a
-    fold, seven in the fifth.
+    Each fold has nine subjects; the fifth has seven. Subject 6 is left out, because the recordings
+    are not cut into sentences.
     """
     base = clips or next(
         (f for f in (root, root / "enterface database") if any(f.glob("subject*"))), None
@@ -105,11 +101,11 @@ def find_enterface05(root: Path, fold: int, clips: Path | None = None) -> Releas
             others.append(path.name)
     if not found:
         raise nothing_found("eNTERFACE'05", base, "subject 1/anger/sentence 1/s1_an_1.avi", others)
-    return Release(tuple(found), notes=tuple(left_out(others)))
+    return Release(tuple(found), notes=left_out(others))
 
 
 def _refuse_pointer(path: Path) -> None:
-    """A repository cloned without Git LFS holds short texts in place of its videos."""
+    """Raise SourceError for a repository cloned without Git LFS, which holds no videos."""
     if path.is_file() and path.stat().st_size < 1024:
         with path.open("rb") as file:
             if b"git-lfs" in file.read(80):

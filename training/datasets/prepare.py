@@ -1,6 +1,6 @@
-"""From the official release of a data set to lists for training, validation and test.
+"""Lists for training, validation and test from the official release of a data set.
 
-`prepare` reads a release (`DATASETS`) and writes its lists: see `split`.
+`DATASETS` is the table of the releases that `prepare` can read; `split` writes the lists.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from .split import Prepared, write_lists
 from .wild import RUN, find_dfew, find_ferv39k, find_mafw
 
 MISSING_LIMIT = 0.01
-"""Share of the officially listed clips that may be absent from the disk."""
+"""Greatest share of the officially listed clips that may be absent from the disk."""
 
 
 def prepare(
@@ -37,20 +37,21 @@ def prepare(
 
     Args:
         name: Key in `DATASETS`.
-        root: Folder of the release as it unpacks.
+        root: Folder of the unpacked release.
         out: Folder for the lists; made if absent.
-        fold: 1 to the number of folds.
-        val_share: Share of the training part that becomes validation, in whole groups.
-        seed: Of the choice of groups; the same seed gives the same lists.
-        clips: Folder of clips of the official names in place of the release's own, such as face
-            crops made by you.
+        fold: Number of the fold, from 1.
+        val_share: Share of the training part that becomes validation, in whole groups, in 0..0.5.
+        seed: Seed of the choice of groups; the same seed gives the same lists.
+        clips: Folder of clips with the official names that replaces the release's own, such as
+            face crops made by you.
         relative: Write paths relative to the list instead of absolute ones.
-        force: Replace lists that are there and differ.
-        missing_limit: Share of the officially listed clips that may be absent.
+        force: Replace lists that exist and differ.
+        missing_limit: Greatest share of the officially listed clips that may be absent, in 0..1.
 
     Raises:
-        SourceError: unknown data set or fold, a layout that is not the release's, too many clips
-            missing, nothing to validate on, or other lists in `out`. Nothing was written.
+        SourceError: the data set or fold is unknown, the folder is not laid out as the release, too
+            many clips are missing, there is nothing to validate on, or `out` holds other lists.
+            Nothing was written.
     """
     data = DATASETS.get(name.lower())
     if data is None:
@@ -82,14 +83,17 @@ def prepare_images(
 ) -> Prepared:
     """Write the lists of a folder of labelled images, `root/<label>/*.jpg`.
 
-    Parts that are there (`root/{train,val,test}/<label>/*.jpg`) are kept; validation is taken
-    from the training part where there is none. Who is seen is not known.
+    Existing parts (`root/{train,val,test}/<label>/*.jpg`) are kept; without `val`, validation is
+    taken from the training part. Who is in the images is not known.
 
     Args:
+        root: Folder of the images.
         labels: Output order; the sorted names of the folders by default.
+        out, val_share, seed, relative, force: As in `prepare`.
 
     Raises:
-        SourceError: as `prepare`.
+        SourceError: there are no images, a label has no folder, there is nothing to validate on, or
+            `out` holds other lists. Nothing was written.
     """
     order, release = find_images(root, labels)
     return write_lists(
@@ -102,15 +106,14 @@ def _check_missing(title: str, release: Release, limit: float) -> None:
     listed = len(release.clips) + len(release.missing)
     if len(release.missing) <= limit * listed:
         return
-    shown = ", ".join(release.missing[:5]) + (", ..." if len(release.missing) > 5 else "")
     raise SourceError(
         f"{title}: {len(release.missing)} of {listed} officially listed clips are not on disk, "
-        f"over the limit of {limit:.1%}: {shown}. Unpack all archives of the clips."
+        f"over the limit of {limit:.1%}: {release.missing_shown}. Unpack all archives of the clips."
     )
 
 
 _OFFICIAL = (
-    "{title} does not tell persons: its official train and test lists may share people and "
+    "{title} does not say who is seen: its official train and test lists may share people and "
     "sources. Validation is taken from the training list and keeps {group} together; it is not "
     "known to be person-disjoint."
 )

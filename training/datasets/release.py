@@ -1,6 +1,6 @@
-"""What a release of a data set holds once it is found on disk, and how it is looked for.
+"""What a release of a data set holds on disk, and how its clips are found.
 
-The finders of single data sets are in `release_posed` and `release_wild`. Nothing is decoded here.
+The finders of single data sets are in `posed` and `wild`. No clip is decoded.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class Found:
 
     Attributes:
         path: A video, a folder of frames, or an image.
-        label: Index in the labels of the task.
+        label: Index of its label in the labels of the task.
         group: Person, scene or run of numbers (`DataSet.group`); a group is never divided
             between training and validation.
-        part: The part of the fold it was found in; validation is taken from "train" later.
+        part: Part of the fold; clips for validation are taken from "train" later.
     """
 
     path: Path
@@ -38,11 +38,22 @@ class Found:
 
 @dataclass(frozen=True)
 class Release:
-    """What a finder found: clips, official names that are not on disk, and things to know."""
+    """What a finder found.
+
+    Attributes:
+        clips: Clips on disk.
+        missing: Names of officially listed clips that are not on disk.
+        notes: What a user should know about the release, in sentences.
+    """
 
     clips: tuple[Found, ...]
     missing: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+    @property
+    def missing_shown(self) -> str:
+        """The first names that are missing."""
+        return ", ".join(self.missing[:5]) + (", ..." if len(self.missing) > 5 else "")
 
 
 @dataclass(frozen=True)
@@ -50,13 +61,14 @@ class DataSet:
     """One data set that can be prepared.
 
     Attributes:
-        name: Key in `DATASETS`; also the task whose label order the lists use.
-        title: As its authors write it.
-        find: `(root, fold, clips) -> Release`; `clips` replaces the official folder of clips.
-        folds: Number of folds of the field's protocol, counted from 1.
-        group: What `Found.group` is. "person" is the only one that makes parts person-disjoint.
+        name: Key in `DATASETS`, and name of the task whose label order the lists use.
+        title: Name as the authors write it.
+        find: Function of root, fold and clips to a `Release`; `clips` replaces the official folder
+            of clips where it is not None.
+        folds: Number of folds of the field's protocol; folds are counted from 1.
+        group: What `Found.group` is; only "person" makes the parts person-disjoint.
         caution: What the split does and does not keep apart; printed with every list.
-        citation: Who made it.
+        citation: The authors and the year.
         required: Parts without which nothing is written.
     """
 
@@ -71,7 +83,17 @@ class DataSet:
 
 
 def first_folder(root: Path, known: Sequence[str], title: str, unpack: str) -> Path:
-    """The first of these folders that is there."""
+    """The first of the known folders that exists.
+
+    Args:
+        root: Folder of the release.
+        known: Relative paths to look for.
+        title: Name of the data set, for the error.
+        unpack: What to unpack, for the error.
+
+    Raises:
+        SourceError: none of them exists.
+    """
     for relative in known:
         if (root / relative).is_dir():
             return root / relative
@@ -79,7 +101,7 @@ def first_folder(root: Path, known: Sequence[str], title: str, unpack: str) -> P
 
 
 def no_layout(title: str, root: Path, known: Sequence[str], unpack: str) -> SourceError:
-    """The error of a folder that is not laid out as the release; names what is there instead."""
+    """The error for a folder that is not laid out as the release; it names what is there."""
     if not root.is_dir():
         return SourceError(f"{title}: no folder '{root}'.")
     names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir() if p.name[0] != ".")
@@ -98,7 +120,7 @@ def no_layout(title: str, root: Path, known: Sequence[str], unpack: str) -> Sour
 
 
 def clip_at(base: Path, name: str) -> Path | None:
-    """The folder of frames, or the video, of this name; None if neither is there."""
+    """The folder of frames or the video of a name; None if there is neither."""
     folder = base / name
     if folder.is_dir():
         return folder if _holds_images(folder) else None
@@ -112,7 +134,7 @@ def _holds_images(folder: Path) -> bool:
 
 
 def scan(base: Path) -> Iterator[Path]:
-    """Every video, and every folder that holds images, under a folder, in order."""
+    """Every video and every folder of images under a folder, in order."""
     for place, folders, files in os.walk(base, followlinks=True):
         folders.sort()
         if any(is_image(file) for file in files):
@@ -124,12 +146,12 @@ def scan(base: Path) -> Iterator[Path]:
 
 
 def stem(path: Path) -> str:
-    """Name of a clip: of a video without its suffix, of a folder of frames as it is."""
+    """Name of a clip: that of a folder of frames, or that of a video without its suffix."""
     return path.stem if is_video(path) else path.name
 
 
 def nothing_found(title: str, base: Path, example: str, others: Sequence[str]) -> SourceError:
-    """The error of a folder whose clips have other names than the release gives them."""
+    """The error for a folder whose clips have other names than in the release."""
     seen = f"clips of other names, such as '{others[0]}'" if others else "no videos or frames"
     return SourceError(
         f"{title}: no clip named as '{example}' under '{base}'; found {seen}. "
@@ -137,22 +159,22 @@ def nothing_found(title: str, base: Path, example: str, others: Sequence[str]) -
     )
 
 
-def left_out(others: Sequence[str]) -> list[str]:
-    """A note on clips that the naming of the release does not explain."""
+def left_out(others: Sequence[str]) -> tuple[str, ...]:
+    """A note on clips whose names do not belong to the release; empty if there are none."""
     note = "Clips of other names or folders are left out: {}, such as '{}'."
-    return [note.format(len(others), others[0])] if others else []
+    return (note.format(len(others), others[0]),) if others else ()
 
 
 def find_images(root: Path, labels: Sequence[str] = ()) -> tuple[tuple[str, ...], Release]:
     """Labels and images of `root/<label>/*.jpg`, or of `root/{train,val,test}/<label>/*.jpg`.
 
     Args:
-        root: Folder of one folder per label, or of parts that were made before.
+        root: A folder that holds one folder for each label, or the parts of an earlier split.
         labels: Output order; the sorted names of the folders by default. Folders of other names
             are left out, and the notes say so.
 
     Raises:
-        SourceError: no folder of images, or a label without a folder.
+        SourceError: there is no folder of images, or a label has no folder.
     """
     parts = [part for part in PARTS if (root / part).is_dir()]
     places: dict[Part, Path] = {part: root / part for part in parts} or {"train": root}
@@ -179,5 +201,5 @@ def find_images(root: Path, labels: Sequence[str] = ()) -> tuple[tuple[str, ...]
         for path in files
     ]
     unused = [label for label in there if label not in order]
-    notes = [f"Folders that are not among the labels are left out: {', '.join(unused)}."]
-    return order, Release(tuple(clips), notes=tuple(notes if unused else ()))
+    note = f"Folders that are not among the labels are left out: {', '.join(unused)}."
+    return order, Release(tuple(clips), notes=(note,) if unused else ())

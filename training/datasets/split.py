@@ -1,8 +1,8 @@
-"""Lists of a fold: validation taken from training in whole groups, what they hold and keep apart.
+"""Splitting a fold and writing its lists; validation is taken from training in whole groups.
 
-`train.txt`, `val.txt` and `test.txt` have one `path label` per line; `prepared.json` says what is
-in them. Groups are persons, where the data set tells them. In the published preparation code the
-test list is the validation list too; here it never is.
+`train.txt`, `val.txt` and `test.txt` have one `path label` on each line; `prepared.json` says what
+is in them. Groups are persons if the data set says who is seen. In the published preparation code
+the test list is the validation list too; here it never is.
 """
 
 from __future__ import annotations
@@ -26,20 +26,23 @@ from .release import PARTS, DataSet, Found, Part, Release
 
 @dataclass(frozen=True)
 class Prepared:
-    """What was written.
+    """The lists that were written, and what is in them.
 
     Attributes:
-        name: Data set.
+        name: Name of the data set.
         labels: Output order; the lists hold indices into it.
-        fold, folds: Which fold, of how many.
-        lists: The file of each part.
-        counts: Clips of each label in each part.
-        groups: Number of groups (persons, scenes, ...) in each part; `group` says what they are.
-        person_disjoint: True where no person can be in two parts.
-        missing: Officially listed clips that are not on disk.
+        fold: Number of the fold, from 1.
+        folds: Number of folds.
+        lists: Path of the list of each part.
+        counts: Number of clips of each label in each part.
+        groups: Number of groups in each part.
+        group: What the groups are: "person", "scene", ...
+        person_disjoint: Whether it is known that no person is in two parts.
+        missing: Names of officially listed clips that are not on disk.
         notes: What the split keeps apart and what it cannot, and what was left out.
-        citation: Who made the data set.
-        val_share, seed: How validation was chosen.
+        citation: The authors of the data set and the year.
+        val_share: Wanted share of the training part in validation, in 0..0.5.
+        seed: Seed of the choice of groups.
     """
 
     name: str
@@ -58,7 +61,7 @@ class Prepared:
     seed: int
 
     def to_json(self) -> dict[str, Any]:
-        """As `prepared.json` and `--json` have it."""
+        """The content of `prepared.json` and of `--json`."""
         return {**asdict(self), "lists": {part: str(path) for part, path in self.lists.items()}}
 
 
@@ -77,11 +80,16 @@ def write_lists(
     """Write the lists of what was found on disk, and `prepared.json`, into `out`.
 
     Args:
-        labels: Output order. The others as of `svfap_edge.training.datasets.prepare.prepare`.
+        data: The data set.
+        labels: Output order.
+        fold: Number of the fold, from 1.
+        release: The clips.
+        out: Folder for the lists.
+        val_share, seed, relative, force: As in `prepare.prepare`.
 
     Raises:
-        SourceError: a required part is empty, nothing to validate on, a path that a list cannot
-            hold, other lists in `out`. Nothing was written.
+        SourceError: a required part is empty, there is nothing to validate on, a list cannot hold a
+            path, or `out` holds other lists. Nothing was written.
     """
     parts = _divide(release.clips, val_share, seed)
     for part in data.required:
@@ -89,9 +97,8 @@ def write_lists(
             raise SourceError(f"{data.title}, fold {fold}: no clip on disk is for {part}.")
     notes = [data.caution, *release.notes]
     if release.missing:
-        shown = ", ".join(release.missing[:5]) + (", ..." if len(release.missing) > 5 else "")
-        count = len(release.missing)
-        notes.append(f"Officially listed clips that are not on disk: {count} ({shown}).")
+        found = f"{len(release.missing)} ({release.missing_shown})"
+        notes.append(f"Officially listed clips that are not on disk: {found}.")
     for part, clips in parts.items():
         absent = [x for i, x in enumerate(labels) if not any(clip.label == i for clip in clips)]
         if absent:
@@ -125,11 +132,12 @@ def write_lists(
 def hold_out(clips: Sequence[Found], share: float, seed: int) -> set[str]:
     """Names of the groups that become validation: about `share` of every label.
 
-    Groups are taken in a random order, each if it brings the counts of the labels nearer to their
-    share (squared distance, divided by the label's count); at least one, and never all.
+    Groups are looked at in a random order, and each is taken if it brings the counts of the labels
+    nearer to their share (squared distance, divided by the label's count). At least one group is
+    taken, and never all.
 
     Raises:
-        SourceError: fewer than two groups, or a share outside 0 to 0.5.
+        SourceError: there are fewer than two groups, or the share is not above 0 and at most 0.5.
     """
     if not 0 < share <= 0.5:
         raise SourceError(f"The validation share must be over 0 and at most 0.5; got {share}.")
@@ -159,7 +167,7 @@ def hold_out(clips: Sequence[Found], share: float, seed: int) -> set[str]:
 
 
 def _divide(clips: Iterable[Found], val_share: float, seed: int) -> dict[Part, list[Found]]:
-    """Clips of each part that has any; validation from training, unless it is there."""
+    """Clips of each part that has any; without "val", it is taken from "train"."""
     parts: dict[Part, list[Found]] = {part: [] for part in PARTS}
     for clip in clips:
         parts[clip.part].append(clip)
@@ -185,7 +193,11 @@ def _text(clips: Sequence[Found], out: Path, relative: bool) -> str:
 
 
 def _save(lists: Mapping[Path, str], others: Mapping[Path, str], force: bool) -> None:
-    """Write all files, each whole or not at all; refuse to replace a list that differs."""
+    """Write all files, each whole or not at all.
+
+    Raises:
+        SourceError: a list exists and differs, and `force` is not set.
+    """
     for path, text in lists.items():
         if not force and path.is_file() and path.read_bytes() != text.encode():
             raise SourceError(

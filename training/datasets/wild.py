@@ -1,7 +1,7 @@
 """Releases of clips from films and the web, with official lists: DFEW, FERV39k, MAFW.
 
-None of them says who is seen or which film a clip is from. FERV39k has 22 scenes; elsewhere runs of
-neighbouring clip numbers are kept together, in case they were cut from one film.
+None of them says who is seen or which film a clip is from. FERV39k has 22 scenes; in the others,
+runs of neighbouring clip numbers are kept together, in case they were cut from one film.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from svfap_edge.tasks import TASKS
 from .release import Found, Release, clip_at, first_folder
 
 RUN = 20
-"""Neighbouring clip numbers that are kept together where nothing tells the source of a clip."""
+"""Number of neighbouring clips that are kept together if the source of a clip is unknown."""
 
 
 def find_dfew(root: Path, fold: int, clips: Path | None = None) -> Release:
@@ -116,7 +116,15 @@ def _from_official(
     clip: Callable[[str], Path | None],
     group: Callable[[str], str],
 ) -> Release:
-    """Clips of official train and test lists; one that is in both is kept for test only."""
+    """The clips of official train and test lists.
+
+    A clip that is in both lists is kept for test only.
+
+    Args:
+        rows: Names and label indices of each list.
+        clip: Function from a name to its path; None if it is not on disk.
+        group: Function from a name to its group.
+    """
     test, train = dict(rows["test"]), dict(rows["train"])
     both = sorted(train.keys() & test.keys())
     found, missing = [], []

@@ -5,21 +5,21 @@
 FACES holds `train/` and `val/`, each with one folder of images per label. Three phases, each with a
 moving average of the weights:
 
-1. `stem`: the residual stem alone, pooled, on photographs: what convolutions learn soonest.
-2. `tubelets`: from there, stem and stage 1 on single tubelets (both frames the same photograph) at
-   random time steps of the position code. Half of each target is what the model of phase 1 says of
-   the very view, augmented and mixed ("function matching": Beyer et al., "Knowledge distillation: A
-   good teacher is patient and consistent", 2022), since many of the labels are doubtful.
-3. `clips`: the whole model on photographs in smooth motion. 0.7 of each target is what the model of
-   phase 2 says of a frame of it, without the borders that are put around faces. The later stages
-   start as the identity on a temporal average; the stem is not trained any more.
+1. `stem`: the residual stem alone, pooled, learns photographs; convolutions learn soonest.
+2. `tubelets`: stem and stage 1 go on with single tubelets (both frames the same photograph) at
+   random time steps of the position code. Half of each target is the answer of the model of phase 1
+   to the same augmented and mixed view ("function matching": Beyer et al., "Knowledge distillation:
+   A good teacher is patient and consistent", 2022), because many of the labels are doubtful.
+3. `clips`: the whole model learns photographs in smooth motion. 0.7 of each target is the answer of
+   the model of phase 2 to the middle frame, without the borders that are put around faces. The
+   later stages start as the identity on a temporal average; the stem is not trained any more.
 
-Faces are learned in grey: in the photographs this was written for, colour tells the source and
-thereby the label. The weights are folded afterwards so that RGB input is read as luminance, and the
-last layer is scaled so that the probabilities fit `val`.
+Faces are learned in grey, because in the photographs this was written for, colour gives away the
+source and thereby the label. Afterwards the weights are folded so that RGB input is read as
+luminance, and the last layer is scaled so that the probabilities fit `val`.
 
 Each phase leaves its weights beside the output (`lite-faces.stem` and so on); a run that was
-stopped goes on after the last phase that ended.
+stopped goes on after the last finished phase.
 """
 
 from __future__ import annotations
@@ -39,22 +39,24 @@ from svfap_edge.tasks import Task
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.trainer.curves import draw
 
-from .parts import (
+from .classifiers import (
     ClipClassifier,
     StemClassifier,
     TubeletClassifier,
     fold_luminance,
     fold_temperature,
     start_later_stages_as_identity,
+    stem_of,
 )
 from .phases import PHOTOGRAPHS, Phase, Teaching, fit, predict
 from .photographs import LABELS, Faces, load_faces
 
 MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}
+"""Minutes of training of each phase, by its name."""
 
 
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """Weights that an earlier run left at a path; made and left there if it did not."""
+    """The weights that an earlier run left at a path; if it left none, they are made and saved."""
     if not path.exists():
         part = path.with_name(path.name + SUFFIX)
         torch.save(make(), part)
@@ -71,18 +73,24 @@ def make(
     output: Path,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Go through all phases; returns the weights of the whole model, for RGB input.
+    """Train all phases that have not been finished before.
 
     Args:
-        minutes: Of each phase, by name.
-        output: Each phase's weights are left beside it.
+        config: The model; it must have a stem.
+        train: Photographs that are trained on.
+        val: Photographs that are evaluated and that the probabilities are fitted to.
+        minutes: Minutes of each phase, by its name.
+        output: Path of the finished model; each phase's weights are saved beside it.
+        seed: Seed of the augmentation.
+
+    Returns:
+        The weights of the whole model, for RGB input.
     """
     size = config.size
 
     def new(weights: dict[str, Tensor] | None = None) -> TPSBT:
         model = TPSBT(config)
-        assert model.patch_embed.stem is not None
-        model.patch_embed.stem.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        stem_of(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if weights is not None:
             model.load_state_dict(weights)
         return model
@@ -102,8 +110,7 @@ def make(
 
     def tubelet_weights() -> dict[str, Tensor]:
         model = new()
-        assert model.patch_embed.stem is not None
-        model.patch_embed.stem.load_state_dict(stem.stem.state_dict())
+        stem_of(model).load_state_dict(stem.stem.state_dict())
         tubelets = TubeletClassifier(model)
         now = phase("tubelets", 1, 128, 7e-4)
         teaching = Teaching(stem, 0.5, borders=True)
@@ -128,7 +135,7 @@ def make(
 
 
 def draw_log(log: Path, picture: Path) -> None:
-    """Curves, confusion matrix and recall from what this script printed."""
+    """Draw curves, confusion matrix and recall from the lines that this script printed."""
     rows = [json.loads(line) for line in log.read_text().splitlines()]
     history, before = [], 0.0
     for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
@@ -143,13 +150,19 @@ def draw_log(log: Path, picture: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("faces", type=Path)
+    parser.add_argument("faces", type=Path, help="Folder with train/ and val/.")
     parser.add_argument("-o", "--output", type=Path, required=True)
     parser.add_argument(
-        "--minutes", type=float, nargs=len(MINUTES), default=MINUTES.values(), help="of the phases"
+        "--minutes",
+        type=float,
+        nargs=len(MINUTES),
+        default=MINUTES.values(),
+        help="Minutes of each phase.",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--draw", type=Path, metavar="LOG", help="draw what an earlier run printed")
+    parser.add_argument(
+        "--draw", type=Path, metavar="LOG", help="Draw the output of an earlier run."
+    )
     args = parser.parse_args()
     if args.draw:
         draw_log(args.draw, args.output)

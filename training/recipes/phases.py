@@ -1,4 +1,4 @@
-"""One phase of the default model: a network trained for so many minutes on photographs."""
+"""One phase of the default model: a network is trained for a set time on photographs."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from svfap_edge.training.clips.augment import AugmentSettings
+from svfap_edge.training.clips.epochs import generator
 from svfap_edge.training.clips.mixing import (
     FramingSettings,
     MixSettings,
@@ -21,13 +22,15 @@ from svfap_edge.training.clips.mixing import (
     soft_targets,
     zoomed_out,
 )
-from svfap_edge.training.clips.order import generator
 from svfap_edge.training.protocols import class_figures
 from svfap_edge.training.trainer.optim import cross_entropy, move_average, rate_at
 
 from .photographs import LABELS, Faces, augmented, grey_input, resized
 
-BALANCE = 0.45  # classes are drawn by count ** BALANCE
+BALANCE = 0.45  # each class is drawn in proportion to count ** BALANCE
+LEAST_RATE = 1e-6
+WARM_UP = 100  # steps in which the rate rises
+REPORT_MINUTES = 2.5
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -40,7 +43,7 @@ FRAMING = FramingSettings(zoom_out=0.6)
 
 @torch.no_grad()
 def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Tensor:
-    """Logits (n, L) of photographs, held still for `frames`."""
+    """Logits (n, L) of photographs that are held still for `frames` frames."""
     model.eval()
     outputs = []
     for start in range(0, len(images), 32):
@@ -52,14 +55,24 @@ def predict(model: nn.Module, images: np.ndarray, frames: int, size: int) -> Ten
 
 @torch.no_grad()
 def middle_answer(teacher: nn.Module, clips: Tensor) -> Tensor:
-    """Probabilities (B, L) by a model of single frames for the middle of clips (B, 3, T, H, W)."""
+    """Probabilities (B, L) that a model of single frames gives the middle frames of clips."""
     middle = clips.shape[2] // 2
     return teacher(clips[:, :, middle : middle + 1]).float().softmax(1)
 
 
 @dataclass(frozen=True)
 class Phase:
-    """How long and how one phase is trained."""
+    """How one phase is trained.
+
+    Attributes:
+        name: Name in the log.
+        minutes: Time of training.
+        frames: Number of frames in a clip.
+        batch: Number of clips in a step.
+        rate: Greatest learning rate; it falls to `LEAST_RATE` by half a cosine over the time.
+        seed: Seed of the augmentation.
+        augment: How strongly photographs are changed.
+    """
 
     name: str
     minutes: float
@@ -72,11 +85,12 @@ class Phase:
 
 @dataclass(frozen=True)
 class Teaching:
-    """A model of single frames that is shown the views that another is trained on.
+    """A teacher's share in the targets of a phase.
 
     Attributes:
-        share: Of its answer in each target; the rest is the label.
-        borders: Whether it, too, sees the borders that are put around a view.
+        teacher: A model of single frames; it sees the views that the other is trained on.
+        share: Share of its probabilities in each target, in 0..1; the rest is the label.
+        borders: Whether the teacher, too, sees the borders that are put around a view.
     """
 
     teacher: nn.Module
@@ -92,7 +106,11 @@ def fit(
     phase: Phase,
     teaching: Teaching | None = None,
 ) -> Model:
-    """Train for a set time; returns the moving average of the weights."""
+    """Train a model for a set time on square clips of `size` pixels.
+
+    Returns:
+        A copy of the model with the moving average of its weights.
+    """
     counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
     weight = counts[train.labels] ** (BALANCE - 1)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -113,63 +131,53 @@ def fit(
         views = zoomed_out(mixed, rng, FRAMING)
         with torch.autocast("cpu", torch.bfloat16):
             if teaching is not None:
-                said = middle_answer(teaching.teacher, views if teaching.borders else mixed)
-                targets = torch.lerp(targets, said, teaching.share)
+                answers = middle_answer(teaching.teacher, views if teaching.borders else mixed)
+                targets = torch.lerp(targets, answers, teaching.share)
             logits = model(views).float()
         return cross_entropy(logits, targets)
 
-    def tell(minutes: float, step: int, loss: float | None) -> None:
+    def report(minutes: float, step: int, loss: float | None) -> None:
         logits = predict(average, val.images, phase.frames, size)
         figures = class_figures(val.labels.numpy(), logits.argmax(1).numpy(), LABELS)
         row = {"phase": phase.name, "minutes": round(minutes, 1), "step": step, "loss": loss}
         print(json.dumps(row | figures), flush=True)
 
-    pace = Pace(phase.minutes, phase.rate, 1e-6, warm_up=100)
-    train_for(
-        pace, optimizer, loss_of, tell, lambda done: move_average(average, model, 0.998, done)
-    )
+    def after(done: int) -> None:
+        move_average(average, model, 0.998, done)
+
+    train_for(phase.minutes, phase.rate, optimizer, loss_of, report, after)
     return average
 
 
-REPORT_MINUTES = 2.5
-
-
-@dataclass(frozen=True)
-class Pace:
-    """How long to train, and how fast: the rate falls by half a cosine from `rate` to `least`."""
-
-    minutes: float
-    rate: float
-    least: float
-    warm_up: int  # steps
-
-
 def train_for(
-    pace: Pace,
+    minutes: float,
+    peak: float,
     optimizer: torch.optim.Optimizer,
     loss_of: Callable[[int], Tensor],
-    tell: Callable[[float, int, float | None], None],
+    report: Callable[[float, int, float | None], None],
     after: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Take steps until the time is over.
+    """Take steps until the time is over; the rate falls by half a cosine to `LEAST_RATE`.
 
     Args:
-        loss_of: The loss of the batch of step 0, 1, ...
-        tell: Called every few minutes and at the end with the minutes gone, the steps done and
-            the mean loss since the last call (None if there was no step).
-        after: Called after each step with the steps done.
+        minutes: Time of training.
+        peak: Greatest learning rate.
+        loss_of: Gives the loss of the batch of step 0, 1, ...
+        report: Called every `REPORT_MINUTES` and at the end with the minutes gone, the number of
+            steps done and the mean loss since the last call (None if there was no step).
+        after: Called after each step with the number of steps done.
     """
     trained = [weight for group in optimizer.param_groups for weight in group["params"]]
-    start, step, tell_at = time.monotonic(), 0, REPORT_MINUTES
+    start, step, report_at = time.monotonic(), 0, REPORT_MINUTES
     losses: list[float] = []
 
     def mean_loss() -> float | None:
         return round(float(np.mean(losses)), 4) if losses else None
 
-    while (elapsed := (time.monotonic() - start) / 60) < pace.minutes:
-        rate = rate_at(int(1e6 * elapsed / pace.minutes), 10**6, 0, pace.rate, pace.least)
+    while (elapsed := (time.monotonic() - start) / 60) < minutes:
+        rate = rate_at(int(1e6 * elapsed / minutes), 10**6, 0, peak, LEAST_RATE)
         for group in optimizer.param_groups:
-            group["lr"] = rate * min(1.0, (step + 1) / pace.warm_up)
+            group["lr"] = rate * min(1.0, (step + 1) / WARM_UP)
         loss = loss_of(step)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -178,8 +186,8 @@ def train_for(
         step += 1
         losses.append(loss.item())
         after(step)
-        if elapsed >= tell_at:
-            tell_at = elapsed + REPORT_MINUTES
-            tell(elapsed, step, mean_loss())
+        if elapsed >= report_at:
+            report_at = elapsed + REPORT_MINUTES
+            report(elapsed, step, mean_loss())
             losses = []
-    tell(pace.minutes, step, mean_loss())
+    report(minutes, step, mean_loss())

@@ -1,4 +1,4 @@
-"""Labelled photographs of faces, in grey, as the default model is trained on them."""
+"""Labelled photographs of faces in grey, which the default model is trained on."""
 
 from __future__ import annotations
 
@@ -12,28 +12,34 @@ from torch import Tensor
 
 from svfap_edge.training.clips.augment import AugmentSettings, augment
 from svfap_edge.training.clips.geometry import fit
+from svfap_edge.training.clips.photometry import LUMA as LUMA_SHARES
 from svfap_edge.training.model import IMAGENET_MEAN
 
 LABELS = ("neutral", "happiness", "surprise", "anger", "sadness", "disgust")
-CACHE_SIDE = 128
-LUMA = torch.tensor([0.299, 0.587, 0.114])  # ITU-R BT.601
+CACHE_SIDE = 128  # pixels
+LUMA = torch.from_numpy(LUMA_SHARES).float()
 GREY_MEAN = float((LUMA * torch.tensor(IMAGENET_MEAN)).sum())
 GREY_STD = 0.225
 
 
 @dataclass(frozen=True)
 class Faces:
-    """Grey squares (n, CACHE_SIDE, CACHE_SIDE) uint8 and label indices (n,)."""
+    """Labelled faces.
+
+    Attributes:
+        images: Grey squares (n, CACHE_SIDE, CACHE_SIDE) uint8.
+        labels: Indices (n,) into `LABELS`.
+    """
 
     images: np.ndarray
     labels: Tensor
 
 
 def load_faces(folder: Path) -> Faces:
-    """The photographs of a folder that holds one of each label.
+    """The photographs of a folder that holds one folder for each label.
 
     Raises:
-        ValueError: one cannot be read.
+        ValueError: a photograph cannot be read.
     """
     images, labels = [], []
     for index, label in enumerate(LABELS):
@@ -47,15 +53,18 @@ def load_faces(folder: Path) -> Faces:
 
 
 def _square(image: np.ndarray) -> np.ndarray:
-    """The middle of a photograph, nothing added: in the photographs this was written for, nearly
-    all disgust is in oblong ones, and borders that fill them up would be learned as disgust."""
+    """The middle of a photograph, without added borders.
+
+    Nearly all photographs of disgust that this was written for are oblong; the model would learn
+    borders that fill them up as a sign of disgust.
+    """
     side = min(image.shape[:2])
     y, x = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return fit(image[y : y + side, x : x + side], CACHE_SIDE)
 
 
 def resized(images: np.ndarray, frames: int, size: int) -> np.ndarray:
-    """Grey squares (B, S, S) held still: (B, T, size, size) uint8, read-only."""
+    """Grey squares (B, S, S) as clips (B, T, size, size) uint8 that stand still; read-only."""
     small = [cv2.resize(image, (size, size), interpolation=cv2.INTER_AREA) for image in images]
     return np.broadcast_to(np.stack(small)[:, None], (len(images), frames, size, size))
 
@@ -63,7 +72,7 @@ def resized(images: np.ndarray, frames: int, size: int) -> np.ndarray:
 def augmented(
     images: np.ndarray, frames: int, size: int, rng: np.random.Generator, settings: AugmentSettings
 ) -> np.ndarray:
-    """Grey squares (B, S, S) to clips (B, T, size, size) uint8, each augmented in its own way."""
+    """Grey squares (B, S, S) as clips (B, T, size, size) uint8, each with its own augmentation."""
     clips = np.empty((len(images), frames, size, size), np.uint8)
     for row, image in enumerate(images):
         still = np.broadcast_to(image[..., None], (frames, *image.shape, 3))
@@ -72,9 +81,9 @@ def augmented(
 
 
 def grey_input(grey: np.ndarray) -> Tensor:
-    """Grey (B, T, H, W) uint8 to the model's (B, 3, T, H, W), three times the same channel.
+    """Grey clips (B, T, H, W) uint8 as the model's input (B, 3, T, H, W), with equal channels.
 
-    Their mean and deviation are those of grey, not of each colour; see `fold_luminance`.
+    Mean and deviation are those of grey, not of each colour; see `fold_luminance`.
     """
     levels = (torch.from_numpy(grey.astype(np.float32)) / 255 - GREY_MEAN) / GREY_STD
     return levels[:, None].expand(-1, 3, -1, -1, -1)

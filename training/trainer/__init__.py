@@ -1,1 +1,1 @@
-"""The training loop: sessions, optimizers, resuming, devices, reports."""
+"""Pre-training and fine-tuning: objectives, the loop, optimizers, resuming, devices, reports."""

@@ -1,4 +1,7 @@
+<<<<<<< HEAD:training/trainer/curves.py
 """Curves and pictures of a training run: `report.json`, `report.png` and reconstructions."""
+=======
+"""Report and pictures of a training run: `report.json`, `report.png`, reconstructions."""
 
 from __future__ import annotations
 
@@ -29,12 +32,24 @@ def write_report(
     """Write the report of a run.
 
     Args:
+<<<<<<< HEAD:training/trainer/curves.py
         folder: Where the two files go.
         history: Figures of each epoch.
         final: Figures of the best weights, by list ("val", "test") and protocol; empty for
             pre-training.
         task: Task of the run; None for pre-training.
         unreadable: Files that could not be read and why, by list ("train", "val", "test").
+=======
+        folder: Folder of the run.
+        history: Figures of each epoch.
+        final: Figures of the best weights by list ("val", "test") and protocol ("published",
+            "streaming"); empty for pre-training.
+        task: Task of the run; None for pre-training.
+        unreadable: Name of a list ("train", "val", "test") to the paths of files that could not be
+            read, and why.
+
+    Raises:
+        TrainingError: the report cannot be written.
     """
     content = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -48,7 +63,7 @@ def write_report(
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        return  # the numbers are there; pictures need the extra "report"
+        return  # report.json is written; the picture needs the extra "report"
     draw(folder / "report.png", history, final, task)
 
 
@@ -63,14 +78,19 @@ def draw(
 
     Args:
         path: The PNG file to write.
+<<<<<<< HEAD:training/trainer/curves.py
         history, final, task: As for `write_report`.
         progress: Key of `history` that the curves run over.
+=======
+        history, final, task: As in `write_report`.
+        progress: Key of `history` on the horizontal axis.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matrix, title = _confusion(final)
-    others = [n for n in _numbers(history) if n not in (*LOSSES, "unreadable", progress)]
+    numbers = {n: None for row in history for n, v in row.items() if isinstance(v, (int, float))}
+    others = [n for n in numbers if n not in (*LOSSES, "epoch", "unreadable", progress)]
     curves = partial(_curves, history=history, progress=progress)
     panels = [partial(curves, names=LOSSES, title="Loss")]
     if others:
@@ -86,21 +106,12 @@ def draw(
     figure.savefig(path, dpi=110)
 
 
-def _numbers(history: Sequence[Mapping[str, Any]]) -> list[str]:
-    found: dict[str, None] = {}
-    for row in history:
-        found.update(
-            {n: None for n, v in row.items() if isinstance(v, (int, float)) and n != "epoch"}
-        )
-    return list(found)
-
-
 def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | None, str]:
-    for name in ("test", "val"):
+    """The confusion matrix of the test list, or of the validation list, and its title."""
+    for name, title in (("test", "test list"), ("val", "validation list")):
         figures = final.get(name, {}).get("published", {})
         if "confusion" in figures:
-            where = {"test": "test list", "val": "validation list"}[name]
-            return np.array(figures["confusion"]), f"Confusion, {where}"
+            return np.array(figures["confusion"]), f"Confusion, {title}"
     return None, ""
 
 
@@ -153,63 +164,44 @@ def _recall(axis: Any, matrix: np.ndarray, labels: Sequence[str]) -> None:
 
 
 ROWS = ("input", "masked", "reconstruction")
+<<<<<<< HEAD:training/trainer/curves.py
 CELL = 96  # least side of one frame in pixels
 GAP = 4
 LABEL_WIDTH = 112
 HEADER = 20
+=======
 MASK_GREY = 128
+# Pixels: least side of a frame, gap between frames, width of a label, height of the header.
+CELL, GAP, LABEL_WIDTH, HEADER = 96, 4, 112, 20
 
 
 def reconstruction_picture(
-    clip: np.ndarray,
-    mask: np.ndarray,
-    reconstruction: np.ndarray,
-    *,
-    tubelet: int = 2,
-    columns: int = 4,
+    clips: np.ndarray, hidden: np.ndarray, rebuilt: np.ndarray, *, columns: int = 4
 ) -> np.ndarray:
     """Input, masked input and reconstruction of evenly spaced frames, as RGB (H, W, 3) uint8.
 
     Args:
-        clip: (3, T, S, S) RGB in 0..1, or (B, 3, T, S, S); several clips are stacked.
-        mask: (t*s,) bool, True = masked, or (B, t*s).
-        reconstruction: Like `clip`.
-        tubelet: Frames of one time step of the mask.
-        columns: Frames shown of each clip.
+        clips: (B, 3, T, S, S) RGB in 0..1; they are stacked.
+        hidden: (B, 1, T, S, S) bool, the masked pixels, from `masked.pixel_mask`.
+        rebuilt: The reconstructions, in the shape of `clips`.
+        columns: Number of frames shown of each clip.
 
     Raises:
-        ValueError: the shapes do not belong together.
+        ValueError: the shapes do not fit together.
     """
-    clips, rebuilt = (np.asarray(x) for x in (clip, reconstruction))
-    masks = np.asarray(mask)
-    if clips.ndim == 4:
-        clips, rebuilt, masks = clips[None], rebuilt[None], masks[None]
-    hidden = _pixel_masks(clips, masks, rebuilt, tubelet)
-    shown = np.linspace(0, clips.shape[2] - 1, min(columns, clips.shape[2])).round().astype(int)
+    batch, colours, *rest = clips.shape
+    if colours != 3 or hidden.shape != (batch, 1, *rest) or rebuilt.shape != clips.shape:
+        raise ValueError(
+            "A picture needs clips and reconstructions (B, 3, T, S, S) and masks (B, 1, T, S, S); "
+            f"got {clips.shape}, {rebuilt.shape} and {hidden.shape}."
+        )
+    shown = np.linspace(0, rest[0] - 1, min(columns, rest[0])).round().astype(int)
     rows = []
     for original, cover, result in zip(clips, hidden, rebuilt, strict=True):
         frames, results = _frames(original, shown), _frames(result, shown)
-        covered = np.where(cover[shown][..., None], np.uint8(MASK_GREY), frames)
+        covered = np.where(cover[0, shown, ..., None], np.uint8(MASK_GREY), frames)
         rows += [_row(*pair) for pair in zip(ROWS, (frames, covered, results), strict=True)]
     return np.concatenate([_header(shown, rows[0].shape[1]), *rows])
-
-
-def _pixel_masks(
-    clips: np.ndarray, masks: np.ndarray, rebuilt: np.ndarray, tubelet: int
-) -> np.ndarray:
-    """Masks of pixels (B, T, S, S)."""
-    batch, _, frames, size = clips.shape[:4]
-    steps = frames // tubelet
-    side = round((masks.shape[-1] / steps) ** 0.5)
-    fits = masks.shape == (batch, steps * side**2) and frames % tubelet == 0
-    if not fits or size % side or clips.shape != rebuilt.shape or clips.shape[1] != 3:
-        raise ValueError(
-            "A picture needs clips and reconstructions (B, 3, T, S, S) and masks (B, t*s) with "
-            f"T = {tubelet} t; got {clips.shape}, {rebuilt.shape} and {masks.shape}."
-        )
-    grid = masks.reshape(batch, steps, side, side).astype(bool)
-    patch = size // side
-    return grid.repeat(tubelet, axis=1).repeat(patch, axis=2).repeat(patch, axis=3)
 
 
 def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:
@@ -219,7 +211,7 @@ def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:
 
 
 def _row(label: str, frames: np.ndarray) -> np.ndarray:
-    """A label and the frames beside it, small ones enlarged by a whole factor."""
+    """A label with frames beside it; small frames are enlarged by a whole factor."""
     factor = -(-CELL // frames.shape[1])
     cells = [
         np.pad(frame.repeat(factor, axis=0).repeat(factor, axis=1), ((0, GAP), (0, GAP), (0, 0)))

@@ -1,4 +1,4 @@
-"""Devices, processes and how they share the work, as Lightning Fabric is told."""
+"""Devices, processes and how they share the work, set up for Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 
 
 def build_fabric(run: RunSettings) -> Fabric:
-    """Fabric for the devices, nodes, strategy and precision of the settings, launched.
+    """Launch Fabric with the devices, nodes, strategy and precision of the settings.
 
-    Under `torchrun` the number of processes comes from there.
+    Under `torchrun` the number of processes is the one that it started.
 
     Raises:
-        ConfigError: the machine has no such device, or not as many; or a launcher started another
-            number of processes.
+        ConfigError: the machine has no such device, or too few of them; or a launcher started
+            another number of processes than the settings ask for.
     """
     if run.threads:
         torch.set_num_threads(run.threads)
@@ -44,7 +44,7 @@ def build_fabric(run: RunSettings) -> Fabric:
         fabric.launch()
     except (ValueError, RuntimeError) as error:
         raise ConfigError(
-            f"These devices cannot be had here: accelerator={run.accelerator}, "
+            f"These devices are not available here: accelerator={run.accelerator}, "
             f"devices={run.devices}, strategy={run.strategy}, precision={run.precision}. "
             f"{str(error).strip()[:300]}"
         ) from error
@@ -53,8 +53,10 @@ def build_fabric(run: RunSettings) -> Fabric:
 
 
 def processes_of(run: RunSettings) -> tuple[int | str, int]:
-    """Devices of each node, and nodes. Settings left at one mean, under `torchrun`, what it
-    started: else each of its processes would be a training of its own in the same folder.
+    """Number of devices of each node, and number of nodes.
+
+    Under `torchrun`, settings that are left at 1 mean what it started; otherwise each of its
+    processes would train on its own in the same folder.
 
     Raises:
         ValueError: the settings ask for other numbers than torchrun started.
@@ -70,16 +72,18 @@ def processes_of(run: RunSettings) -> tuple[int | str, int]:
 
 
 def strategy_of(run: RunSettings) -> str | Strategy:
-    """The strategy by name, or PyTorch's fully sharded data parallelism (Zhao et al. 2023) that
-    saves whole weights in one file: a sharded checkpoint could not be opened by anything but a run
-    on as many devices."""
+    """The strategy by its name; for "fsdp", fully sharded data parallelism (Zhao et al. 2023).
+
+    It saves whole weights in one file, since only a run on equally many devices could open a
+    sharded checkpoint.
+    """
     if run.strategy != "fsdp":
         return run.strategy
     return ModelParallelStrategy(_shard, save_distributed_checkpoint=False)
 
 
 def _shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
-    """Share the weights among all processes, whatever the mesh: gathered block by block."""
+    """Share the weights among all processes; they are gathered block by block."""
     for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
         for block in blocks:
             fully_shard(block)
@@ -88,12 +92,12 @@ def _shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
 
 
 def is_sharded(fabric: Fabric) -> bool:
-    """Whether no process holds the weights whole."""
+    """Whether each process holds a part of the weights only."""
     return isinstance(fabric.strategy, ModelParallelStrategy)
 
 
 def _require_all_processes(fabric: Fabric) -> None:
-    """Raises ConfigError where a launcher started processes that do not train together."""
+    """Raise ConfigError if a launcher started processes that do not train together."""
     started = int(os.environ.get("WORLD_SIZE", "1"))
     if started not in (1, fabric.world_size):
         raise ConfigError(

@@ -21,7 +21,7 @@ from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.protocols import Views, evaluate_streaming, figures, run_list
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 
-from .job import Job, open_clips, require_known
+from .objective import Objective, open_clips, require_known
 from .optim import loss_of
 from .progress import say
 
@@ -29,8 +29,12 @@ from .progress import say
 def open_model(settings: ModelSettings, task: Task) -> TPSBT:
     """A fresh model, or one that starts from a checkpoint.
 
-    Its head goes on only where it has the task's labels: in the task's order, whatever the
-    checkpoint's. A checkpoint that tells no labels is taken by the width of its head.
+    The checkpoint's head is kept only if it has the task's labels; its rows are put into the task's
+    order. If the checkpoint names no labels, a head of the right width is kept.
+
+    Raises:
+        ConfigError: the settings describe no possible model.
+        CheckpointError: `model.start` cannot be opened.
     """
     changes = {
         "outputs": len(task.labels),
@@ -58,23 +62,26 @@ def open_model(settings: ModelSettings, task: Task) -> TPSBT:
 
 
 def _fit_head(state: dict[str, Tensor], loaded: Checkpoint, task: Task) -> dict[str, Tensor]:
-    """Weights with the head's rows in the task's order, or without a head that is another's."""
+    """Weights with the head's rows in the task's order, or without a head for other labels."""
     ours = [label.lower() for label in task.labels]
     theirs = [label.lower() for label in loaded.info.get("labels", task.labels)]
     if "head.weight" in state and set(ours) == set(theirs):
         order = [theirs.index(label) for label in ours]
         return {n: w[order] if n.startswith("head.") else w for n, w in state.items()}
-    told = f"the labels {', '.join(theirs)}" if "labels" in loaded.info else "another width"
-    say(f"The head starts fresh: that of model.start has {told}.")
+    theirs_has = f"the labels {', '.join(theirs)}" if "labels" in loaded.info else "another width"
+    say(f"The head starts fresh: that of model.start has {theirs_has}.")
     return {n: w for n, w in state.items() if not n.startswith("head.")}
 
 
 @dataclass(kw_only=True)
-class Finetuning(Job):
-    """The job of `svfap-edge finetune`.
+class Finetuning(Objective):
+    """The objective of `svfap-edge finetune`.
 
     Attributes:
-        validated: Figures of `val` by epoch, for the epochs evaluated in this process.
+        settings: All settings of the run.
+        task: Task whose labels are learned.
+        test: Clips that judge the best weights at the end; None without `data.test`.
+        validated: Number of an epoch to the figures of `val`, for the epochs evaluated so far.
     """
 
     settings: FinetuneConfig
@@ -84,10 +91,13 @@ class Finetuning(Job):
 
     @classmethod
     def prepare(cls, settings: FinetuneConfig) -> Finetuning:
-        """Open lists and model.
+        """Open the lists and the model.
 
         Raises:
-            ConfigError, SourceError, TaskError, CheckpointError: see there.
+            ConfigError: settings do not fit together, or a file is in two lists.
+            SourceError: a list cannot be read, or too many of its files are missing.
+            TaskError: there is no such task.
+            CheckpointError: `model.start` cannot be opened.
         """
         data = settings.data
         task = find_task(data.task, data.labels)
@@ -141,7 +151,7 @@ class Finetuning(Job):
         return self.validated[epoch]
 
     def evaluate(self, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> dict[str, Any]:
-        """Metrics by the published protocol."""
+        """Metrics of a list by the published protocol; see `protocols`."""
         found = run_list(
             fabric, model, Views(clips, self.config.size), len(clips), self.task,
             **self._reading(clips),
@@ -151,7 +161,7 @@ class Finetuning(Job):
     def evaluate_streaming(
         self, fabric: Fabric, model: nn.Module, clips: LabelledClips
     ) -> dict[str, Any]:
-        """Metrics by the streaming protocol."""
+        """Metrics of a list by the streaming protocol; see `protocols`."""
         reading = self._reading(clips)
         return evaluate_streaming(fabric, model, clips, self.task, self.config, **reading)
 
@@ -165,7 +175,7 @@ class Finetuning(Job):
 
 
 def _check_apart(one: LabelledClips, other: LabelledClips, where: str, why: str) -> None:
-    """Raises ConfigError if a file is in both lists, under whatever path."""
+    """Raise ConfigError if a file is in both lists, under whatever path."""
     both = _files(one) & _files(other)
     if both:
         shown = ", ".join(f"'{path}'" for path in sorted(both)[:3])
@@ -176,5 +186,5 @@ def _check_apart(one: LabelledClips, other: LabelledClips, where: str, why: str)
 
 
 def _files(clips: LabelledClips) -> set[str]:
-    """Absolute paths; links are not followed, a copy under another name is another file."""
+    """Absolute paths of a list; links are not followed, so a copy or a link is another file."""
     return {os.path.abspath(item.path) for item in clips.items}

@@ -25,10 +25,9 @@ from svfap_edge.atomic import json_text, remove_stale, write_text_atomically
 from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.model import is_plain
 from svfap_edge.training.protocols import one_thread
-from svfap_edge.training.settings import OptimSettings, RunSettings
 
 from .devices import is_sharded
-from .job import Job, Key, collate
+from .objective import Key, Objective, collate
 from .optim import build_optimizer, move_average, parameter_groups, rate_at, set_rate
 from .progress import Progress
 from .resume import save_atomically
@@ -46,8 +45,14 @@ CALMER = (
 class Place:
     """Where training stands: what a resume checkpoint stores beside weights and optimizer.
 
-    `loss_sum` and `loss_count` are of this process, in this epoch; a batch of which nothing could
-    be read has no loss.
+    Attributes:
+        epoch: Number of finished epochs.
+        step: Number of batches that this process has taken in the unfinished epoch.
+        loss_sum: Sum of the losses of this process in this epoch.
+        loss_count: Number of losses in `loss_sum`; a batch without a readable clip has none.
+        best: Best figure of validation so far, as `sign` times the figure; None before the first.
+        history: Figures of each finished epoch.
+        unreadable: Name of a list ("train", "val", "test") to paths and why they cannot be read.
     """
 
     epoch: int = 0
@@ -63,33 +68,11 @@ class Place:
         return self.loss_sum / max(1, self.loss_count)
 
 
-def fit(
-    job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric,
-    record: dict[str, Any], resume: bool = False,
-) -> Place:  # fmt: skip
-    """Train to the last epoch. Writes `resume.pth`, `best.pth`, `final.pth`, `history.jsonl`.
-
-    Args:
-        record: What the run is made of; see `svfap_edge.training.trainer.resume`.
-        resume: Go on from `resume.pth`, which `check_resume` has found to be of that record.
-
-    Raises:
-        TrainingError: the loss is no number any more, or a checkpoint cannot be written; the
-            last resume checkpoint is intact.
-        ConfigError: the resume checkpoint is of other settings.
-    """
-    training = Training(job, optim, run, fabric, record)
-    if resume:
-        training.load()
-    training.to_the_end()
-    return training.place
-
-
 def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
-    """Make the folder of a run; what a killed run left half written goes.
+    """Make the folder of a run and remove what a killed run left half written.
 
     Raises:
-        ConfigError: nothing to resume, or a folder that holds another run.
+        ConfigError: there is nothing to resume, or the folder holds another run.
     """
     there = folder / RESUME
     if resume and not there.is_file():
@@ -106,23 +89,29 @@ def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
 
 
 class Training:
-    """A job on its devices, and all that training it changes."""
+    """An objective on its devices, and everything that training it changes.
+
+    Args:
+        fingerprint: What the run is made of (`resume.fingerprint_of`); saved in `resume.pth`.
+
+    Raises:
+        ConfigError: the settings ask for an average of the weights where these are sharded.
+    """
 
     progress: Progress
 
-    def __init__(
-        self, job: Job, optim: OptimSettings, run: RunSettings, fabric: Fabric,
-        record: dict[str, Any],
-    ) -> None:  # fmt: skip
-        self.job, self.optim, self.run, self.fabric = job, optim, run, fabric
-        self.record = record
-        self.folder = Path(run.output)
+    def __init__(self, objective: Objective, fabric: Fabric, fingerprint: dict[str, Any]) -> None:
+        self.objective, self.fabric, self.fingerprint = objective, fabric, fingerprint
+        self.optim, self.run = objective.settings.optim, objective.settings.run
+        self.folder = Path(self.run.output)
         self.place = Place()
-        groups = parameter_groups(job.model, job.config, optim, job.prefix)
+        groups = parameter_groups(objective.model, objective.config, self.optim, objective.prefix)
         self.average = self._start_average()
         self.gathered = self._copy() if is_sharded(fabric) else None
-        self.model: Any = fabric.setup_module(job.model)
-        self.optimizer: Any = fabric.setup_optimizers(build_optimizer(self.model, groups, optim))
+        self.model: Any = fabric.setup_module(objective.model)
+        self.optimizer: Any = fabric.setup_optimizers(
+            build_optimizer(self.model, groups, self.optim)
+        )
 
     def _start_average(self) -> nn.Module | None:
         if not self.optim.average:
@@ -132,11 +121,20 @@ class Training:
         return self._copy()
 
     def _copy(self) -> nn.Module:
-        return copy.deepcopy(self.job.model).eval().requires_grad_(False).to(self.fabric.device)
+        return (
+            copy.deepcopy(self.objective.model).eval().requires_grad_(False).to(self.fabric.device)
+        )
 
     def to_the_end(self) -> None:
-        logs = self.folder if self.run.tensorboard else None
-        self.progress = Progress(self.fabric.is_global_zero, logs)
+        """Train to the last epoch; write `resume.pth`, `best.pth`, `final.pth`, `history.jsonl`.
+
+        Raises:
+            TrainingError: the loss is not a number any more, or a checkpoint cannot be written;
+                the last resume checkpoint is intact.
+            SourceError: more files than the limit cannot be read.
+        """
+        logs = self.run.tensorboard and self.fabric.is_global_zero
+        self.progress = Progress(self.folder if logs else None)
         try:
             while self.place.epoch < self.optim.epochs:
                 self.train_epoch()
@@ -146,9 +144,9 @@ class Training:
             self.progress.close()
 
     def train_epoch(self) -> None:
-        """Train on what is left of the epoch."""
+        """Train on the batches of the epoch that are left."""
         place, optim, fabric = self.place, self.optim, self.fabric
-        keys = self.job.order(place.epoch, fabric.global_rank, fabric.world_size)
+        keys = self.objective.keys(place.epoch, fabric.global_rank, fabric.world_size)
         batches = [list(keys[i : i + optim.batch]) for i in range(0, len(keys), optim.batch)]
         updates = -(-len(batches) // optim.accumulate)
         clips = optim.batch * fabric.world_size
@@ -168,7 +166,7 @@ class Training:
                 saved_at = time.monotonic()
 
     def finish_epoch(self) -> None:
-        """Evaluate, if it is time to, and write what the epoch leaves."""
+        """Evaluate where `run.validate_every` asks for it, and write checkpoints and history."""
         place, fabric = self.place, self.fabric
         total, count = map(sum, zip(*self._losses(), strict=True))
         row: dict[str, Any] = {"epoch": place.epoch + 1, "loss": total / max(1, count)}
@@ -177,8 +175,8 @@ class Training:
         if place.epoch % self.run.validate_every == 0 or place.epoch == self.optim.epochs:
             self._gather()
             self.evaluated.eval()
-            row.update(self.job.validate(fabric, self.evaluated, place.epoch))
-            score = self.job.sign * self._finite(row)
+            row.update(self.objective.validate(fabric, self.evaluated, place.epoch))
+            score = self.objective.sign * self._finite(row)
             if place.best is None or score > place.best:
                 place.best = score
                 self._save_weights(BEST, row)
@@ -190,30 +188,34 @@ class Training:
         self.progress.row(row)
 
     def _finite(self, row: dict[str, Any]) -> float:
-        """The figure that chooses the best weights."""
-        figure: float = row[self.job.monitor]
+        """The figure that chooses the best weights.
+
+        Raises:
+            TrainingError: it is NaN or infinite.
+        """
+        figure: float = row[self.objective.monitor]
         if not np.isfinite(figure):
             raise TrainingError(
-                f"{self.job.monitor} is {figure} after epoch {self.place.epoch}. {CALMER}"
+                f"{self.objective.monitor} is {figure} after epoch {self.place.epoch}. {CALMER}"
             )
         return figure
 
     @property
     def evaluated(self) -> nn.Module:
-        """The weights that are evaluated, whole in each process and not wrapped for several, which
-        need not evaluate equally many clips."""
-        return self.average or self.gathered or self.job.model
+        """The model that is evaluated: whole in each process, and not wrapped by the strategy,
+        because the processes need not evaluate equally many clips."""
+        return self.average or self.gathered or self.objective.model
 
     def _gather(self) -> None:
-        """Bring the copy that is evaluated up to date where the weights are sharded."""
+        """Where the weights are sharded, copy them into the whole model that is evaluated."""
         if self.gathered is not None:
             whole = StateDictOptions(full_state_dict=True)
-            self.gathered.load_state_dict(get_model_state_dict(self.job.model, options=whole))
+            self.gathered.load_state_dict(get_model_state_dict(self.objective.model, options=whole))
 
     def _share_buffers(self) -> None:
-        """Give all processes the first one's statistics of batch norm, which it saves."""
+        """Give all processes the batch norm statistics of the first one, which are saved."""
         if self.fabric.world_size > 1:
-            for module in (self.job.model, self.average):
+            for module in (self.objective.model, self.average):
                 for buffer in module.buffers() if module is not None else ():
                     torch.distributed.broadcast(buffer, src=0)
 
@@ -232,7 +234,7 @@ class Training:
         """Add the gradient of a batch; processes exchange it with the last part of an update."""
         rng = self._seed()
         with self.fabric.no_backward_sync(self.model, enabled=not last_part):
-            loss = self.job.loss(self.model, batch, rng)
+            loss = self.objective.loss(self.model, batch, rng)
             self.fabric.backward(loss / self.optim.accumulate)
         value = float(loss.detach())
         if not np.isfinite(value):
@@ -243,14 +245,19 @@ class Training:
         self.place.loss_count += len(batch.items) > 0
 
     def _seed(self) -> np.random.Generator:
-        """Seeds torch for one step (stochastic depth, masks); returns numpy's generator for it."""
+        """Seed torch for one step (stochastic depth, masks) and return numpy's generator for it."""
         place = (self.place.epoch, self.place.step, self.fabric.global_rank)
         sequence = np.random.SeedSequence((self.run.seed, *place))
         torch.manual_seed(int(sequence.generate_state(1, np.uint64)[0] >> 1))
         return np.random.default_rng(sequence)
 
     def _update(self, update: int, of_epoch: int) -> None:
-        """Change the weights: update number `update` of training, which has `of_epoch` an epoch."""
+        """Change the weights.
+
+        Args:
+            update: Number of this update in the whole training, counted from 0.
+            of_epoch: Number of updates in an epoch.
+        """
         optim = self.optim
         clips = optim.batch * optim.accumulate * self.fabric.world_size
         scale = clips / optim.rate_batch
@@ -262,18 +269,18 @@ class Training:
         self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
-            move_average(self.average, self.job.model, optim.average, update)
+            move_average(self.average, self.objective.model, optim.average, update)
 
     def _due(self, saved_at: float) -> bool:
-        """Whether to save now; the first process decides for all."""
+        """Whether to save now; the first process decides for all processes."""
         due = time.monotonic() - saved_at >= self.run.save_every
         return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
 
     def _loader(self, batches: list[list[Key]]) -> Iterable[Any]:
         loader = DataLoader(
-            self.job.dataset,
+            self.objective.dataset,
             batch_sampler=batches,  # type: ignore[arg-type]
-            num_workers=self.job.settings.data.workers,
+            num_workers=self.objective.settings.data.workers,
             collate_fn=collate,
             worker_init_fn=one_thread,
             pin_memory=self.fabric.device.type == "cuda",
@@ -281,10 +288,10 @@ class Training:
         return self.fabric.setup_dataloaders(loader, use_distributed_sampler=False)
 
     def _save_weights(self, name: str, figures: dict[str, Any]) -> None:
-        """Write a checkpoint to be used: plain weights, what the job adds, figures."""
+        """Write a finished checkpoint: plain weights, `objective.content`, epoch and figures."""
         weights = self.model if self.gathered is not None else self.evaluated
-        content = {**self.job.content, "model": weights, "epoch": self.place.epoch}
-        content["figures"] = figures
+        found = {"model": weights, "epoch": self.place.epoch, "figures": figures}
+        content = {**self.objective.content, **found}
         save_atomically(self.fabric, self.folder / name, content, is_plain)
 
     def _state(self) -> dict[str, Any]:
@@ -294,20 +301,20 @@ class Training:
 
     def save(self) -> None:
         """Write the resume checkpoint."""
-        self.place.unreadable = self.job.join_logs(self.fabric)
+        self.place.unreadable = self.objective.join_logs(self.fabric)
         state = {
             **self._state(),
             "place": vars(self.place),
             "losses": self._losses(),
-            "record": self.record,
+            "record": self.fingerprint,
         }
         save_atomically(self.fabric, self.folder / RESUME, state)
 
     def load(self) -> None:
-        """Go to where the resume checkpoint stands.
+        """Continue from `resume.pth`, which `check_resume` has compared with the settings.
 
         Raises:
-            ConfigError: it is of other settings.
+            ConfigError: it was saved with other settings.
         """
         path = self.folder / RESUME
         try:
@@ -315,7 +322,7 @@ class Training:
             self.place = Place(**rest["place"])
             total, count = rest["losses"][self.fabric.global_rank]
             self.place.loss_sum, self.place.loss_count = total, int(count)
-            self.job.recall(self.place.unreadable)
+            self.objective.recall(self.place.unreadable)
         except (RuntimeError, KeyError, ValueError, TypeError) as error:
             raise ConfigError(
                 f"'{path}' does not fit these settings; resume with those it was saved with. "

@@ -1,4 +1,4 @@
-"""Parameter groups, learning-rate schedule and losses of training."""
+"""Parameter groups, learning-rate schedule, averaged weights and losses of training."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from svfap_edge.training.settings import OptimSettings
 
 
 def layer_of(name: str, depths: tuple[int, ...]) -> int:
-    """Depth of a parameter in the network: 0 for the patch embedding, then one a block.
+    """Layer that a parameter belongs to: 0 for the patch embedding, then one for each block.
 
-    What stands between two stages belongs to the first block after it, what follows the last
-    block (and a decoder) to the last layer, `sum(depths) + 1`.
+    A downsampling between two stages belongs to the first block after it. Everything after the last
+    block, a decoder included, belongs to layer `sum(depths) + 1`.
     """
     last = sum(depths) + 1
     if name.startswith("patch_embed."):
@@ -34,13 +34,13 @@ def layer_of(name: str, depths: tuple[int, ...]) -> int:
 def parameter_groups(
     model: nn.Module, config: TPSBTConfig, settings: OptimSettings, prefix: str = ""
 ) -> dict[str, tuple[float, float]]:
-    """(weight decay, factor on the rate) for each trained parameter by name.
+    """Name of each trained parameter to its weight decay and its factor on the rate.
 
     Vectors (biases, norms) have no weight decay. The factor is `layer_decay` to the power of the
-    layers above (Clark et al. 2020; Bao et al. 2022).
+    number of layers above (Clark et al. 2020; Bao et al. 2022).
 
     Args:
-        prefix: Of the encoder's names, where the model holds more than the encoder.
+        prefix: What the names of the encoder's weights begin with, if the model holds more.
     """
     last = sum(config.depths) + 1
     found = {}
@@ -56,7 +56,7 @@ def parameter_groups(
 def build_optimizer(
     model: nn.Module, groups: dict[str, tuple[float, float]], settings: OptimSettings
 ) -> torch.optim.AdamW:
-    """AdamW over a model that may be wrapped for several devices; groups by the bare names."""
+    """AdamW over a model that a strategy may have wrapped; `groups` has the names without that."""
     rows: dict[tuple[float, float], list[nn.Parameter]] = {}
     for name, weight in model.named_parameters():
         bare = re.sub(r"(?:_forward_module|_orig_mod|module)\.", "", name)
@@ -73,8 +73,15 @@ def build_optimizer(
 
 
 def rate_at(step: int, steps: int, warm: int, peak: float, least: float) -> float:
-    """Learning rate of step 0..steps-1: linear warm-up, then half a cosine (Loshchilov and
-    Hutter 2017) down to `least`."""
+    """Learning rate of a step: linear warm-up, then half a cosine (Loshchilov and Hutter 2017).
+
+    Args:
+        step: Number of the step, 0 to `steps` - 1.
+        steps: Number of all steps.
+        warm: Number of steps in which the rate rises to `peak`.
+        peak: Greatest rate.
+        least: Rate at the end of the cosine.
+    """
     if step < warm:
         return peak * (step + 1) / warm
     progress = (step - warm) / max(1, steps - warm)
@@ -82,14 +89,20 @@ def rate_at(step: int, steps: int, warm: int, peak: float, least: float) -> floa
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the rate of each group: `rate` times the factor of the group."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group["factor"]
 
 
 @torch.no_grad()
 def move_average(average: nn.Module, model: nn.Module, momentum: float, update: int) -> None:
-    """Move averaged weights towards those of a model after its update number `update`."""
-    momentum = min(momentum, (update + 1) / (update + 10))  # the first weights count for little
+    """Move averaged weights towards those of a model.
+
+    Args:
+        momentum: Share of the average that is kept.
+        update: Number of updates of the model; after few of them less of the average is kept.
+    """
+    momentum = min(momentum, (update + 1) / (update + 10))
     for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if mean.dtype.is_floating_point:
             mean.lerp_(value.to(mean.dtype), 1 - momentum)
@@ -98,16 +111,12 @@ def move_average(average: nn.Module, model: nn.Module, momentum: float, update: 
 
 
 def cross_entropy(outputs: Tensor, targets: Tensor) -> Tensor:
-    """Cross-entropy of logits (B, L) with soft targets (B, L), meaned over the batch."""
+    """Cross-entropy of logits (B, L) with soft targets (B, L), averaged over the batch."""
     return -(targets * F.log_softmax(outputs, dim=1)).sum(dim=1).mean()
 
 
-def mean_squared_error(outputs: Tensor, targets: Tensor) -> Tensor:
-    return F.mse_loss(outputs, targets)
-
-
 def ccc_loss(outputs: Tensor, targets: Tensor) -> Tensor:
-    """1 - CCC of each column of (B, L), meaned; CCC after Lin (1989), over the batch."""
+    """1 - CCC (Lin 1989) of each column of (B, L) over the batch, averaged over the columns."""
     centred_x, centred_y = outputs - outputs.mean(0), targets - targets.mean(0)
     covariance = (centred_x * centred_y).mean(0)
     spread = centred_x.square().mean(0) + centred_y.square().mean(0)
@@ -117,17 +126,17 @@ def ccc_loss(outputs: Tensor, targets: Tensor) -> Tensor:
 
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "cross-entropy": cross_entropy,
-    "mse": mean_squared_error,
+    "mse": F.mse_loss,
     "ccc": ccc_loss,
 }
-"""The loss that "auto" means for each kind of task: see `loss_of`."""
+"""Losses by the name that `loss.kind` has for them."""
 
 
 def loss_of(kind: str, task_kind: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of that name; "auto" by kind of task.
+    """The loss of a name; "auto" chooses it by the kind of the task.
 
     Raises:
-        ConfigError: cross-entropy for values, or a regression loss for classes.
+        ConfigError: cross-entropy for values or traits, or a regression loss for classes.
     """
     default = {"classes": "cross-entropy", "values": "ccc", "traits": "mse"}[task_kind]
     name = default if kind == "auto" else kind

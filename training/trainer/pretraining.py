@@ -1,4 +1,4 @@
-"""Masked-autoencoder pre-training on lists of clips; labels are not read."""
+"""Pre-training as a masked auto-encoder on lists of clips; labels are not read."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
     masked_loss,
+    pixel_mask,
     pixel_targets,
     reconstruct,
     to_pixels,
@@ -30,21 +31,21 @@ from svfap_edge.training.protocols import normalize, sum_of_all
 from svfap_edge.training.settings import PretrainConfig
 
 from .curves import reconstruction_picture
-from .job import Job, open_clips, require_known
+from .objective import Objective, open_clips, require_known
 
 STRIDE = 4
 """Frames between sampled frames at 25 fps, as published for VoxCeleb2."""
 
 SHOWN = 4
-"""Clips in a picture of reconstructions."""
+"""Number of clips in a picture of reconstructions."""
 
 VALIDATED = 512
-"""Clips of the validation list at most whose loss is reported."""
+"""Greatest number of clips of the validation list whose loss is computed."""
 
 
 @dataclass(kw_only=True)
-class Pretraining(Job):
-    """The job of `svfap-edge pretrain`."""
+class Pretraining(Objective):
+    """The objective of `svfap-edge pretrain`."""
 
     settings: PretrainConfig
     model: MaskedAutoencoder
@@ -54,10 +55,11 @@ class Pretraining(Job):
 
     @classmethod
     def prepare(cls, settings: PretrainConfig) -> Pretraining:
-        """Open lists and model; `data.val` may be left out, then `data.train` is looked at.
+        """Open the lists and the model; without `data.val`, clips of `data.train` are validated.
 
         Raises:
-            ConfigError, SourceError, CheckpointError: see there.
+            ConfigError: settings do not fit together.
+            SourceError: a list cannot be read, or too many of its files are missing.
         """
         data = settings.data
         torch.manual_seed(settings.run.seed)
@@ -92,14 +94,17 @@ class Pretraining(Job):
 
     @torch.no_grad()
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
-        """Mean loss of validation clips under masks that stay the same from epoch to epoch.
+        """Mean loss of validation clips, under masks that are the same in every epoch.
+
+        Returns:
+            "val_loss"; NaN where no clip could be read.
 
         Raises:
-            SourceError: more items than the limit cannot be read.
+            SourceError: more items than the limit could not be read.
         """
         model.eval()
-        count = min(len(self.val), VALIDATED)
-        indices = np.linspace(0, len(self.val) - 1, count).round().astype(int)
+        indices = self.val.spread(VALIDATED)
+        count = len(indices)
         size = self.settings.optim.batch
         total, seen = 0.0, 0
         for first in range(0, count, fabric.world_size * size):
@@ -130,15 +135,13 @@ class Pretraining(Job):
         with fabric.autocast():
             prediction = model(clips, mask)
         rebuilt = reconstruct(clips, mask, prediction, self.config)
-        picture = reconstruction_picture(
-            to_pixels(clips).cpu().numpy(), mask.cpu().numpy(), rebuilt.cpu().numpy(),
-            tubelet=self.config.tubelet,
-        )  # fmt: skip
+        shown = (to_pixels(clips), pixel_mask(mask, self.config), rebuilt)
+        picture = reconstruction_picture(*(each.cpu().numpy() for each in shown))
         path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
         cv2.imwrite(str(path), picture[..., ::-1])
 
     def _clips(self, indices: np.ndarray) -> Tensor:
-        """Validation clips (B, 3, T, S, S), normalized; those that cannot be read are left out."""
+        """Normalized validation clips (B, 3, T, S, S), without those that cannot be read."""
         found = []
         for index in indices:
             try:

@@ -1,4 +1,4 @@
-"""What training says while it runs: a line with rate and time left, and TensorBoard logs."""
+"""Progress of training: lines with the rate and the time left, and TensorBoard logs."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from typing import Any
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
 EVERY_S = 10.0
-"""Seconds between lines."""
+"""Seconds between two lines."""
 
 RECENT = 30
-"""Lines over which the rate is taken, evaluations between them included: about five minutes."""
+"""Number of lines over which the rate is averaged: about five minutes, evaluations included."""
 
 
 @rank_zero_only
 def say(text: str) -> None:
-    """A line on standard error, once for all processes."""
+    """Print a line on standard error, once for all processes."""
     print(text, file=sys.stderr, flush=True)
 
 
@@ -27,14 +27,12 @@ class Progress:
     """Lines on standard error of the first process; silent in the others.
 
     Args:
-        speaks: Whether this is the first process.
-        logs: Folder for TensorBoard's event files; None for none.
+        logs: Folder for TensorBoard's event files; None writes none.
     """
 
-    def __init__(self, speaks: bool, logs: Path | None) -> None:
-        self._speaks = speaks
+    def __init__(self, logs: Path | None) -> None:
         self._writer: Any = None
-        if speaks and logs is not None:
+        if logs is not None:
             from torch.utils.tensorboard import SummaryWriter
 
             self._writer = SummaryWriter(str(logs / "tensorboard"))  # type: ignore[no-untyped-call]
@@ -42,7 +40,7 @@ class Progress:
         self._marks: deque[tuple[float, int]] = deque(maxlen=RECENT)
 
     def start(self, epoch: int, epochs: int, step: int, steps: int, clips: int) -> None:
-        """An epoch begins at a step of it; `clips` is what all processes take in one step."""
+        """Begin an epoch at one of its steps; all processes together take `clips` clips a step."""
         self._epoch, self._epochs, self._steps, self._clips = epoch, epochs, steps, clips
         self._said_s = time.monotonic()
         if not self._marks:
@@ -50,29 +48,26 @@ class Progress:
             self._marks.append((self._said_s, 0))
 
     def step(self, step: int, loss: float) -> None:
+        """Count a step; print a line if the last one is `EVERY_S` seconds old."""
         self._done += 1
         now = time.monotonic()
-        if not self._speaks or now - self._said_s < EVERY_S:
+        if now - self._said_s < EVERY_S:
             return
         self._said_s = now
         began, done = self._marks[0]
         seconds = (now - began) / (self._done - done)
         self._marks.append((now, self._done))
         left = self._epochs * self._steps - self._first - self._done
-        print(
+        say(
             f"epoch {self._epoch + 1}/{self._epochs} step {step}/{self._steps} loss {loss:.4f} "
-            f"{self._clips / seconds:.1f} clips/s, {duration(left * seconds)} left",
-            file=sys.stderr,
-            flush=True,
+            f"{self._clips / seconds:.1f} clips/s, {duration(left * seconds)} left"
         )
 
     def row(self, row: dict[str, Any]) -> None:
-        """The figures of an epoch."""
-        if not self._speaks:
-            return
+        """Print and log the figures of an epoch."""
         numbers = {k: v for k, v in row.items() if isinstance(v, (int, float)) and k != "epoch"}
         text = ", ".join(f"{name} {value:.4f}" for name, value in numbers.items())
-        print(f"epoch {row['epoch']}/{self._epochs}: {text}", file=sys.stderr, flush=True)
+        say(f"epoch {row['epoch']}/{self._epochs}: {text}")
         if self._writer is not None:
             for name, value in numbers.items():
                 self._writer.add_scalar(name, value, row["epoch"])
@@ -84,7 +79,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """For example "3 h 05 min", "4 min", "20 s"."""
+    """Seconds in words, for example "3 h 05 min", "4 min", "20 s"."""
     minutes = round(seconds / 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60:02d} min"

@@ -1,9 +1,8 @@
 """Quantization-aware fine-tuning: INT8's rounding in the forward pass (Jacob et al. 2018).
 
 NNCF inserts the quantizers of post-training quantization, calibrated on training clips, and
-training goes on through them with the straight-through estimator. What is saved is the plain
-model with the weights that learned to live with the rounding: export quantizes and calibrates it
-like any other.
+training goes on through them with the straight-through estimator. The checkpoint holds the plain
+model, whose weights have adapted to the rounding; export quantizes it like any other.
 """
 
 from __future__ import annotations
@@ -15,10 +14,9 @@ import shutil
 import sys
 from dataclasses import replace
 
-import numpy as np
 import torch
 
-from svfap_edge.errors import ConfigError, DependencyMissing
+from svfap_edge.errors import ConfigError, DependencyMissing, UnreadableClip
 from svfap_edge.training.clips.augment import centre
 from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.protocols import normalize
@@ -26,18 +24,20 @@ from svfap_edge.training.protocols import normalize
 from .finetuning import Finetuning
 
 CALIBRATION_CLIPS = 64
+"""Greatest number of training clips that the quantizers are calibrated on."""
+
 FLOAT = ("scaled_dot_product_attention", "softmax", "layer_norm", "gelu", "matmul", "__matmul__")
-"""Operations left in float, as in export: attention, its neighbours, the bottleneck."""
+"""Operations that stay in floating point, as in export: attention and the bottleneck."""
 
 
-def quantized(job: Finetuning) -> Finetuning:
-    """The job with quantizers in its model.
+def quantized(objective: Finetuning) -> Finetuning:
+    """The objective with quantizers in its model.
 
     Raises:
-        DependencyMissing: NNCF or the C++ compiler that it builds its quantizers with.
-        ConfigError: the weights are to be sharded.
+        DependencyMissing: NNCF is missing, or the C++ compiler that it builds quantizers with.
+        ConfigError: the settings ask for sharded weights.
     """
-    os.environ.setdefault("NNCF_CI", "1")  # otherwise it reports to its makers that it was used
+    os.environ.setdefault("NNCF_CI", "1")  # or NNCF reports its use to its makers
     try:
         import nncf
         from nncf.quantization.advanced_parameters import (
@@ -49,14 +49,14 @@ def quantized(job: Finetuning) -> Finetuning:
             f"--quantize needs '{error.name}': pip install \"svfap-edge[train]\""
         ) from error
     _require_compiler()
-    if job.settings.run.strategy == "fsdp":
+    if objective.settings.run.strategy == "fsdp":
         raise ConfigError("--quantize needs whole weights in each process; not with fsdp.")
     off = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
-    clips = calibration_clips(job.train, job.config.size)
+    clips = calibration_clips(objective.train, objective.config.size)
     logging.getLogger("nncf").setLevel(logging.ERROR)
     with contextlib.redirect_stdout(sys.stderr):
         model = nncf.quantize(
-            job.model.eval(),
+            objective.model.eval(),
             nncf.Dataset(clips),
             subset_size=len(clips),
             model_type=nncf.ModelType.TRANSFORMER,
@@ -67,16 +67,13 @@ def quantized(job: Finetuning) -> Finetuning:
                 disable_bias_correction=True,  # training moves the biases
             ),
         )
-    return replace(job, model=model, quantized=True)
+    return replace(objective, model=model, quantized=True)
 
 
 def calibration_clips(clips: LabelledClips, size: int) -> list[torch.Tensor]:
     """Clips (1, 3, T, size, size) spread evenly over a list; unreadable ones are left out."""
-    from svfap_edge.errors import UnreadableClip
-
-    count = min(len(clips), CALIBRATION_CLIPS)
     found = []
-    for index in np.linspace(0, len(clips) - 1, count).round().astype(int):
+    for index in clips.spread(CALIBRATION_CLIPS):
         with contextlib.suppress(UnreadableClip):
             frames = centre(clips.read(int(index)), size)
             found.append(normalize(torch.from_numpy(frames)[None]))

@@ -1,4 +1,7 @@
-"""What a run is made of, kept with its resume checkpoint: it is only ever continued as that."""
+"""Resuming: a run is only continued with the settings, task and lists it was started with.
+
+The fingerprint of a run says what it is made of; it is stored in the resume checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +19,7 @@ from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import to_table
 
-from .job import Job
+from .objective import Objective
 
 if TYPE_CHECKING:
     from lightning.fabric import Fabric
@@ -29,26 +32,32 @@ FREE = frozenset(
         "run.devices", "run.nodes",  # the number of processes is compared
     )
 )  # fmt: skip
-"""Settings that may differ. With other epochs the learning rate follows the new cosine from there
-on, which is not what a run of that many epochs would have done."""
+"""Settings that may differ between a run and its continuation.
+
+With another `optim.epochs` the learning rate follows the new cosine from there on, so the result is
+not that of a run started with it."""
 
 
-def record_of(job: Job, processes: int) -> dict[str, Any]:
+def fingerprint_of(objective: Objective, processes: int) -> dict[str, Any]:
     """Settings, task and lists of a run by dotted name, and the number of processes."""
-    sections = {**to_table(job.settings), "task": job.task.to_dict() if job.task else {}}
+    task = objective.task.to_dict() if objective.task else {}
+    sections = {**to_table(objective.settings), "task": task}
     found = {
         f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()
     }
     kept = {name: value for name, value in found.items() if name not in FREE}
     lists = {
-        f"data.{name}": list_digest(clips, Path(getattr(job.settings.data, name)))
-        for name, clips in job.lists.items()
+        f"data.{name}": list_digest(clips, Path(getattr(objective.settings.data, name)))
+        for name, clips in objective.lists.items()
     }
-    return {**kept, **lists, "processes": processes, "--quantize": job.quantized}
+    return {**kept, **lists, "processes": processes, "--quantize": objective.quantized}
 
 
 def list_digest(clips: LabelledClips, path: Path) -> str:
-    """Size of a list and a digest of its targets and files; the same where both have moved."""
+    """Size of a list and a digest of its targets and file names.
+
+    The digest stays the same if the list and its files have been moved together.
+    """
     folder = path if path.is_dir() else path.parent
     prefixes = [os.path.join(text, "") for text in (str(folder), os.path.abspath(folder))]
     total = hashlib.sha256()
@@ -59,12 +68,17 @@ def list_digest(clips: LabelledClips, path: Path) -> str:
     return f"{len(clips)} items with digest {total.hexdigest()[:16]}"
 
 
-def check_resume(path: Path, record: dict[str, Any], epochs: int) -> None:
+def check_resume(path: Path, fingerprint: dict[str, Any], epochs: int) -> None:
     """Compare a resume checkpoint with the run that is to continue it.
 
+    Args:
+        path: The resume checkpoint.
+        fingerprint: What the continuing run is made of; see `fingerprint_of`.
+        epochs: Number of epochs that the run is to reach.
+
     Raises:
-        ConfigError: it cannot be read, or is of a run with other settings, another task or other
-            lists, or of one that has trained longer; both values are named.
+        ConfigError: the file cannot be read, or belongs to a run with other settings, another task
+            or other lists, or to one that has trained longer. Both values are named.
     """
     try:
         stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -75,13 +89,15 @@ def check_resume(path: Path, record: dict[str, Any], epochs: int) -> None:
             f"'{path}' cannot be read as a resume checkpoint of this version: "
             f"{str(error).strip()[:200]}. Start again in another run.output."
         ) from error
-    names = [name for name in {**before, **record} if before.get(name) != record.get(name)]
+    names = [
+        name for name in {**before, **fingerprint} if before.get(name) != fingerprint.get(name)
+    ]
     if names:
-        told = "; ".join(
-            f"{n} was {_short(before.get(n))}, is {_short(record.get(n))}" for n in names
+        changes = "; ".join(
+            f"{n} was {_short(before.get(n))}, is {_short(fingerprint.get(n))}" for n in names
         )
         raise ConfigError(
-            f"'{path}' does not fit these settings: {told}. Resume with those in "
+            f"'{path}' does not fit these settings: {changes}. Resume with those in "
             f"'{path.with_name('config.toml')}', or start a new run in another run.output."
         )
     if epoch + (step > 0) > epochs:

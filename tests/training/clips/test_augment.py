@@ -162,7 +162,7 @@ def test_each_operation_changes_the_clip_but_not_its_subject(
     op: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "svfap_edge.training.clips.augment._choose_ops", lambda rng, settings: {op: 0.7}
+        "svfap_edge.training.clips.augment.choose_ops", lambda rng, settings: {op: 0.7}
     )
     clip = augment(moving(), 40, np.random.default_rng(0), OFF)
     assert not np.array_equal(clip, moving())

@@ -14,14 +14,14 @@ from torch import nn
 
 from svfap_edge.training.model import IMAGENET_MEAN, IMAGENET_STD, TPSBT, preset
 from svfap_edge.training.recipes import lite_faces
-from svfap_edge.training.recipes.lite_faces import MINUTES, make
-from svfap_edge.training.recipes.parts import (
+from svfap_edge.training.recipes.classifiers import (
     StemClassifier,
     TubeletClassifier,
     fold_luminance,
     fold_temperature,
     start_later_stages_as_identity,
 )
+from svfap_edge.training.recipes.lite_faces import MINUTES, make
 from svfap_edge.training.recipes.phases import middle_answer
 from svfap_edge.training.recipes.photographs import (
     LABELS,

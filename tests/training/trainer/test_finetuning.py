@@ -24,10 +24,11 @@ from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import load_config
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
-from svfap_edge.training.trainer import loop, session
+from svfap_edge.training.trainer import loop
 from svfap_edge.training.trainer.devices import build_fabric
 from svfap_edge.training.trainer.finetuning import Finetuning, open_model
 from svfap_edge.training.trainer.resume import save_atomically
+from svfap_edge.training.trainer.train import finetune
 from tests.training.conftest import LABELS, settings
 
 PLAIN = (
@@ -64,7 +65,7 @@ def test_eight_clips_are_learned_by_heart(drawn: Path, tmp_path: Path) -> None:
         drawn, tmp_path / "run", *PLAIN, f"data.val={both}", "optim.epochs=60",
         "optim.batch=8", "optim.rate=0.1", "optim.layer_decay=1", "run.validate_every=60",
     )  # fmt: skip
-    best = session.finetune(config(*overrides))
+    best = finetune(config(*overrides))
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert report["final"]["val"]["published"]["war"] == 1.0
     assert report["final"]["val"]["published"]["uar"] == 1.0
@@ -79,9 +80,11 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
     lists: list[object] = []
     evaluate = Finetuning.evaluate
 
-    def counted(job: Finetuning, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> object:
+    def counted(
+        objective: Finetuning, fabric: Fabric, model: nn.Module, clips: LabelledClips
+    ) -> object:
         lists.append(clips)
-        return evaluate(job, fabric, model, clips)
+        return evaluate(objective, fabric, model, clips)
 
     monkeypatch.setattr(Finetuning, "evaluate", counted)
     listed = tmp_path / "test.txt"  # copies of the validation list's files
@@ -92,14 +95,14 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
             file.write(f"clip{number} {label}\n")
     test = f"data.test={listed}"
     chosen = config(*settings(drawn, tmp_path / "run", "optim.epochs=3", "optim.rate=0.05", test))
-    best = session.finetune(chosen)
+    best = finetune(chosen)
     assert len(lists) == 3 + 1  # each epoch, and the test list
     final = json.loads((tmp_path / "run" / "report.json").read_text())["final"]
     loaded = load_checkpoint(best)
     row = history(tmp_path / "run")[loaded.info["epoch"] - 1]
     assert {k: v for k, v in row.items() if k not in ("epoch", "loss")} == final["val"]["published"]
     assert final["test"]["published"] == final["val"]["published"]  # evaluated anew: the same files
-    session.finetune(chosen, resume=True)  # nothing is left to train, nothing is remembered
+    finetune(chosen, resume=True)  # nothing is left to train, nothing is remembered
     assert len(lists) == 3 + 1 + 2
     again = json.loads((tmp_path / "run" / "report.json").read_text())["final"]
     assert again == final
@@ -110,7 +113,7 @@ def test_killed_and_resumed_ends_as_if_never_killed(drawn: Path, tmp_path: Path)
     more = (f"optim.epochs={epochs}", "optim.batch=2", "run.save_every=0", "data.repeats=2",
             "optim.average=0.9", "optim.accumulate=2", "framing.zoom_out=0.5")  # fmt: skip
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    session.finetune(config(*settings(drawn, whole, *more)))
+    finetune(config(*settings(drawn, whole, *more)))
     overrides = settings(drawn, cut, *more)
     process = subprocess.Popen(command(*overrides), stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
@@ -141,8 +144,8 @@ def test_views_reach_beyond_the_picture_where_asked_for(drawn: Path, tmp_path: P
 
     clips = torch.rand(2, 3, 4, 32, 32)
     for framing in ((), ("framing.zoom_out=1",)):
-        job = Finetuning.prepare(config(*settings(drawn, tmp_path, *PLAIN, *framing)))
-        job.clip_loss(Seeing(), clips, torch.arange(2), np.random.default_rng(0))
+        objective = Finetuning.prepare(config(*settings(drawn, tmp_path, *PLAIN, *framing)))
+        objective.clip_loss(Seeing(), clips, torch.arange(2), np.random.default_rng(0))
     assert torch.equal(seen[0], clips)
     assert all(not torch.equal(found, clip) for found, clip in zip(seen[1], clips, strict=True))
 
@@ -154,7 +157,7 @@ def test_two_processes_evaluate_as_one(drawn: Path, tmp_path: Path) -> None:
     lines = [f"{drawn / line}\n" for line in (drawn / "val.txt").read_text().splitlines()]
     listed.write_text("".join([lines[0], f"{bad} 0\n", *lines[1:]]))  # the second process reads it
     more = ("optim.epochs=1", f"data.val={listed}")
-    session.finetune(config(*settings(drawn, one, *more, "optim.batch=4", *PLAIN)))
+    finetune(config(*settings(drawn, one, *more, "optim.batch=4", *PLAIN)))
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m"]
     arguments = settings(
         drawn, two, *more, "optim.batch=2", "run.devices=2", "run.strategy=ddp", *PLAIN
@@ -224,7 +227,7 @@ def test_values_and_traits(drawn: Path, tmp_path: Path) -> None:
             for i, (path, label) in enumerate(lines)
         ]
         (tmp_path / f"{name}.txt").write_text("\n".join(rows))
-    best = session.finetune(
+    best = finetune(
         config(
             *settings(drawn, tmp_path / "run", "data.task=avcaffe", "data.labels=none"),
             f"data.train={tmp_path / 'train.txt'}",
@@ -251,11 +254,11 @@ def test_corrupt_clips_are_counted_and_named(
     val.write_text("".join(f"{drawn / line}\n" for line in lines) + f"{other} 0\n")
     lists = (f"data.train={listed}", f"data.val={val}")
     good = settings(drawn, tmp_path / "run", *lists, "optim.epochs=2")
-    session.finetune(config(*good))
+    finetune(config(*good))
     assert capsys.readouterr().err.count("Left out: '") == 2  # each of them once
     report = json.loads((tmp_path / "run" / "report.json").read_text())
     assert list(report["unreadable"]) == [str(bad), str(other)]
-    session.finetune(config(*good), resume=True)  # no training clip is read any more
+    finetune(config(*good), resume=True)  # no training clip is read any more
     assert json.loads((tmp_path / "run" / "report.json").read_text()) == {
         **report, "created": ANY
     }  # fmt: skip
@@ -263,7 +266,7 @@ def test_corrupt_clips_are_counted_and_named(
     for i in range(30):
         bad.with_name(f"{i}.mp4").write_bytes(b"no video")
     with pytest.raises(SourceError, match="cannot be read, more than the limit"):
-        session.finetune(config(*settings(drawn, tmp_path / "b", f"data.train={listed}")))
+        finetune(config(*settings(drawn, tmp_path / "b", f"data.train={listed}")))
 
 
 @pytest.mark.parametrize(
@@ -282,7 +285,7 @@ def test_wrong_settings_end_before_training(
 ) -> None:
     more = ("data.labels=none",) if "task" in override else ()
     with pytest.raises(SvfapError, match=words):
-        session.finetune(config(*settings(drawn, tmp_path / "run", override, *more)))
+        finetune(config(*settings(drawn, tmp_path / "run", override, *more)))
     assert not (tmp_path / "run").exists()
 
 
@@ -293,26 +296,26 @@ def test_empty_list_label_out_of_range_and_shared_files(
     for text, words in (("", "empty|no lines|holds no"), (f"{drawn} 9\n", "outside task")):
         listed.write_text(text)
         with pytest.raises(SourceError, match=words):
-            session.finetune(config(*settings(drawn, tmp_path / "r", f"data.train={listed}")))
+            finetune(config(*settings(drawn, tmp_path / "r", f"data.train={listed}")))
     same = f"data.val={drawn / 'train.txt'}"
     with pytest.raises(ConfigError, match=r"8 files are in data\.train"):
-        session.finetune(config(*settings(drawn, tmp_path / "r", same)))
+        finetune(config(*settings(drawn, tmp_path / "r", same)))
     monkeypatch.chdir(drawn)
     relative = "data.val=train.txt"
     with pytest.raises(ConfigError, match=r"8 files are in data\.train and in data\.val"):
-        session.finetune(config(*settings(drawn, tmp_path / "r", relative)))
+        finetune(config(*settings(drawn, tmp_path / "r", relative)))
     tested = "data.test=val.txt"
     with pytest.raises(ConfigError, match=r"4 files are in data\.val and in data\.test"):
-        session.finetune(config(*settings(drawn, tmp_path / "r", tested)))
+        finetune(config(*settings(drawn, tmp_path / "r", tested)))
 
 
 def test_labels_to_ignore_are_names_or_indices_and_known(drawn: Path, tmp_path: Path) -> None:
     """The drawn lists hold indices."""
     for word in ("Anger", "3"):
-        job = Finetuning.prepare(
+        objective = Finetuning.prepare(
             config(*settings(drawn, tmp_path / "run", f'data.ignore=["{word}"]'))
         )
-        assert set(job.train.targets) == set(job.val.targets) == {0, 1, 2}
+        assert set(objective.train.targets) == set(objective.val.targets) == {0, 1, 2}
     with pytest.raises(ConfigError, match="no list and no task has a label 'angr'"):
         Finetuning.prepare(config(*settings(drawn, tmp_path / "run", 'data.ignore=["angr"]')))
     listed = tmp_path / "train.txt"  # a label that is in one list only, and not in the task
@@ -325,7 +328,7 @@ def test_labels_to_ignore_are_names_or_indices_and_known(drawn: Path, tmp_path: 
 def test_a_head_starts_in_the_order_of_the_task(
     drawn: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    best = session.finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=1")))
+    best = finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=1")))
     before = load_checkpoint(best)
     assert before.info["labels"] == LABELS
     start = ModelSettings(start=str(best))
@@ -349,20 +352,20 @@ def test_a_list_of_missing_files_ends_before_training(
     listed.write_text("".join(f"clips/{i}.mp4 {i % 4}\n" for i in range(200)))
     wrong = config(*settings(drawn, tmp_path / "run", f"data.{part}={listed}"))
     with pytest.raises(SourceError, match=r"200 of 200 items .* limit of 10.*'.*clips/0\.mp4'"):
-        session.finetune(wrong)
+        finetune(wrong)
     assert not (tmp_path / "run").exists()
 
 
 def test_a_second_run_does_not_overwrite_the_first(drawn: Path, tmp_path: Path) -> None:
     done = config(*settings(drawn, tmp_path / "run", "optim.epochs=1"))
-    session.finetune(done)
+    finetune(done)
     with pytest.raises(ConfigError, match="holds a run already"):
-        session.finetune(done)
+        finetune(done)
     with pytest.raises(ConfigError, match="Nothing to resume"):
-        session.finetune(config(*settings(drawn, tmp_path / "none")), resume=True)
+        finetune(config(*settings(drawn, tmp_path / "none")), resume=True)
     other = config(*settings(drawn, tmp_path / "run", "optim.epochs=1", "model.width=64"))
     with pytest.raises(ConfigError, match="does not fit these settings"):
-        session.finetune(other, resume=True)
+        finetune(other, resume=True)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path: Path) -> None:
@@ -394,18 +397,18 @@ except TrainingError as error:
 def test_a_loss_that_is_no_number_stops(drawn: Path, tmp_path: Path) -> None:
     wild = settings(drawn, tmp_path / "run", "optim.rate=1e30", "optim.epochs=9")
     with pytest.raises(TrainingError, match=r"The loss is (nan|inf)"):
-        session.finetune(config(*wild))
+        finetune(config(*wild))
 
 
 def test_answers_that_are_no_numbers_stop_and_are_not_unreadable_files(
     drawn: Path, tmp_path: Path
 ) -> None:
     chosen = config(*settings(drawn, tmp_path / "run"))
-    job, fabric = Finetuning.prepare(chosen), build_fabric(chosen.run)
+    objective, fabric = Finetuning.prepare(chosen), build_fabric(chosen.run)
     with torch.no_grad():
-        job.model.head.bias[0] = torch.nan
+        objective.model.head.bias[0] = torch.nan
     with pytest.raises(TrainingError, match="answers 4 of 4 items with NaN"):
-        job.evaluate(fabric, job.model, job.val)
+        objective.evaluate(fabric, objective.model, objective.val)
 
 
 def test_a_figure_that_is_no_number_chooses_no_weights(
@@ -413,7 +416,7 @@ def test_a_figure_that_is_no_number_chooses_no_weights(
 ) -> None:
     monkeypatch.setattr(Finetuning, "validate", lambda *_: {"uar": float("nan")})
     with pytest.raises(TrainingError, match="uar is nan after epoch 1"):
-        session.finetune(config(*settings(drawn, tmp_path / "run")))
+        finetune(config(*settings(drawn, tmp_path / "run")))
     assert not (tmp_path / "run" / loop.BEST).exists()
 
 
@@ -446,7 +449,7 @@ def test_the_rate_and_its_least_are_scaled_to_the_batch(
     rates: list[float] = []
     monkeypatch.setattr(loop, "set_rate", lambda optimizer, rate: rates.append(rate))
     more = ("optim.epochs=8", "optim.warmup_epochs=1", "optim.rate=1e-5", "run.validate_every=8")
-    session.finetune(config(*settings(drawn, tmp_path / "run", *more)))  # 2 batches of 4 clips
+    finetune(config(*settings(drawn, tmp_path / "run", *more)))  # 2 batches of 4 clips
     peak, least = 1e-5 * 4 / 256, 1e-6 * 4 / 256
     assert rates[:3] == pytest.approx([peak / 2, peak, peak])
     assert sorted(rates[2:], reverse=True) == rates[2:]
@@ -454,7 +457,7 @@ def test_the_rate_and_its_least_are_scaled_to_the_batch(
 
 
 def test_history_rows_are_plain_numbers(drawn: Path, tmp_path: Path) -> None:
-    session.finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=2")))
+    finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=2")))
     rows = history(tmp_path / "run")
     assert [row["epoch"] for row in rows] == [1, 2]
     assert np.isfinite([float(str(row["loss"])) for row in rows]).all()
@@ -464,12 +467,12 @@ def test_quantization_aware_training_saves_a_plain_model(drawn: Path, tmp_path: 
     pytest.importorskip("nncf")
     if not shutil.which("g++") or not shutil.which("ninja"):
         pytest.skip("NNCF compiles its quantizers, and there is no g++ or ninja here")
-    plain = session.finetune(config(*settings(drawn, tmp_path / "plain", "optim.epochs=2")))
+    plain = finetune(config(*settings(drawn, tmp_path / "plain", "optim.epochs=2")))
     overrides = settings(
         drawn, tmp_path / "aware", f"model.start={plain}", "optim.epochs=2", "optim.rate=1e-4",
         *(f"model.{name}=none" for name in ("size", "patch", "width", "heads", "depths", "stem")),
     )  # fmt: skip
-    best = session.finetune(config(*overrides), quantize=True)
+    best = finetune(config(*overrides), quantize=True)
     before, after = load_checkpoint(plain).model, load_checkpoint(best).model
     assert list(before.state_dict()) == list(after.state_dict())
     assert not torch.equal(before.blocks[0].mlp.fc1.weight, after.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
@@ -481,4 +484,4 @@ def test_without_a_compiler_quantization_is_refused(
     pytest.importorskip("nncf")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(DependencyMissing, match="needs ninja and g"):
-        session.finetune(config(*settings(drawn, tmp_path / "run")), quantize=True)
+        finetune(config(*settings(drawn, tmp_path / "run")), quantize=True)

@@ -14,8 +14,9 @@ from svfap_edge.lists import read_list
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import load_config
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
-from svfap_edge.training.trainer import loop, session
+from svfap_edge.training.trainer import loop
 from svfap_edge.training.trainer.pretraining import Pretraining
+from svfap_edge.training.trainer.train import finetune, pretrain
 from tests.training.conftest import settings
 
 FINETUNING_ONLY = ("data.task", "data.labels")
@@ -38,7 +39,7 @@ def pretrained(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     larger = ("model.size=48", "model.width=64", "masking.decoder_width=64", "masking.ratio=0.6")
     long = ("optim.epochs=40", "optim.rate=0.1", "optim.batch=8", "optim.weight_decay=0")
     seldom = ("data.repeats=4", "masking.picture_every=20", "run.validate_every=20")
-    session.pretrain(config(drawn, folder, *still, *larger, *long, *seldom))
+    pretrain(config(drawn, folder, *still, *larger, *long, *seldom))
     return folder
 
 
@@ -61,7 +62,7 @@ def test_the_checkpoint_starts_a_fine_tuning(pretrained: Path, drawn: Path, tmp_
         "model.size=none", "model.patch=none", "model.stem=none", "model.width=none",
         "model.heads=none", "model.depths=none",
     )  # fmt: skip
-    best = session.finetune(load_config(FinetuneConfig, None, overrides))
+    best = finetune(load_config(FinetuneConfig, None, overrides))
     tuned = load_checkpoint(best)
     assert tuned.kind == "fine-tuned"
     before, after = (x.model.state_dict()["blocks.0.mlp.fc1.weight"] for x in (loaded, tuned))
@@ -71,12 +72,12 @@ def test_the_checkpoint_starts_a_fine_tuning(pretrained: Path, drawn: Path, tmp_
 
 def test_resuming_a_finished_epoch_goes_on(drawn: Path, tmp_path: Path) -> None:
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    session.pretrain(config(drawn, whole, "optim.epochs=3"))
+    pretrain(config(drawn, whole, "optim.epochs=3"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(loop.Training, "finish_epoch", _stop_after(loop.Training.finish_epoch, 2))
         with pytest.raises(KeyboardInterrupt):
-            session.pretrain(config(drawn, cut, "optim.epochs=3"))
-    session.pretrain(config(drawn, cut, "optim.epochs=3"), resume=True)
+            pretrain(config(drawn, cut, "optim.epochs=3"))
+    pretrain(config(drawn, cut, "optim.epochs=3"), resume=True)
     assert losses(cut) == losses(whole) and losses(cut, "loss") == losses(whole, "loss")
 
 
@@ -95,17 +96,17 @@ def test_a_corrupt_clip_does_not_end_it(drawn: Path, tmp_path: Path) -> None:
     lines = (drawn / "train.txt").read_text().splitlines()
     listed.write_text(f"{bad} 0\n" + "".join(f"{drawn / line}\n" for line in lines))
     once = ("optim.epochs=1", f"data.train={listed}", "data.val=")  # without, train is looked at
-    folder = session.pretrain(config(drawn, tmp_path / "run", *once)).parent
+    folder = pretrain(config(drawn, tmp_path / "run", *once)).parent
     assert list(json.loads((folder / "report.json").read_text())["unreadable"]) == [str(bad)]
     assert 0 < losses(folder)[0] < 10
     worse = tmp_path / "val.txt"
     worse.write_text(f"{bad} 0\n" * 3 + f"{drawn / lines[0]}\n")
-    session.pretrain(config(drawn, tmp_path / "b", *once, f"data.val={worse}"))
+    pretrain(config(drawn, tmp_path / "b", *once, f"data.val={worse}"))
     for number in range(3):
         bad.with_name(f"{number}.mp4").write_bytes(b"no video")
     worse.write_text("".join(f"{tmp_path / f'{i}.mp4'} 0\n" for i in range(3)))
     with pytest.raises(SourceError, match="2 of 3 items cannot be read"):
-        session.pretrain(config(drawn, tmp_path / "c", *once, f"data.val={worse}"))
+        pretrain(config(drawn, tmp_path / "c", *once, f"data.val={worse}"))
 
 
 def test_a_list_without_labels(drawn: Path, tmp_path: Path) -> None:
@@ -115,19 +116,21 @@ def test_a_list_without_labels(drawn: Path, tmp_path: Path) -> None:
     (tmp_path / "other.mp4").symlink_to(folders[1])
     listed = tmp_path / "faces.txt"
     listed.write_text(f"one clip 7\nother.mp4\n{folders[2]}\n{folders[3]} 2\n")
-    job = Pretraining.prepare(config(drawn, tmp_path / "run", f"data.train={listed}", "data.val="))
+    objective = Pretraining.prepare(
+        config(drawn, tmp_path / "run", f"data.train={listed}", "data.val=")
+    )
     names = [tmp_path / "one clip 7", tmp_path / "other.mp4", *folders[2:4]]
-    assert [item.path for item in job.train.items] == names
-    assert job.train.read(0).shape[0] == 16
+    assert [item.path for item in objective.train.items] == names
+    assert objective.train.read(0).shape[0] == 16
     with pytest.raises(SourceError, match="line 2: expected 'path label'"):
         read_list(listed)
 
 
 def test_the_other_fusion_trains_and_is_written_down(drawn: Path, tmp_path: Path) -> None:
     aligned = config(drawn, tmp_path / "run", "masking.fusion=aligned", "optim.epochs=1")
-    best = session.pretrain(aligned)
+    best = pretrain(aligned)
     assert torch.load(best, weights_only=True)["decoder"]["fusion"] == "aligned"
-    plain = session.pretrain(config(drawn, tmp_path / "plain", "optim.epochs=1"))
+    plain = pretrain(config(drawn, tmp_path / "plain", "optim.epochs=1"))
     assert losses(best.parent) != losses(plain.parent)
     with pytest.raises(ConfigError, match=r"masking.fusion.*one of published, aligned"):
         config(drawn, tmp_path / "x", "masking.fusion=other")
@@ -145,4 +148,4 @@ def test_the_other_fusion_trains_and_is_written_down(drawn: Path, tmp_path: Path
 )
 def test_wrong_settings(drawn: Path, tmp_path: Path, override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
-        session.pretrain(config(drawn, tmp_path / "run", override))
+        pretrain(config(drawn, tmp_path / "run", override))

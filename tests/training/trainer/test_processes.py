@@ -18,7 +18,7 @@ from svfap_edge.training.config import load_config
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
 from svfap_edge.training.trainer import loop
 from svfap_edge.training.trainer.finetuning import Finetuning
-from svfap_edge.training.trainer.job import Batch
+from svfap_edge.training.trainer.objective import Batch
 from svfap_edge.training.trainer.pretraining import Pretraining
 from tests.training.conftest import settings
 
@@ -27,7 +27,8 @@ DECODER = ("masking.decoder_width=32", "masking.decoder_depth=1", "masking.decod
 WATCHED = """
 import os, sys
 from pathlib import Path
-from svfap_edge.training import loop, session
+from svfap_edge.training.trainer import loop
+from svfap_edge.training.trainer.train import finetune
 from svfap_edge.training.config import load_config
 from svfap_edge.training.settings import FinetuneConfig
 
@@ -47,7 +48,7 @@ def stopped_save(training):
         sys.exit(0)
 
 loop.Training.finish_epoch, loop.Training.save = noted_finish, stopped_save
-session.finetune(load_config(FinetuneConfig, None, overrides), resume=resume == "yes")
+finetune(load_config(FinetuneConfig, None, overrides), resume=resume == "yes")
 """
 """Fine-tuning that notes the statistics of batch norm in each process, and may stop at a save."""
 
@@ -154,18 +155,18 @@ def test_a_batch_of_nothing_reaches_every_weight_and_no_statistics(
     drawn: Path, tmp_path: Path, kind: str
 ) -> None:
     overrides = settings(drawn, tmp_path / "run", "model.stem=[8]")
-    job: Finetuning | Pretraining
+    objective: Finetuning | Pretraining
     if kind == "finetune":
-        job = Finetuning.prepare(load_config(FinetuneConfig, None, overrides))
+        objective = Finetuning.prepare(load_config(FinetuneConfig, None, overrides))
     else:
         kept = [s for s in overrides if "task" not in s and "labels" not in s]
-        job = Pretraining.prepare(load_config(PretrainConfig, None, [*kept, *DECODER]))
-    model = Fabric(accelerator="cpu").setup_module(job.model)
+        objective = Pretraining.prepare(load_config(PretrainConfig, None, [*kept, *DECODER]))
+    model = Fabric(accelerator="cpu").setup_module(objective.model)
     before = [buffer.clone() for buffer in model.buffers()]
     nothing = Batch(torch.zeros(0), torch.zeros(0, dtype=torch.int64), [])
-    loss = job.loss(model, nothing, np.random.default_rng(0))
+    loss = objective.loss(model, nothing, np.random.default_rng(0))
     loss.backward()
     assert float(loss.detach()) == 0 and model.training
-    for name, weight in job.model.named_parameters():
+    for name, weight in objective.model.named_parameters():
         assert weight.grad is not None and not weight.grad.any(), name
     assert all(map(torch.equal, before, model.buffers()))

@@ -14,9 +14,10 @@ from svfap_edge.errors import ConfigError
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
 from svfap_edge.training.config import load_config
 from svfap_edge.training.settings import FinetuneConfig
-from svfap_edge.training.trainer import loop, session
+from svfap_edge.training.trainer import loop
 from svfap_edge.training.trainer.finetuning import Finetuning
 from svfap_edge.training.trainer.resume import check_resume, list_digest
+from svfap_edge.training.trainer.train import CONFIG, finetune
 from tests.training.conftest import LABELS, settings
 
 
@@ -27,7 +28,7 @@ def config(*overrides: str) -> FinetuneConfig:
 @pytest.fixture(scope="module")
 def run(drawn: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("record") / "run"
-    session.finetune(config(*settings(drawn, folder, "optim.epochs=1")))
+    finetune(config(*settings(drawn, folder, "optim.epochs=1")))
     return folder
 
 
@@ -60,7 +61,7 @@ def test_another_run_is_refused_and_nothing_is_overwritten(
     before = {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
     chosen = override if "labels" in override else override.format(**lists)
     with pytest.raises(ConfigError, match=f"does not fit these settings: .*{words}"):
-        session.finetune(config(*settings(drawn, run, "optim.epochs=1", chosen)), resume=True)
+        finetune(config(*settings(drawn, run, "optim.epochs=1", chosen)), resume=True)
     assert before == {path.name: path.read_bytes() for path in run.iterdir() if path.is_file()}
 
 
@@ -71,12 +72,12 @@ def test_what_changes_no_weights_may_change_and_more_epochs(
     shutil.copytree(run, moved)
     shutil.copytree(drawn, data)
     free = ("run.save_every=7", "run.threads=none", "data.workers=1", "optim.epochs=2")
-    session.finetune(config(*settings(data, moved, *free)), resume=True)
+    finetune(config(*settings(data, moved, *free)), resume=True)
     assert len((moved / loop.HISTORY).read_text().splitlines()) == 2
-    assert "save_every = 7" in (moved / session.CONFIG).read_text()
+    assert "save_every = 7" in (moved / CONFIG).read_text()
     fewer = config(*settings(data, moved, "optim.epochs=1"))
     with pytest.raises(ConfigError, match=r"in epoch 2 already: optim\.epochs=1 is too few"):
-        session.finetune(fewer, resume=True)
+        finetune(fewer, resume=True)
 
 
 def test_other_processes_quantizers_and_damaged_files_are_refused(
@@ -123,7 +124,7 @@ def test_the_scale_of_half_precision_goes_on(drawn: Path, tmp_path: Path) -> Non
         scaler = torch.amp.GradScaler("cpu", init_scale=512.0, growth_interval=2)
         precision = MixedPrecision("16-mixed", "cpu", scaler)
         fabric = Fabric(accelerator="cpu", plugins=precision)
-        return loop.Training(Finetuning.prepare(chosen), chosen.optim, chosen.run, fabric, {})
+        return loop.Training(Finetuning.prepare(chosen), fabric, {})
 
     first, second = training(), training()
     first.to_the_end()  # two steps: the scale grows once

@@ -1,4 +1,4 @@
-"""What is trained and on which clips; pre-training and fine-tuning each add their loss."""
+"""What is trained, on which clips and to which end; pre-training and fine-tuning add their loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.augment import AugmentSettings, augment
-from svfap_edge.training.clips.order import epoch_order, epoch_position, generator
+from svfap_edge.training.clips.epochs import epoch_order, epoch_position, generator
 from svfap_edge.training.clips.reading import LabelledClips, Sampling, Unreadable
 from svfap_edge.training.config import to_table
 from svfap_edge.training.model import TPSBTConfig
@@ -25,12 +25,21 @@ from svfap_edge.training.protocols import normalize
 from svfap_edge.training.settings import DataSettings, FinetuneConfig, PretrainConfig
 
 Key = tuple[int, int, int]
-"""(epoch, place in the epoch of all processes, item): what a clip and its augmentation hang on."""
+"""(epoch, place in the epoch of all processes, item).
+
+A clip and its augmentation are a function of it and of the seed."""
 
 
 @dataclass(frozen=True)
 class TrainingClips(Dataset[Any]):
-    """Augmented clips by key; an unreadable item is returned as the error that says why."""
+    """Augmented clips by key; an unreadable item gives the error that says why it is.
+
+    Attributes:
+        clips: The list that is read.
+        settings: How strongly clips are changed.
+        size: Side of the square clips in pixels.
+        seed: Seed of the run.
+    """
 
     clips: LabelledClips
     settings: AugmentSettings
@@ -38,7 +47,7 @@ class TrainingClips(Dataset[Any]):
     seed: int
 
     def __getitem__(self, key: Key) -> tuple[int, np.ndarray | UnreadableClip]:
-        """(item, (T, size, size, 3) uint8 or the error)."""
+        """Number of the item, and its clip (T, size, size, 3) uint8 RGB or the error."""
         epoch, position, index = key
         rng = generator("clip", self.seed, epoch, position)
         try:
@@ -50,7 +59,13 @@ class TrainingClips(Dataset[Any]):
 
 @dataclass
 class Batch:
-    """Readable clips (B, T, S, S, 3) uint8 and their items."""
+    """A batch as the loader gives it.
+
+    Attributes:
+        clips: (B, T, S, S, 3) uint8 RGB, the readable ones.
+        items: (B,) int64, their numbers in the list.
+        errors: Why the other items could not be read.
+    """
 
     clips: Tensor
     items: Tensor
@@ -68,12 +83,18 @@ def collate(found: list[tuple[int, np.ndarray | UnreadableClip]]) -> Batch:
 def open_clips(
     data: DataSettings, path: str, task: Task | None, sampling: Sampling
 ) -> LabelledClips:
-    """The clips of a list without the labels to be ignored; without a task, without targets.
+    """The clips of a list, without those whose labels are ignored.
+
+    Args:
+        data: The settings; `ignore` and `unreadable` are used.
+        path: Path of the list.
+        task: Task whose labels are read; None reads no labels.
+        sampling: Which frames make a clip.
 
     Raises:
-        ConfigError: no list is named.
-        SourceError: it cannot be read, holds nothing, a label is outside the task, or more files
-            than may be unreadable are missing.
+        ConfigError: the path is empty.
+        SourceError: the list cannot be read or holds nothing, a label is outside the task, or more
+            files are missing than `data.unreadable` allows.
     """
     if not path:
         raise ConfigError("No list is named: set data.train and data.val.")
@@ -83,7 +104,7 @@ def open_clips(
 
 
 def require_known(data: DataSettings, *lists: LabelledClips) -> None:
-    """Raises ConfigError if a label to be ignored is neither the task's nor in any list."""
+    """Raise ConfigError if a label in `data.ignore` is neither in the task nor in any list."""
     unknown = [x for x in data.ignore if all(x in clips.unknown for clips in lists)]
     if unknown:
         raise ConfigError(
@@ -93,16 +114,20 @@ def require_known(data: DataSettings, *lists: LabelledClips) -> None:
 
 
 @dataclass(kw_only=True)
-class Job(ABC):
-    """What is trained.
+class Objective(ABC):
+    """A model, the lists it is trained on, its loss and its validation.
 
     Attributes:
+        settings: All settings of the run.
         model: The module whose parameters are trained.
-        config: Of the encoder; `prefix` is of its names inside `model`.
-        sign: +1 if more of `monitor` is better, else -1.
-        task: None where no labels are read.
+        config: Configuration of the encoder.
+        train: Clips that are trained on.
+        val: Clips that choose the best weights.
+        task: Task whose labels are read; None in pre-training.
         quantized: Whether the model holds the quantizers of INT8.
         logs: Items that could not be read, by the name of their list.
+        prefix: What the names of the encoder's weights begin with inside `model`.
+        sign: +1 if a greater figure of `monitor` is better, else -1.
     """
 
     settings: FinetuneConfig | PretrainConfig
@@ -122,17 +147,21 @@ class Job(ABC):
 
     @property
     def lists(self) -> dict[str, LabelledClips]:
-        """What is read, by name."""
+        """The lists that are read, by name: "train", "val", and "test" where there is one."""
         return {"train": self.train, "val": self.val}
 
     def log_of(self, clips: LabelledClips) -> Unreadable:
+        """The log of one of `lists`."""
         return next(self.logs[name] for name, found in self.lists.items() if found is clips)
 
     def join_logs(self, fabric: Fabric) -> dict[str, dict[str, str]]:
-        """Path to reason of what no process could read, by list; from here on known to all.
+        """Share among all processes which items could not be read.
+
+        Returns:
+            Name of each list to the paths and reasons of all processes.
 
         Raises:
-            SourceError: together, more items than the limit cannot be read.
+            SourceError: all processes together could not read more items than the limit.
         """
         mine = {name: log.reasons for name, log in self.logs.items()}
         if fabric.world_size > 1:
@@ -143,14 +172,14 @@ class Job(ABC):
         return {name: dict(log.reasons) for name, log in self.logs.items()}
 
     def recall(self, reasons: Mapping[str, Mapping[str, str]]) -> None:
-        """Count what another process or an earlier run could not read, by list."""
+        """Add what another process or an earlier run could not read, by the name of its list."""
         for name, log in self.logs.items():
             log.reasons.update(reasons.get(name, {}))
 
     @property
     @abstractmethod
     def monitor(self) -> str:
-        """Figure of `validate` that chooses the best weights."""
+        """Name of the figure of `validate` that chooses the best weights."""
 
     @property
     def content(self) -> dict[str, Any]:
@@ -159,11 +188,12 @@ class Job(ABC):
 
     @property
     def dataset(self) -> TrainingClips:
+        """The training list as the loader reads it."""
         settings = self.settings
         return TrainingClips(self.train, settings.augment, self.config.size, settings.run.seed)
 
-    def order(self, epoch: int, rank: int, world: int) -> list[Key]:
-        """Keys of an epoch for one process; as many for each."""
+    def keys(self, epoch: int, rank: int, world: int) -> list[Key]:
+        """What one process reads in an epoch, in order; every process reads equally many."""
         data, shard = self.settings.data, (rank, world)
         order = epoch_order(
             self.train.targets, self.settings.run.seed, epoch,
@@ -172,10 +202,10 @@ class Job(ABC):
         return [(epoch, epoch_position(i, shard), int(item)) for i, item in enumerate(order)]
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-        """Mean loss of a batch; of an empty one, zero with a gradient for every weight.
+        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight.
 
         Raises:
-            SourceError: more items than the limit cannot be read.
+            SourceError: more items than the limit could not be read.
         """
         for error in batch.errors:
             self.logs["train"].add(error)
@@ -184,8 +214,11 @@ class Job(ABC):
         return self.clip_loss(model, normalize(batch.clips), batch.items, rng)
 
     def _no_loss(self, model: nn.Module, items: Tensor, rng: np.random.Generator) -> Tensor:
-        """Zero, by a forward pass of an empty clip: where several processes train, each must make
-        one, or the others wait for its gradients. Batch norm does not learn from it."""
+        """Loss zero from the forward pass of an empty clip.
+
+        Where several processes train, each must make a pass, or the others wait for its gradients.
+        Batch norm does not learn from it.
+        """
         size = self.config.size
         clip = torch.zeros(1, 3, self.config.frames, size, size, device=items.device)
         model.eval()

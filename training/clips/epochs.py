@@ -1,7 +1,7 @@
-"""Which item is seen when: a function of seed and epoch alone, so that training can resume.
+"""The order of the items in an epoch, and the seeds of all random choices.
 
-Random choices are never taken from a generator that lives through the run: each has one of its
-own, made from what it is for and from its place in the run (`generator`).
+Both are functions of the run's seed and the place in training alone, so that a run can resume: each
+random choice has a generator of its own, made from its purpose and its place (`generator`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ def generator(purpose: str, *place: int) -> np.random.Generator:
     """The generator for one choice, such as `generator("clip", seed, epoch, position)`.
 
     Args:
-        purpose: What is drawn; another purpose gives independent numbers.
-        place: Non-negative numbers, such as seed, epoch and position.
+        purpose: What is drawn; each purpose has independent numbers.
+        place: Numbers from 0, such as seed, epoch and position.
     """
     # The length sets (1, 2) apart from (1, 2, 0), which SeedSequence would not.
     return np.random.default_rng([zlib.crc32(purpose.encode()), len(place), *place])
@@ -40,12 +40,17 @@ def epoch_order(
     global batches are the same whatever w is, and m is the same for every process.
 
     Args:
-        labels: Class index of each item; only their number counts where balance is 1.
-        balance: Item counts of the classes are drawn as count^balance: 1 takes every item once,
-            0 every class equally often. A class drawn more often than it has items goes through
-            them in turn; one drawn less often loses a random part, another in every epoch.
-        repeats: How often each item drawn is seen, in different augmentations.
-        shard: Rank and number of the processes.
+        labels: Class index of each item; if balance is 1, only their number matters.
+        seed: Seed of the run.
+        epoch: Number of the epoch, from 0.
+        balance: Each class is drawn in proportion to count**balance: 1 takes every item once,
+            0 takes every class equally often. A class drawn more often than it has items goes
+            through them in turn; one drawn less often loses a random part, another in every epoch.
+        repeats: Number of times that each drawn item is seen, in different augmentations.
+        shard: Rank of the process and number of processes.
+
+    Raises:
+        ValueError: an argument is out of its range, or values are to be balanced.
     """
     rank, world = shard
     if not 0.0 <= balance <= 1.0 or repeats < 1 or not 0 <= rank < world or len(labels) == 0:
@@ -65,7 +70,7 @@ def epoch_order(
 
 
 def epoch_position(index: int, shard: tuple[int, int] = (0, 1)) -> int:
-    """Place in the epoch of all processes of the `index`-th item of one: see `epoch_order`."""
+    """Place in the epoch of all processes of the `index`-th item of one process."""
     rank, world = shard
     return index * world + rank
 
@@ -79,7 +84,7 @@ def class_shares(labels: np.ndarray, balance: float) -> np.ndarray:
 
 
 def _draw(labels: np.ndarray, balance: float, rng: np.random.Generator) -> np.ndarray:
-    """n indices with the classes in their shares, in random order."""
+    """Indices (n,) that hold the classes in their shares, in random order."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise ValueError("epoch_order: only class labels can be balanced; set balance to 1.")
     # Systematic sampling: whole numbers that add up to n, right on average.

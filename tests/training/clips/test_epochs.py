@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svfap_edge.training.clips.order import class_shares, epoch_order, epoch_position, generator
+from svfap_edge.training.clips.epochs import class_shares, epoch_order, epoch_position, generator
 
 LABELS = np.repeat([0, 1, 2], [80, 15, 5])
 

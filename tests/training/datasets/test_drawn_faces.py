@@ -10,10 +10,10 @@ import pytest
 from svfap_edge.errors import SourceError
 from svfap_edge.lists import file_digest, read_list
 from svfap_edge.tasks import Task
-from svfap_edge.training.clips.order import generator
+from svfap_edge.training.clips.epochs import generator
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
-from svfap_edge.training.recipes.drawing import LABELS, Person
-from svfap_edge.training.recipes.drawn_faces import face_clip, write_faces
+from svfap_edge.training.datasets.drawing import LABELS, Person
+from svfap_edge.training.datasets.drawn_faces import face_clip, write_faces
 
 TASK = Task("drawn", "classes", LABELS)
 

@@ -1,4 +1,4 @@
-"""The parts of the default model that are trained one after another."""
+"""Classifiers on parts of a model, trained one after another, and what is folded into the whole."""
 
 from __future__ import annotations
 
@@ -11,11 +11,16 @@ from svfap_edge.training.model import IMAGENET_STD, TPSBT, CrossSelfBlock, Tempo
 from .photographs import GREY_STD, LUMA
 
 
+def stem_of(model: TPSBT) -> nn.Sequential:
+    """The stem of a model that has one, as `lite` does."""
+    assert model.patch_embed.stem is not None
+    return model.patch_embed.stem
+
+
 @torch.no_grad()
 def fold_luminance(model: TPSBT) -> None:
-    """Make the first convolution read normalized RGB as the luminance it was trained on; exact."""
-    assert model.patch_embed.stem is not None
-    first = model.patch_embed.stem[0]
+    """Make the first convolution read normalized RGB exactly as the luminance it learned from."""
+    first = stem_of(model)[0]
     assert isinstance(first, nn.Conv2d)
     channels = (LUMA * torch.tensor(IMAGENET_STD) / GREY_STD).view(1, 3, 1, 1)
     first.weight.copy_(first.weight.sum(1, keepdim=True) * channels)
@@ -25,12 +30,12 @@ def fold_luminance(model: TPSBT) -> None:
 def fold_temperature(model: TPSBT, logits: Tensor, labels: Tensor) -> None:
     """Scale the last layer so that the model's probabilities fit labels best; its answers stay.
 
-    What it learned from other models' answers and from mixed photographs leaves it unsure of all
-    (Guo et al., "On calibration of modern neural networks", 2017).
+    A model that learns from other models' answers and from mixed photographs gives too even
+    probabilities (Guo et al., "On calibration of modern neural networks", 2017).
 
     Args:
-        logits: (n, L) that it gives of photographs it has not learned from.
-        labels: Indices (n,).
+        logits: Logits (n, L) of the model for photographs that it was not trained on.
+        labels: Label indices (n,) of these photographs.
     """
     scales = torch.logspace(-1, 1, 401)
     losses = torch.stack([F.cross_entropy(logits * scale, labels) for scale in scales])
@@ -40,12 +45,11 @@ def fold_temperature(model: TPSBT, logits: Tensor, labels: Tensor) -> None:
 
 
 class StemClassifier(nn.Module):
-    """The stem of a model, pooled: (B, 3, 1, H, W) to (B, L)."""
+    """The pooled stem of a model: single frames (B, 3, 1, H, W) to logits (B, L)."""
 
     def __init__(self, model: TPSBT) -> None:
         super().__init__()
-        assert model.patch_embed.stem is not None
-        self.stem = model.patch_embed.stem
+        self.stem = stem_of(model)
         self.dropout = nn.Dropout(0.3)
         self.head = nn.Linear(model.config.stem[-1], model.config.outputs)
 
@@ -54,7 +58,7 @@ class StemClassifier(nn.Module):
 
 
 class TubeletClassifier(nn.Module):
-    """Stem and stage 1 of a model on single tubelets, without computing the repeated frame."""
+    """Stem and stage 1 of a model on single tubelets; the repeated frame is not computed twice."""
 
     def __init__(self, model: TPSBT) -> None:
         super().__init__()
@@ -62,11 +66,10 @@ class TubeletClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, 1, H, W)
         model, config = self.model, self.model.config
-        embed = model.patch_embed
-        assert embed.stem is not None
-        maps = embed.stem(images[:, :, 0])
-        weight = embed.proj.weight.sum(2)
-        tokens = F.conv2d(maps, weight, embed.proj.bias, stride=weight.shape[-1])
+        maps = stem_of(model)(images[:, :, 0])
+        proj = model.patch_embed.proj
+        weight = proj.weight.sum(2)
+        tokens = F.conv2d(maps, weight, proj.bias, stride=weight.shape[-1])
         tokens = tokens.flatten(2).transpose(1, 2)
         code = model.position_code.view(config.time_steps, config.positions, -1)
         step = torch.randint(config.time_steps, (len(images),)) if self.training else 0
@@ -77,18 +80,16 @@ class TubeletClassifier(nn.Module):
 
 
 class ClipClassifier(nn.Module):
-    """The whole model with a stem that is not trained: (B, 3, T, H, W) to (B, L)."""
+    """The whole model, with a stem that is not trained: (B, 3, T, H, W) to logits (B, L)."""
 
     def __init__(self, model: TPSBT) -> None:
         super().__init__()
         self.model = model
-        assert model.patch_embed.stem is not None
-        model.patch_embed.stem.requires_grad_(False)
+        stem_of(model).requires_grad_(False)
 
     def train(self, mode: bool = True) -> ClipClassifier:
         super().train(mode)
-        assert self.model.patch_embed.stem is not None
-        self.model.patch_embed.stem.eval()
+        stem_of(self.model).eval()
         return self
 
     def forward(self, clips: Tensor) -> Tensor:
@@ -97,6 +98,7 @@ class ClipClassifier(nn.Module):
 
 @torch.no_grad()
 def start_later_stages_as_identity(model: TPSBT) -> None:
+    """Make the stages after the first average over time and change their tokens very little."""
     for downsample in model.temporal_downsamples:
         assert isinstance(downsample, TemporalDownsample) and downsample.bias is not None
         eye = torch.eye(downsample.weight.shape[0]) / downsample.weight.shape[2]

@@ -1,14 +1,14 @@
 """A small data set of drawn, moving faces, for tests and for trying the training commands.
 
-    from svfap_edge.training.recipes.drawn_faces import write_faces
+    from svfap_edge.training.datasets.drawn_faces import write_faces
     train, val = write_faces(Path("drawn"), people=12, clips_per_label=2)
 
-Every clip shows one person going from neutral to the apex of an expression, the head swaying.
+Every clip shows one person who goes from neutral to the apex of an expression and sways the head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import itertools
 from pathlib import Path
 from typing import Literal
 
@@ -16,8 +16,8 @@ import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError
+from svfap_edge.training.clips.epochs import generator
 from svfap_edge.training.clips.geometry import random_path
-from svfap_edge.training.clips.order import generator
 
 from .drawing import EXPRESSIONS, LABELS, Person, Shot, draw_face
 
@@ -30,8 +30,11 @@ def face_clip(
     size: int,
     noise: float = 1.0,
 ) -> np.ndarray:
-    """(frames, size, size, 3) uint8 RGB: neutral, then to the apex of the expression within the
-    first half, and held. `noise` is a factor on the sensor's noise."""
+    """A clip (frames, size, size, 3) uint8 RGB of a person with an expression.
+
+    It begins neutral, reaches the apex of the expression within the first half, and holds it.
+    `noise` is a factor on the noise of the sensor.
+    """
     shot = Shot.draw(rng)
     apex = EXPRESSIONS[label].scaled(float(rng.uniform(0.8, 1.1)))
     onset, rise = rng.uniform(0.05, 0.2), rng.uniform(0.15, 0.3)
@@ -67,16 +70,25 @@ def write_faces(
     lists is its place in `labels`.
 
     Args:
-        val_share: Share of the people for `val.txt`; at least one.
-        form: MPEG-4 videos, or folders of PNG frames.
-        noise: Factor on the sensors' noise; 0 for none, as masked pre-training can never predict
-            it.
+        folder: A new or empty folder.
+        people: Number of people, at least 2.
+        clips_per_label: Number of clips of each person and label.
+        seed: Seed of all people and clips.
+        labels: The expressions to draw, in the order of the lists' indices.
+        val_share: Share of the people who are in `val.txt`; at least one person is.
+        frames: Number of frames in a clip.
+        size: Side of the pictures in pixels.
+        fps: Frames a second of the videos.
+        form: "videos" writes MPEG-4 files, "frames" folders of PNG files.
+        noise: Factor on the noise of the sensor. Masked pre-training can never predict noise, and
+            is shown better with 0.
 
     Returns:
-        The two lists.
+        Paths of `train.txt` and `val.txt`.
 
     Raises:
-        SourceError: `folder` holds something else, or a video cannot be written.
+        SourceError: `folder` is not empty, or a clip cannot be written.
+        ValueError: there are fewer than 2 people, or unknown labels.
     """
     if people < 2 or not set(labels) <= set(LABELS):
         raise ValueError(
@@ -88,9 +100,12 @@ def write_faces(
     (folder / "clips").mkdir(parents=True)
     val_people = min(people - 1, max(1, round(val_share * people)))
     lines: dict[str, list[str]] = {"train": [], "val": []}
-    drawn = _clips(people, clips_per_label, seed, labels, frames, size, noise)
-    for number, label, name, clip in drawn:
-        relative = f"clips/{name}" + (".mp4" if form == "videos" else "")
+    takes = itertools.product(range(people), labels, range(clips_per_label))
+    for number, label, take in takes:
+        person = Person.draw(generator("person", seed, number))
+        rng = generator("take", seed, number, LABELS.index(label), take)
+        clip = face_clip(person, label, rng, frames, size, noise)
+        relative = f"clips/p{number:02d}_{label}_{take}" + (".mp4" if form == "videos" else "")
         if form == "videos":
             _write_video(folder / relative, clip, fps)
         else:
@@ -100,25 +115,6 @@ def write_faces(
     for part, text in lines.items():
         (folder / f"{part}.txt").write_text("".join(text), encoding="utf-8")
     return folder / "train.txt", folder / "val.txt"
-
-
-def _clips(
-    people: int,
-    clips_per_label: int,
-    seed: int,
-    labels: tuple[str, ...],
-    frames: int,
-    size: int,
-    noise: float,
-) -> Iterator[tuple[int, str, str, np.ndarray]]:
-    """Number of the person, label, name and frames of every clip."""
-    for number in range(people):
-        person = Person.draw(generator("person", seed, number))
-        for label in labels:
-            for take in range(clips_per_label):
-                rng = generator("take", seed, number, LABELS.index(label), take)
-                name = f"p{number:02d}_{label}_{take}"
-                yield number, label, name, face_clip(person, label, rng, frames, size, noise)
 
 
 def _write_video(path: Path, clip: np.ndarray, fps: float) -> None:

@@ -1,4 +1,4 @@
-"""A face drawn from numbers: who it is, what it expresses, how it is filmed."""
+"""Drawing a face from numbers that say who it is, what it expresses and how it is filmed."""
 
 from __future__ import annotations
 
@@ -16,18 +16,21 @@ Colour = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Expression:
-    """A face's state; 0 is neutral, 1 the apex. After the action units of Ekman and Friesen's
-    Facial Action Coding System (1978), joined where a drawing cannot tell them apart.
+    """The state of a face; 0 is neutral, 1 the apex.
+
+    It follows the action units (AU) of Ekman and Friesen's Facial Action Coding System (1978),
+    joined where a drawing cannot tell them apart.
 
     Attributes:
-        inner_brow, outer_brow: Raised (AU 1, 2), or lowered and drawn together (AU 4) below 0.
-        eyes: Opened wide (AU 5), or narrowed (AU 6, 7) below 0.
-        nose: Wrinkled (AU 9).
-        corners: Corners of the mouth up (AU 12), or down (AU 15) below 0.
-        width: Mouth wide, or rounded below 0.
+        inner_brow: Inner brows raised (AU 1); below 0 lowered and drawn together (AU 4).
+        outer_brow: Outer brows raised (AU 2); below 0 lowered (AU 4).
+        eyes: Eyes opened wide (AU 5); below 0 narrowed (AU 6, 7).
+        nose: Nose wrinkled (AU 9).
+        corners: Corners of the mouth up (AU 12); below 0 down (AU 15).
+        width: Mouth wide; below 0 rounded.
         jaw: Mouth open (AU 25, 26).
-        upper_lip: Raised in the middle (AU 10).
-        teeth: Shown and closed.
+        upper_lip: Upper lip raised in the middle (AU 10).
+        teeth: Teeth closed and shown.
     """
 
     inner_brow: float = 0.0
@@ -41,7 +44,7 @@ class Expression:
     teeth: float = 0.0
 
     def scaled(self, share: float) -> Expression:
-        """The expression on its way: 0 neutral, 1 this."""
+        """The expression on its way from neutral (0) to itself (1)."""
         return Expression(**{f.name: share * getattr(self, f.name) for f in fields(self)})
 
 
@@ -58,22 +61,25 @@ EXPRESSIONS = {
     ),
 }  # fmt: skip
 LABELS = tuple(EXPRESSIONS)
-"""Class 0, 1, ... of the lists."""
+"""Labels in the order of their indices."""
 
 
 @dataclass(frozen=True)
 class Person:
-    """What does not change with the expression; lengths in half sides of the picture.
+    """What does not change with the expression; lengths are in half sides of the picture.
 
     Attributes:
-        skin, hair, iris, shirt: RGB.
+        skin: Colour of the skin, RGB in 0..255.
+        hair: Colour of the hair, RGB in 0..255.
+        iris: Colour of the irises, RGB in 0..255.
+        shirt: Colour of the shirt, RGB in 0..255.
         face: Half width and half height of the head.
         eyes: Half distance of the eyes.
         eye: Half width of an eye.
         brow: Thickness of the brows.
         mouth: Half width of the mouth.
-        fringe: How far the hair comes down the forehead.
-        long_hair: Whether it reaches the shoulders.
+        fringe: Length by which the hair comes down the forehead.
+        long_hair: Whether the hair reaches the shoulders.
     """
 
     skin: Colour
@@ -111,7 +117,14 @@ class Person:
 
 @dataclass(frozen=True)
 class Shot:
-    """How a clip is filmed: background colours above and below, light, sensor noise."""
+    """How a clip is filmed.
+
+    Attributes:
+        background: Colours of the background above and below, RGB in 0..255.
+        light: Factor on all levels.
+        side_light: Change of this factor at the right border; at the left one it is opposite.
+        noise: Standard deviation of the sensor's noise in levels of 0..255.
+    """
 
     background: tuple[Colour, Colour]
     light: float
@@ -135,7 +148,9 @@ def draw_face(
     """One frame (size, size, 3) uint8 RGB, without sensor noise.
 
     Args:
-        pose: Shift of the head in half sides, its roll in radians, and its scale.
+        person, expression, shot: Who is drawn, with what expression, and how it is filmed.
+        size: Side of the picture in pixels.
+        pose: Shift of the head (x, y) in half sides, its roll in radians, and its scale.
     """
     canvas = _Canvas(size * SUPERSAMPLING, pose)
     canvas.fill_background(shot.background)
@@ -150,7 +165,7 @@ def draw_face(
 
 
 class _Canvas:
-    """Polygons in half sides of the picture, around the middle of the head, y down."""
+    """Draws in half sides of the picture, from the middle of the head, with y pointing down."""
 
     def __init__(self, side: int, pose: tuple[float, float, float, float]) -> None:
         x, y, roll, scale = pose
@@ -166,11 +181,11 @@ class _Canvas:
         self.image[:] = rows[:, None]
 
     def fill(self, points: np.ndarray, colour: Colour) -> None:
-        """A polygon (n, 2)."""
+        """Fill a polygon (n, 2)."""
         cv2.fillPoly(self.image, [self._pixels(points)], colour, cv2.LINE_AA, FIXED_POINT_BITS)
 
     def line(self, points: np.ndarray, colour: Colour, width: float) -> None:
-        """An open line (n, 2), `width` wide."""
+        """Draw an open line (n, 2) of a width in half sides."""
         pixels = max(1, round(width * self._scale * len(self.image) / 2))
         cv2.polylines(
             self.image, [self._pixels(points)], False, colour, pixels, cv2.LINE_AA,
@@ -205,7 +220,7 @@ def _draw_head(canvas: _Canvas, person: Person) -> None:
 
 
 def _draw_eye(canvas: _Canvas, person: Person, expression: Expression, side: float) -> None:
-    """One eye and its brow; `side` is -1 for the one on the left of the picture."""
+    """Draw one eye and its brow; `side` is -1 for the eye on the left of the picture."""
     x, y, half = side * person.eyes, EYE_LEVEL, person.eye
     opening = half * 0.62 * max(0.08, 1 + 0.65 * expression.eyes)
     canvas.fill(_ellipse(x, y, half, opening), (245, 243, 238))
@@ -273,13 +288,13 @@ def _draw_mouth(canvas: _Canvas, person: Person, expression: Expression) -> None
 
 
 def _ellipse(x: float, y: float, half_width: float, half_height: float) -> np.ndarray:
-    """(65, 2) points, from the left over the top."""
+    """Points (65, 2) of an ellipse, from the left over the top."""
     angle = np.linspace(np.pi, 3 * np.pi, 65)
     return np.stack((x + half_width * np.cos(angle), y + half_height * np.sin(angle)), 1)
 
 
 def _curve(start: np.ndarray, middle: np.ndarray, end: np.ndarray) -> np.ndarray:
-    """(17, 2) points of the parabola through three."""
+    """Points (17, 2) of the parabola through three points."""
     t = np.linspace(0, 1, 17)[:, None]
     curve: np.ndarray = start * (1 - t) * (1 - 2 * t) + 4 * middle * t * (1 - t)
     return curve + end * t * (2 * t - 1)
