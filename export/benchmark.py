@@ -11,7 +11,6 @@ filled. Prints a Markdown table; quote it with the machine line above it.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 from pathlib import Path
@@ -19,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from svfap_edge.benchmark.processes import answer_of
+from svfap_edge.benchmark.processes import answer_of, answering
 from svfap_edge.benchmark.rounds import runnable
 from svfap_edge.benchmark.timing import cold_start, time_artifacts, time_calls
 from svfap_edge.bundle import Bundle
@@ -107,7 +106,8 @@ def main() -> None:
     parser.add_argument("--torch", choices=("plain", "bf16"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.torch:
-        print(json.dumps(torch_latencies(args.checkpoint, args.torch, args.clips)))
+        with answering() as answer:
+            answer(torch_latencies(args.checkpoint, args.torch, args.clips))
         return
     if args.isa:
         os.environ["ONEDNN_MAX_CPU_ISA"] = args.isa

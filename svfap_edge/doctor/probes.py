@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import ctypes
 import importlib
-import json
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+from svfap_edge.benchmark.processes import answering
 
 CUDA_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
 CUDA_CALLS = {100: "no device", 101: "invalid device", 802: "not ready", 803: "driver too old"}
@@ -161,4 +162,5 @@ PROBES = {
 }
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(PROBES[sys.argv[1]](*sys.argv[2:])))  # type: ignore[operator]
+    with answering() as answer:
+        answer(PROBES[sys.argv[1]](*sys.argv[2:]))  # type: ignore[operator]
