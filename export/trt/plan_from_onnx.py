@@ -17,13 +17,12 @@ from typing import Any
 from svfap_edge.atomic import written_whole
 from svfap_edge.bundle import digest
 from svfap_edge.errors import EngineIncompatible
-from svfap_edge.export.model_files import read_onnx
+from svfap_edge.export.model_files import adapt_to_tensorrt, read_onnx
 from svfap_edge.export.precision import precisions_of_tensorrt
 from svfap_edge.runtimes.backend import INPUT_NAME
 from svfap_edge.runtimes.trt.library import TensorRT, log_of
 
 from .config import add_profile, configured
-from .graph import adapt_to_tensorrt
 from .library import find_builder, present_capability, refusal
 from .settings import PlanSettings
 

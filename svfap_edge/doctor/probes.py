@@ -7,7 +7,6 @@ Each probe returns facts; whatever it raises is the finding.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import re
 import sys
@@ -16,13 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from svfap_edge.benchmark.processes import answering
-
-CUDA_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
-CUDA_CALLS = {100: "no device", 101: "invalid device", 802: "not ready", 803: "driver too old"}
-"""Results of `cuInit` worth a word (CUDA driver API, cuda.h)."""
-
-MAJOR, MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR (cuda.h)."""
 
 
 def package_model() -> dict[str, Any]:
@@ -109,46 +101,25 @@ def cuda() -> dict[str, Any]:
     """NVIDIA's driver and GPUs, asked without any CUDA package.
 
     Returns:
-        "problem" if there is none; otherwise "cuda" (the newest version the driver knows) and
-        "gpus" (name, compute capability, memory in MiB).
+        "problem" if no driver is installed; otherwise "gpus" (name, compute capability, memory in
+        MiB) and "cuda" (the newest version the driver knows; empty without a GPU).
     """
-    library = None
-    for name in CUDA_LIBRARIES:
-        try:
-            library = ctypes.CDLL(name)
-            break
-        except OSError:
-            continue
-    if library is None:
+    from svfap_edge.runtimes.cuda_driver import DriverMissing, find_gpus
+
+    try:
+        gpus = find_gpus()
+    except DriverMissing:
         return {"problem": "no NVIDIA driver"}
-    code = library.cuInit(0)
-    if code:
-        return {"problem": f"the driver answers {code} ({CUDA_CALLS.get(code, 'see cuda.h')})"}
-    version, count = ctypes.c_int(), ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(version))
-    library.cuDeviceGetCount(ctypes.byref(count))
-    number = version.value
     return {
-        "cuda": f"{number // 1000}.{number % 1000 // 10}",
-        "gpus": [_gpu(library, index) for index in range(count.value)],
-    }
-
-
-def _gpu(library: Any, index: int) -> dict[str, Any]:
-    device, text = ctypes.c_int(), ctypes.create_string_buffer(128)
-    library.cuDeviceGet(ctypes.byref(device), index)
-    library.cuDeviceGetName(text, len(text), device)
-    values = []
-    for attribute in (MAJOR, MINOR):
-        value = ctypes.c_int()
-        library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        values.append(str(value.value))
-    memory = ctypes.c_size_t()
-    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    return {
-        "name": text.value.decode(errors="replace"),
-        "compute_capability": ".".join(values),
-        "memory_mib": memory.value >> 20,
+        "cuda": gpus[0].cuda if gpus else "",
+        "gpus": [
+            {
+                "name": gpu.name,
+                "compute_capability": gpu.capability,
+                "memory_mib": gpu.memory >> 20,
+            }
+            for gpu in gpus
+        ],
     }
 
 

@@ -26,10 +26,10 @@ from svfap_edge.cli.app import app
 from svfap_edge.errors import BackendUnavailable, EngineIncompatible, SvfapError
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.half_from_onnx import half_from_onnx
+from svfap_edge.export.model_files import adapt_to_tensorrt
 from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.trt import plan_from_onnx as tensorrt_from_onnx
 from svfap_edge.export.trt.config import configured
-from svfap_edge.export.trt.graph import adapt_to_tensorrt
 from svfap_edge.export.trt.library import find_builder, present_capability
 from svfap_edge.export.trt.plan_from_onnx import PlanInfo, needs, plan_from_onnx
 from svfap_edge.export.trt.settings import PlanSettings, parse_options, plan_settings
