@@ -122,9 +122,8 @@ def _half(job: Job, source: str, name: str, held_to: str | None = None) -> None:
 
 def _plan(job: Job, source: str, name: str) -> None:
     """Build a TensorRT engine of an ONNX artifact that passed the gate."""
-    from svfap_edge.export.trt.library import find_builder
+    from svfap_edge.export.trt.builder import find_builder, plan_settings
     from svfap_edge.export.trt.plan_from_onnx import needs, plan_from_onnx
-    from svfap_edge.export.trt.settings import plan_settings
 
     capabilities = job.options.compute_capabilities
     builder = find_builder("auto", capabilities)

@@ -234,10 +234,6 @@ def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> di
     }
 
 
-def _numbers(pattern: str, state: dict[str, Tensor]) -> set[int]:
-    return {int(match[1]) for name in state if (match := re.match(pattern, name))}
-
-
 def _compare(found: dict[str, Tensor], wanted: dict[str, Tensor], path: Path) -> None:
     missing = [name for name in wanted if name not in found]
     extra = [name for name in found if name not in wanted]

@@ -22,9 +22,14 @@ from svfap_edge.export.precision import precisions_of_tensorrt
 from svfap_edge.runtimes.backend import INPUT_NAME
 from svfap_edge.runtimes.trt.library import TensorRT, log_of
 
-from .config import add_profile, configured
-from .library import find_builder, present_capability, refusal
-from .settings import PlanSettings
+from .builder import (
+    PlanSettings,
+    add_profile,
+    configured,
+    find_builder,
+    present_capability,
+    refusal,
+)
 
 
 @dataclass(frozen=True)

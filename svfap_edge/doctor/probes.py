@@ -60,7 +60,7 @@ def module(name: str) -> dict[str, Any]:
 
 def tensorrt(flavour: str) -> dict[str, Any]:
     """Whether TensorRT ("tensorrt") or TensorRT for RTX ("rtx") loads."""
-    from svfap_edge.export.trt.library import find_builder
+    from svfap_edge.export.trt.builder import find_builder
 
     return {"version": find_builder(flavour).version}  # type: ignore[arg-type]
 

@@ -28,7 +28,7 @@ from svfap_edge.export.int8 import recipe, sensitivity
 from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
-from svfap_edge.export.trt.library import find_builder, present_capability
+from svfap_edge.export.trt.builder import find_builder, present_capability
 from svfap_edge.runtimes import Engine
 from svfap_edge.training.model import TPSBTConfig
 from tests.models import SPAN_S, TINY, TINY_TASK, model_with_weights, save_ours
