@@ -33,11 +33,12 @@ class ExportOptions:
     """What to export and how.
 
     Attributes:
-        task: Gives the outputs their names and the clip its spacing.
+        task: The task, which names the outputs and gives the clip its spacing.
         artifacts: Names out of `ARTIFACTS`.
         calib: List, folder, video or image to check the export on and calibrate INT8 with.
         calib_samples: Calibration clips at most; a fifth, 32 at most, is held back for the gate.
-        detector, face_model: Find the faces in `calib`; see `perception.detectors.open_detector`.
+        detector, face_model: How the faces in `calib` are found; see
+            `perception.detectors.open_detector`.
         span_s: Time a clip covers; None for the task's stride at 25 fps.
         margin: Crop side beyond the face box, as a share of the box.
         features: Return the pooled feature as a second output.

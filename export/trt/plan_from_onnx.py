@@ -37,16 +37,16 @@ class PlanInfo:
     """What was built.
 
     Attributes:
-        builder: `TensorRT.name`.
-        version: `TensorRT.version`.
+        builder: Name of the TensorRT that built it, as in `TensorRT.name`.
+        version: Its version, as in `TensorRT.version`.
         compute_capabilities: GPUs the plan is for. Empty: TensorRT for RTX's default, 8.0 and
             later; or, with TensorRT, the GPU of the build, which could not be asked.
-        source_sha256: Of the ONNX file.
-        settings: `PlanSettings.to_dict`.
+        source_sha256: SHA-256 of the ONNX file, in hexadecimal.
+        settings: The settings used, as in `PlanSettings.to_dict`.
         layers: Number of computing layers by precision (`precisions_of_tensorrt`), counted in the
             network before the build, which fuses them, but, strongly typed, keeps the precision.
-        warnings: TensorRT's, each once.
-        seconds: Time it took.
+        warnings: Warnings of TensorRT, each once.
+        seconds: Time the build took, in seconds.
     """
 
     builder: str

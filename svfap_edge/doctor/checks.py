@@ -224,7 +224,7 @@ def check_gpu_packages(answers: dict[str, Answer]) -> Iterator[Check]:
 
 
 FACE_MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-"""Of YuNet's file in OpenCV Zoo, March 2023."""
+"""SHA-256 of YuNet's file in OpenCV Zoo, March 2023."""
 
 
 def check_opencv(answer: Answer) -> Iterator[Check]:
