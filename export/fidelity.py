@@ -140,8 +140,8 @@ def check_clips_tell(reference: np.ndarray) -> None:
     if not fidelity.spread > MIN_SPREAD * max(size, 1e-12):
         raise QualityGateError(
             f"The model gives the same answer for all {len(reference)} calibration clips (logits "
-            f"deviate by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be worthless, "
-            "and the gate could not see it. Give real, varied clips of faces (--calib)."
+            f"deviate by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be "
+            "worthless, and the gate could not see it. Give real, varied clips of faces (--calib)."
         )
 
 
