@@ -2,5 +2,5 @@
 
 import os
 
-# NNCF tells its makers over the network that it was used, unless this is set before its import.
+# NNCF reports its use to its makers over the network, unless this is set before its import.
 os.environ.setdefault("NNCF_CI", "1")

@@ -20,12 +20,12 @@ class Fidelity:
     """How two sets of logits (N, L) compare.
 
     Attributes:
-        clips: N.
+        clips: N, the number of clips compared.
         max_abs: Largest absolute difference of a logit.
-        spread: Root mean square deviation of the reference between clips: what the model says
-            about one clip and not about all.
+        spread: Root mean square deviation of the reference between clips: how much the
+            answer for one clip differs from the answer for all.
         error: Root mean square difference as a share of the spread. At 1 the artifact's errors
-            are as large as everything the model tells clips apart by.
+            are as large as everything by which the model distinguishes clips.
         cosine: Mean cosine between the two, after subtracting the reference's mean clip.
         agreement: Share of clips with the same arg-max.
     """
@@ -85,7 +85,7 @@ LIMITS = {
 docs/quantization.md, tests/export/test_smooth_quant.py."""
 
 MIN_SPREAD = 1e-3
-"""Clips whose logits differ less than this (as a share of their size) cannot tell good from bad."""
+"""Clips whose logits differ by less than this share of their size cannot show a bad artifact."""
 
 
 def failures(fidelity: Fidelity, precision: str) -> list[str]:
@@ -133,15 +133,15 @@ def check_clips_tell(reference: np.ndarray) -> None:
     """Refuse clips that cannot show a difference, such as black ones.
 
     Raises:
-        QualityGateError: the model says the same of all clips.
+        QualityGateError: the model gives the same answer for all clips.
     """
     fidelity = compare(reference, reference)
     size = float(np.sqrt((reference.astype(np.float64) ** 2).mean()))
     if not fidelity.spread > MIN_SPREAD * max(size, 1e-12):
         raise QualityGateError(
-            f"The model says the same of all {len(reference)} calibration clips (logits deviate "
-            f"by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be worthless, "
-            "and the gate could not see it. Give real, varied clips of faces (--calib)."
+            f"The model gives the same answer for all {len(reference)} calibration clips (logits "
+            f"deviate by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be "
+            "worthless, and the gate could not see it. Give real, varied clips of faces (--calib)."
         )
 
 

@@ -10,10 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from svfap_edge.atomic import written_whole
 from svfap_edge.errors import EngineIncompatible
-from svfap_edge.export.trt.graph import adapt_to_tensorrt
 from svfap_edge.runtimes.backend import INPUT_NAME
 
-from .model_files import read_onnx
+from .model_files import adapt_to_tensorrt, read_onnx
 
 HALF_MAX = 65504.0
 HALF_SMALL = 2.0**-10

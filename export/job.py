@@ -25,17 +25,17 @@ from .options import ExportOptions
 from .precision import precisions_of_onnx, precisions_of_openvino
 
 CHECK_CLIPS = 4
-"""Clips an export without INT8 is checked on."""
+"""Number of clips on which an export without INT8 is checked."""
 
 FEW_CLIPS = 100
-"""Fewer calibration clips than this are warned of."""
+"""Fewer calibration clips than this bring a warning."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass
 class Job:
-    """What the steps of one export share."""
+    """What the steps of one export share: its input, its clips, and what was decided so far."""
 
     options: ExportOptions
     loaded: Checkpoint
@@ -64,7 +64,12 @@ def prepare(
     progress: Progress,
     scratch: Path,
 ) -> Job:
-    """Collect the clips and what PyTorch says of those that the gate looks at."""
+    """Collect the clips, and what PyTorch answers for those that the gate looks at.
+
+    Raises:
+        SvfapError: too few calibration clips for INT8.
+        SourceError: nothing readable, or no face, in the calibration files.
+    """
     detector, calibration, held_back = None, None, 0
     if options.calib is None:
         gate_clips = synthetic_clips(manifest.clip, CHECK_CLIPS)

@@ -1,13 +1,16 @@
-"""Models read and written with errors that tell, and files that appear complete or not at all."""
+"""Model files read, written, and changed to what the engines take."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
+from onnx import TensorProto, helper, numpy_helper
 
 from svfap_edge.errors import EngineIncompatible, SvfapError
+from svfap_edge.runtimes.backend import INPUT_NAME
 
 
 def read_onnx(source: Path) -> onnx.ModelProto:
@@ -46,3 +49,67 @@ def write_openvino(model: Any, target: Path, *, half: bool = False) -> None:
         raise OSError(
             f"OpenVINO cannot write '{target.name}' ({' '.join(reason)}); is the disk full?"
         ) from error
+
+
+def adapt_to_tensorrt(model: onnx.ModelProto) -> None:
+    """Change a model in place to what TensorRT takes; without effect where nothing is to change.
+
+    - The bytes of `clips` become numbers first. We cut the patches while they are bytes, which
+      TensorRT cannot do. Half precision holds 0..255 exactly, at half the traffic of float32.
+    - Unsigned activations become signed ones; see `sign_activations`.
+
+    Raises:
+        EngineIncompatible: unsigned quantization with another zero point, or of weights.
+    """
+    sign_activations(model)
+    half = f"{INPUT_NAME}.half"
+    users = [node for node in model.graph.node if INPUT_NAME in node.input]
+    if all(node.op_type == "Cast" for node in users):
+        return
+    for node in users:
+        node.input[:] = [half if name == INPUT_NAME else name for name in node.input]
+    cast = helper.make_node("Cast", [INPUT_NAME], [half], name=half, to=TensorProto.FLOAT16)
+    model.graph.node.insert(0, cast)
+
+
+def sign_activations(model: onnx.ModelProto) -> None:
+    """Turn unsigned activations (zero point 0) of a Q/DQ model into signed ones of the same range.
+
+    NNCF uses uint8 where an activation is never negative. TensorRT would read it as signed with the
+    scale as it is: a warning, and everything above half of the range cut off. The signed one has
+    half of the resolution.
+
+    Raises:
+        EngineIncompatible: unsigned quantization with another zero point, or of weights.
+    """
+    graph = model.graph
+    del graph.value_info[:]  # hints about types, which are about to change
+    constants = {tensor.name: tensor for tensor in graph.initializer}
+    signed: dict[str, str] = {}  # names of constants to those that take their places
+
+    def replace(name: str, values: np.ndarray) -> str:
+        if name not in signed:
+            signed[name] = f"{name}.signed"
+            graph.initializer.append(numpy_helper.from_array(values, signed[name]))
+        return signed[name]
+
+    for node in graph.node:
+        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
+            continue
+        source, scale, zero = node.input
+        if zero not in constants or constants[zero].data_type != TensorProto.UINT8:
+            continue
+        zeros = numpy_helper.to_array(constants[zero])
+        if zeros.any() or source in constants or scale not in constants:
+            raise EngineIncompatible(
+                f"TensorRT takes signed quantization only; '{node.name}' is unsigned. "
+                "Export int8.onnx again with symmetric signed quantizers."
+            )
+        # uint8 0..255 of `scale` covers what int8 0..127 of this scale does
+        wider = (numpy_helper.to_array(constants[scale]) * (255 / 127)).astype(np.float32)
+        node.input[1], node.input[2] = replace(scale, wider), replace(zero, zeros.astype(np.int8))
+    used = {name for node in graph.node for name in node.input}
+    kept = [tensor for tensor in graph.initializer if tensor.name in used]
+    if signed:
+        del graph.initializer[:]
+        graph.initializer.extend(kept)

@@ -33,11 +33,12 @@ class ExportOptions:
     """What to export and how.
 
     Attributes:
-        task: Gives the outputs their names and the clip its spacing.
+        task: The task, which names the outputs and gives the clip its spacing.
         artifacts: Names out of `ARTIFACTS`.
         calib: List, folder, video or image to check the export on and calibrate INT8 with.
         calib_samples: Calibration clips at most; a fifth, 32 at most, is held back for the gate.
-        detector, face_model: Find the faces in `calib`; see `perception.detectors.open_detector`.
+        detector, face_model: How the faces in `calib` are found; see
+            `perception.detectors.open_detector`.
         span_s: Time a clip covers; None for the task's stride at 25 fps.
         margin: Crop side beyond the face box, as a share of the box.
         features: Return the pooled feature as a second output.
@@ -45,7 +46,7 @@ class ExportOptions:
         overwrite: Replace a bundle that is there.
         name: Name in the manifest; None for the folder's.
         compute_capabilities: GPUs that plans are built for ahead of time, like "8.9".
-        trt_options: Builder settings, KEY and VALUE; see `tensorrt_settings.plan_settings`.
+        trt_options: Builder settings, KEY and VALUE; see `export.trt.builder.plan_settings`.
         rescue: Where INT8 fails the gate, find the fewest layers to leave in float.
         max_drop: Points INT8 may lose on `validate`; beyond it, and beyond the gate, rescue.
         validate: Labelled list or folder for `max_drop`, apart from `calib` and from the test.
@@ -105,9 +106,7 @@ def check_options(options: ExportOptions) -> None:
 
 def _check_tensorrt(options: ExportOptions) -> None:
     """The builder is there, and takes the settings."""
-    from svfap_edge.export.trt.config import configured
-    from svfap_edge.export.trt.library import find_builder
-    from svfap_edge.export.trt.settings import plan_settings
+    from svfap_edge.export.trt.builder import configured, find_builder, plan_settings
 
     settings = plan_settings(options.trt_options, options.compute_capabilities)
     configured(find_builder("auto", options.compute_capabilities), settings)

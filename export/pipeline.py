@@ -23,7 +23,7 @@ from .options import ARTIFACTS, ExportOptions, check_options
 
 __all__ = ["ARTIFACTS", "ExportOptions", "export_bundle"]
 
-TOLD = "Order as the checkpoint tells it."
+ORDER_NOTE = "The order of the labels is the one stored in the checkpoint."
 
 
 def export_bundle(
@@ -36,7 +36,7 @@ def export_bundle(
     """Export a checkpoint.
 
     Args:
-        checkpoint: See `svfap_edge.training.checkpoint.load_checkpoint`.
+        checkpoint: A file that `svfap_edge.training.checkpoint.load_checkpoint` opens.
         output: The bundle's folder; appears complete or not at all.
         progress: Called with a sentence before each step.
         changes: Fields of `TPSBTConfig` that overrule the checkpoint.
@@ -86,7 +86,7 @@ def _manifest(
 
 
 def _build(job: Job) -> None:
-    """All artifacts in order, each behind the gate, then the manifest."""
+    """Build all artifacts in order, pass each through the gate, then write the manifest."""
     wanted = job.options.artifacts
     job.progress("Writing fp32.onnx")
     onnx_from_model(job.loaded.model, job.folder / "fp32.onnx", features=job.options.features)
@@ -122,9 +122,8 @@ def _half(job: Job, source: str, name: str, held_to: str | None = None) -> None:
 
 def _plan(job: Job, source: str, name: str) -> None:
     """Build a TensorRT engine of an ONNX artifact that passed the gate."""
-    from svfap_edge.export.trt.library import find_builder
+    from svfap_edge.export.trt.builder import find_builder, plan_settings
     from svfap_edge.export.trt.plan_from_onnx import needs, plan_from_onnx
-    from svfap_edge.export.trt.settings import plan_settings
 
     capabilities = job.options.compute_capabilities
     builder = find_builder("auto", capabilities)
@@ -156,7 +155,7 @@ def _bf16(job: Job) -> None:
 
 
 def _checked_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> Task:
-    """The task, its order of labels certain where the checkpoint tells the same one."""
+    """The task, with its order of labels certain where the checkpoint holds the same one."""
     config, task = loaded.model.config, options.task
     if loaded.kind == "pre-trained" and not options.fresh_head:
         raise CheckpointError(
@@ -169,16 +168,16 @@ def _checked_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> Tas
             f"{', '.join(task.labels)}. Choose the task it was fine-tuned on, or give its labels "
             "in output order (--task NAME --labels a,b,...)."
         )
-    told = loaded.info.get("labels")
-    if told is None or loaded.kind == "pre-trained":
+    stored = loaded.info.get("labels")
+    if stored is None or loaded.kind == "pre-trained":
         return task
-    if [label.lower() for label in told] != [label.lower() for label in task.labels]:
+    if [label.lower() for label in stored] != [label.lower() for label in task.labels]:
         raise TaskError(
             f"'{path}' was fine-tuned on other labels than those of task '{task.name}', or in "
-            f"another order: {', '.join(told)}; got {', '.join(task.labels)}. Each output would be "
-            f"called by another's name. Pass --labels {','.join(told)}"
+            f"another order: {', '.join(stored)}; got {', '.join(task.labels)}. Each output would "
+            f"be called by another's name. Pass --labels {','.join(stored)}"
         )
-    return task if task.order_certain else replace(task, order_certain=True, note=TOLD)
+    return task if task.order_certain else replace(task, order_certain=True, note=ORDER_NOTE)
 
 
 def _provenance(checkpoint: Path, loaded: Checkpoint) -> dict[str, object]:

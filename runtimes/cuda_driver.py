@@ -43,17 +43,22 @@ class Gpu:
     cuda: str
 
 
+class DriverMissing(BackendUnavailable):
+    """NVIDIA's driver is not installed."""
+
+
 @functools.cache
 def _driver() -> Any:
     """The driver's library, initialized.
 
     Raises:
-        BackendUnavailable: there is no driver, or no GPU that it can use.
+        DriverMissing: there is none.
+        BackendUnavailable: it does not start, or has no GPU that it can use.
     """
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
-        raise BackendUnavailable(
+        raise DriverMissing(
             f"CUDA driver not found: {error}. This needs an NVIDIA GPU and its driver (on Jetson: "
             "JetPack; in a container: start it with the NVIDIA runtime, --gpus all)."
         ) from error
@@ -77,15 +82,26 @@ def _call(function: str, *arguments: Any) -> None:
         raise CudaError(f"{function}: {_words(_driver(), status)}")
 
 
-def find_gpu() -> Gpu:
-    """Describe the GPU that would be used.
+def find_gpus() -> list[Gpu]:
+    """All GPUs that the driver shows this process; the first is the one that would be used.
 
     Raises:
-        BackendUnavailable: there is no driver, or no GPU.
+        BackendUnavailable: no driver (`DriverMissing`), or no GPU.
+    """
+    count = ctypes.c_int()
+    _call("cuDeviceGetCount", ctypes.byref(count))
+    return [find_gpu(index) for index in range(count.value)]
+
+
+def find_gpu(index: int = DEVICE) -> Gpu:
+    """The GPU that would be used, or another one by its number.
+
+    Raises:
+        BackendUnavailable: no driver (`DriverMissing`), or no GPU.
     """
     library = _driver()
     device, version, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
-    if status := library.cuDeviceGet(ctypes.byref(device), DEVICE):
+    if status := library.cuDeviceGet(ctypes.byref(device), index):
         raise BackendUnavailable(f"There is no GPU to use: {_words(library, status)}.")
     name = ctypes.create_string_buffer(256)
     _call("cuDeviceGetName", name, len(name), device)

@@ -1,7 +1,7 @@
 """The bundle: a folder with a model's artifacts and `manifest.json`, the only truth about them.
 
 A bundle is checked before any engine sees its bytes. Writing one is atomic: it appears complete,
-by a rename, or not at all.
+or not at all.
 """
 
 from __future__ import annotations
@@ -9,14 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from .errors import BundleError
+from .atomic import folder_written_whole, written_whole
+from .errors import BundleError, SvfapError
 from .manifest import MANIFEST, Artifact, ArtifactFile, Manifest, parse_manifest
 
 __all__ = [
@@ -140,14 +139,12 @@ def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) ->
     """Add measured figures to the manifest's `quality`, by artifact; the file is replaced whole.
 
     Raises:
-        BundleError: The bundle has no such artifact.
+        BundleError: The bundle has no such artifact, or the manifest cannot be written.
     """
     for name, figures in measured.items():
         bundle.artifact(name)
         bundle.manifest.quality[name] = {**bundle.manifest.quality.get(name, {}), **figures}
-    with tempfile.TemporaryDirectory(prefix=".record-", dir=bundle.path) as scratch:
-        write_manifest(Path(scratch), bundle.manifest)
-        (Path(scratch) / MANIFEST).replace(bundle.path / MANIFEST)
+    write_manifest(bundle.path, bundle.manifest, BundleError)
 
 
 @contextmanager
@@ -160,28 +157,12 @@ def writing(target: str | os.PathLike[str], *, replace: bool = False) -> Iterato
 
     Raises:
         BundleError: `target` exists and is not to be replaced, or is not a bundle.
+        OSError: it cannot be written.
     """
     final = Path(target)
     check_target(final, replace=replace)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{final.name}.partial-", dir=final.parent))
-    try:
+    with folder_written_whole(final) as scratch:
         yield scratch
-        scratch.chmod(0o755)
-        if final.exists():
-            old = Path(tempfile.mkdtemp(prefix=f".{final.name}.old-", dir=final.parent))
-            final.rename(old / "bundle")
-            try:
-                scratch.rename(final)
-            except OSError:
-                (old / "bundle").rename(final)
-                raise
-            finally:
-                shutil.rmtree(old, ignore_errors=True)
-        else:
-            scratch.rename(final)
-    finally:
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def check_target(final: Path, *, replace: bool) -> None:
@@ -196,11 +177,19 @@ def check_target(final: Path, *, replace: bool) -> None:
         raise BundleError(f"'{final}' exists and is not a bundle; it is not overwritten.")
 
 
-def write_manifest(folder: Path, manifest: Manifest) -> None:
-    """Write `manifest.json`, after reading it back through the same checks a loader does."""
+def write_manifest(
+    folder: Path, manifest: Manifest, failure: type[SvfapError] | None = None
+) -> None:
+    """Write `manifest.json` whole, after reading it back through the same checks a loader does.
+
+    Raises:
+        BundleError: it does not pass them.
+        OSError, or `failure`: it cannot be written. The manifest before is untouched.
+    """
     content = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False)
     parse_manifest(json.loads(content))
-    (folder / MANIFEST).write_text(content + "\n", encoding="utf-8")
+    with written_whole(folder / MANIFEST, failure) as part:
+        part.write_text(content + "\n", encoding="utf-8")
 
 
 def describe_file(path: Path) -> ArtifactFile:

@@ -133,10 +133,10 @@ def _rescue(job: Job) -> None:
             job.float_layers = chosen
             _quantize(job)
             _drop_is_fine(job)
-        _tell_cost(job, before, len(ranked))
+        _report_cost(job, before, len(ranked))
 
 
-def _tell_cost(job: Job, before: Path, layers: int) -> None:
+def _report_cost(job: Job, before: Path, layers: int) -> None:
     """One sentence: what stays in float, and what that costs in speed."""
     name = next(name for name in job.manifest.artifacts if name.startswith("int8"))
     bundles.write_manifest(job.folder, job.manifest)

@@ -31,9 +31,8 @@ from nncf.quantization.advanced_parameters import (
     AdvancedQuantizationParameters,
     AdvancedSmoothQuantParameters,
 )
-from onnx import numpy_helper
 
-from svfap_edge.export.model_files import write_openvino
+from svfap_edge.export.model_files import sign_activations, write_openvino
 
 Clips = np.ndarray | Sequence[np.ndarray]
 """(n, T, H, W, 3) uint8, as one array (it may be memory-mapped) or clip by clip."""
@@ -75,7 +74,7 @@ def int8_onnx_from_fp32(
     ignored = _ignored([node.name for node in model.graph.node], float_layers)
     quantized = _quantize(model, clips, ignored)
     quantized.ir_version = model.ir_version
-    _make_signed(quantized)
+    sign_activations(quantized)
     onnx.save(quantized, str(target))
 
 
@@ -108,28 +107,6 @@ def _quantize(model: Any, clips: Clips, ignored: list[str]) -> Any:
                 smooth_quant_alphas=off, disable_bias_correction=True
             ),
         )
-
-
-def _make_signed(model: onnx.ModelProto) -> None:
-    """Turn unsigned activations (zero point 0) into signed ones of the same range.
-
-    NNCF uses uint8 where an activation is never negative; TensorRT takes int8 only.
-    """
-    del model.graph.value_info[:]  # NNCF's notes of types, which are about to change
-    constants = {tensor.name: tensor for tensor in model.graph.initializer}
-    done: set[str] = set()
-    for node in model.graph.node:
-        if node.op_type not in ("QuantizeLinear", "DequantizeLinear") or len(node.input) < 3:
-            continue
-        scale, zero = (constants[name] for name in node.input[1:3])
-        if zero.data_type == onnx.TensorProto.UINT8 and zero.name not in done:
-            done.add(zero.name)
-            if numpy_helper.to_array(zero).any():
-                raise ValueError(f"'{node.name}' is asymmetric; the recipe is symmetric.")
-            wider = numpy_helper.to_array(scale) * np.float32(255 / 127)
-            scale.CopyFrom(numpy_helper.from_array(wider.astype(np.float32), scale.name))
-            signed = np.zeros(numpy_helper.to_array(zero).shape, np.int8)
-            zero.CopyFrom(numpy_helper.from_array(signed, zero.name))
 
 
 @contextmanager

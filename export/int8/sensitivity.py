@@ -21,8 +21,8 @@ class LayerDamage:
     """What INT8 does to the logits when this layer alone is quantized.
 
     Attributes:
-        layer: Name in the state dict, q, k and v told apart.
-        error: Logit error as a share of the spread between clips; see `Fidelity.error`.
+        layer: Name of the layer in the state dict, with q, k and v as layers of their own.
+        error: Error of the logits as a share of the spread between clips; see `Fidelity.error`.
     """
 
     layer: str

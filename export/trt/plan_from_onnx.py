@@ -17,15 +17,19 @@ from typing import Any
 from svfap_edge.atomic import written_whole
 from svfap_edge.bundle import digest
 from svfap_edge.errors import EngineIncompatible
-from svfap_edge.export.model_files import read_onnx
+from svfap_edge.export.model_files import adapt_to_tensorrt, read_onnx
 from svfap_edge.export.precision import precisions_of_tensorrt
 from svfap_edge.runtimes.backend import INPUT_NAME
 from svfap_edge.runtimes.trt.library import TensorRT, log_of
 
-from .config import add_profile, configured
-from .graph import adapt_to_tensorrt
-from .library import find_builder, present_capability, refusal
-from .settings import PlanSettings
+from .builder import (
+    PlanSettings,
+    add_profile,
+    configured,
+    find_builder,
+    present_capability,
+    refusal,
+)
 
 
 @dataclass(frozen=True)
@@ -33,16 +37,16 @@ class PlanInfo:
     """What was built.
 
     Attributes:
-        builder: `TensorRT.name`.
-        version: `TensorRT.version`.
+        builder: Name of the TensorRT that built it, as in `TensorRT.name`.
+        version: Its version, as in `TensorRT.version`.
         compute_capabilities: GPUs the plan is for. Empty: TensorRT for RTX's default, 8.0 and
             later; or, with TensorRT, the GPU of the build, which could not be asked.
-        source_sha256: Of the ONNX file.
-        settings: `PlanSettings.to_dict`.
+        source_sha256: SHA-256 of the ONNX file, in hexadecimal.
+        settings: The settings used, as in `PlanSettings.to_dict`.
         layers: Number of computing layers by precision (`precisions_of_tensorrt`), counted in the
             network before the build, which fuses them, but, strongly typed, keeps the precision.
-        warnings: TensorRT's, each once.
-        seconds: Time it took.
+        warnings: Warnings of TensorRT, each once.
+        seconds: Time the build took, in seconds.
     """
 
     builder: str

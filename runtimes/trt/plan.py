@@ -12,10 +12,12 @@ import platform
 import re
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from svfap_edge.atomic import written_whole
 from svfap_edge.bundle import Artifact
 from svfap_edge.cache import compiled_model_cache
 from svfap_edge.errors import BundleError, EngineIncompatible, InferenceError, SvfapError
@@ -281,10 +283,9 @@ class Contexts:
     def close(self) -> None:
         """Keep the kernels that were made, and drop the engine. No context may be left."""
         if self._kernels is not None and self._kernels_file is not None:
-            partial = self._kernels_file.with_suffix(".partial")
-            try:
-                partial.write_bytes(memoryview(self._kernels.serialize()))
-                partial.replace(self._kernels_file)
-            except (OSError, TypeError):  # a full disk: they are made again next time
-                partial.unlink(missing_ok=True)
+            with (
+                suppress(OSError, TypeError),  # a full disk: they are made again next time
+                written_whole(self._kernels_file) as part,
+            ):
+                part.write_bytes(memoryview(self._kernels.serialize()))
         self._config = self._kernels = self._engine = None

@@ -21,7 +21,7 @@ from svfap_edge.errors import InferenceError
 from svfap_edge.runtimes import Engine, Stream
 from svfap_edge.runtimes.backend import INPUT_NAME
 
-from .processes import answer_of
+from .processes import answer_of, answering
 from .timing import WARM_UP, Timed
 
 MIN_TURNS = 20
@@ -200,4 +200,5 @@ def raw_call(engine: Engine, clip: np.ndarray) -> tuple[str, Callable[[], np.nda
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure(**json.loads(sys.argv[1])))))
+    with answering() as answer:
+        answer(asdict(measure(**json.loads(sys.argv[1]))))

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from .processes import answer_of
+from .processes import answer_of, answering
 from .timing import WARM_UP, Timed
 
 PER_PREDICTION = ("model",)
@@ -156,4 +156,5 @@ def _one_pass(loaded: Any, finder: Any, source: str, seconds: float, times: Stag
 
 
 if __name__ == "__main__":
-    print(json.dumps(asdict(measure(**json.loads(sys.argv[1])))))
+    with answering() as answer:
+        answer(asdict(measure(**json.loads(sys.argv[1]))))

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from . import pytorch
-from .processes import answer_of
+from .processes import answer_of, answering
 
 WARM_UP = 3
 """Calls made before those that count."""
@@ -25,13 +25,17 @@ WARM_UP = 3
 COLD = """
 import sys, time
 from svfap_edge import Engine
+from svfap_edge.benchmark.processes import answering
 import numpy as np
 folder, artifact, engine, threads = sys.argv[1:]
-with Engine.load(folder, artifact=artifact, engine=engine, threads=int(threads) or None) as loaded:
+with (
+    answering() as answer,
+    Engine.load(folder, artifact=artifact, engine=engine, threads=int(threads) or None) as loaded,
+):
     loaded.infer(np.zeros((1, *loaded.spec.clip.shape), np.uint8))
     predicted = time.time()
     from svfap_edge.machine import peak_memory_mb
-    print(f"[{predicted}, {peak_memory_mb()}]")
+    answer([predicted, peak_memory_mb()])
 """
 """The program that `cold_start` runs: the least that an application does."""
 
@@ -203,5 +207,6 @@ def time_calls(call: Callable[[], object], count: int, seconds: float = 0.0) -> 
 
 
 if __name__ == "__main__":
-    times = measure(**json.loads(sys.argv[1]))
-    print(json.dumps({"precision": times.precision, "ms": times.ms}))
+    with answering() as answer:
+        times = measure(**json.loads(sys.argv[1]))
+        answer({"precision": times.precision, "ms": times.ms})

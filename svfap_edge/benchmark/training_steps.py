@@ -17,7 +17,7 @@ import numpy as np
 
 from svfap_edge.errors import ConfigError
 
-from .processes import answer_of
+from .processes import answer_of, answering
 from .pytorch import write_attention_out
 
 PLAIN = "plain fp32"
@@ -117,4 +117,5 @@ def measure(name: str, variant: str, batch: int, steps: int) -> list[float]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(**json.loads(sys.argv[1]))))
+    with answering() as answer:
+        answer(measure(**json.loads(sys.argv[1])))

@@ -64,9 +64,9 @@ def export(
         list[str] | None,
         typer.Option(
             help="TensorRT setting KEY=VALUE, repeatable: workspace_mib=1024, batch=1,1,8 "
-            "(smallest, likely, largest), timing_cache=FILE (not TensorRT for RTX); any number or "
-            "name of the builder config, like builder_optimization_level=3; flag.TF32=0, "
-            "preview.NAME=1, tactic.NAME=0, memory.NAME=MIB. An unknown key prints the known ones.",
+            "(smallest, likely, largest), timing_cache=FILE (not TensorRT for RTX), "
+            "builder_optimization_level=3, profiling_verbosity=DETAILED, or a builder flag, like "
+            "flag.TF32=0. An unknown key prints the known ones.",
         ),
     ] = None,
     validate: Annotated[
@@ -122,7 +122,7 @@ def export(
             from svfap_edge.export.pipeline import ExportOptions, export_bundle
         trt_options: tuple[tuple[str, str], ...] = ()
         if trt:
-            from svfap_edge.export.trt.settings import parse_options
+            from svfap_edge.export.trt.builder import parse_options
 
             trt_options = parse_options(trt)
         options = ExportOptions(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from svfap_edge.errors import SvfapError
 
 State = Literal["ok", "missing", "broken", "note"]
-"""Works; not there; there and does not work; works, with something to know."""
+"""It works; it is not there; it is there and does not work; it works, with something to know."""
 
 Answer = dict[str, Any] | SvfapError
 """Facts, or why there are none."""
@@ -44,7 +44,7 @@ def present(module: str) -> bool:
 
 
 def version_of(distribution: str) -> str:
-    """Of an installed package; empty if it is not."""
+    """Version of an installed distribution; empty if it is not installed."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -195,16 +195,12 @@ def check_engine(name: str, entry: Any, answer: Answer | None, model: Answer) ->
 
 
 def check_driver(answer: Answer) -> Check:
-    advice = "Nothing, unless this machine should run TensorRT."
     if isinstance(answer, SvfapError):
-        return Check("gpu", "nvidia driver", "broken", one_line(str(answer)), "Install it again.")
-    if answer.get("problem") == "no NVIDIA driver":
-        return Check("gpu", "nvidia driver", "missing", "not installed", advice)
+        advice = "See nvidia-smi. In a container, start it with its GPUs (--gpus all)."
+        return Check("gpu", "nvidia driver", "broken", one_line(str(answer)), advice)
     if "problem" in answer:
-        return Check(
-            "gpu", "nvidia driver", "broken", answer["problem"],
-            "See nvidia-smi. In a container, start it with its GPUs (--gpus all).",
-        )  # fmt: skip
+        advice = "Nothing, unless this machine should run TensorRT."
+        return Check("gpu", "nvidia driver", "missing", "not installed", advice)
     gpus = ", ".join(
         f"{gpu['name']} (compute capability {gpu['compute_capability']}, {gpu['memory_mib']} MiB)"
         for gpu in answer["gpus"]
@@ -228,7 +224,7 @@ def check_gpu_packages(answers: dict[str, Answer]) -> Iterator[Check]:
 
 
 FACE_MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed2552fa4"
-"""Of YuNet's file in OpenCV Zoo, March 2023."""
+"""SHA-256 of YuNet's file in OpenCV Zoo, March 2023."""
 
 
 def check_opencv(answer: Answer) -> Iterator[Check]:

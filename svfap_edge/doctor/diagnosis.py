@@ -32,7 +32,7 @@ from .checks import (
 )
 
 TIMEOUT_S = 20.0
-"""What does not answer for so long counts as broken."""
+"""Seconds after which a probe without an answer counts as broken."""
 
 
 @dataclass(frozen=True)

@@ -7,21 +7,14 @@ Each probe returns facts; whatever it raises is the finding.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
-import json
 import re
 import sys
 import time
 from pathlib import Path
 from typing import Any
 
-CUDA_LIBRARIES = ("libcuda.so.1", "nvcuda.dll")
-CUDA_CALLS = {100: "no device", 101: "invalid device", 802: "not ready", 803: "driver too old"}
-"""Results of `cuInit` worth a word (CUDA driver API, cuda.h)."""
-
-MAJOR, MINOR = 75, 76
-"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR and _MINOR (cuda.h)."""
+from svfap_edge.benchmark.processes import answering
 
 
 def package_model() -> dict[str, Any]:
@@ -67,7 +60,7 @@ def module(name: str) -> dict[str, Any]:
 
 def tensorrt(flavour: str) -> dict[str, Any]:
     """Whether TensorRT ("tensorrt") or TensorRT for RTX ("rtx") loads."""
-    from svfap_edge.export.trt.library import find_builder
+    from svfap_edge.export.trt.builder import find_builder
 
     return {"version": find_builder(flavour).version}  # type: ignore[arg-type]
 
@@ -108,46 +101,25 @@ def cuda() -> dict[str, Any]:
     """NVIDIA's driver and GPUs, asked without any CUDA package.
 
     Returns:
-        "problem" if there is none; otherwise "cuda" (the newest version the driver knows) and
-        "gpus" (name, compute capability, memory in MiB).
+        "problem" if no driver is installed; otherwise "gpus" (name, compute capability, memory in
+        MiB) and "cuda" (the newest version the driver knows; empty without a GPU).
     """
-    library = None
-    for name in CUDA_LIBRARIES:
-        try:
-            library = ctypes.CDLL(name)
-            break
-        except OSError:
-            continue
-    if library is None:
+    from svfap_edge.runtimes.cuda_driver import DriverMissing, find_gpus
+
+    try:
+        gpus = find_gpus()
+    except DriverMissing:
         return {"problem": "no NVIDIA driver"}
-    code = library.cuInit(0)
-    if code:
-        return {"problem": f"the driver answers {code} ({CUDA_CALLS.get(code, 'see cuda.h')})"}
-    version, count = ctypes.c_int(), ctypes.c_int()
-    library.cuDriverGetVersion(ctypes.byref(version))
-    library.cuDeviceGetCount(ctypes.byref(count))
-    number = version.value
     return {
-        "cuda": f"{number // 1000}.{number % 1000 // 10}",
-        "gpus": [_gpu(library, index) for index in range(count.value)],
-    }
-
-
-def _gpu(library: Any, index: int) -> dict[str, Any]:
-    device, text = ctypes.c_int(), ctypes.create_string_buffer(128)
-    library.cuDeviceGet(ctypes.byref(device), index)
-    library.cuDeviceGetName(text, len(text), device)
-    values = []
-    for attribute in (MAJOR, MINOR):
-        value = ctypes.c_int()
-        library.cuDeviceGetAttribute(ctypes.byref(value), attribute, device)
-        values.append(str(value.value))
-    memory = ctypes.c_size_t()
-    library.cuDeviceTotalMem_v2(ctypes.byref(memory), device)
-    return {
-        "name": text.value.decode(errors="replace"),
-        "compute_capability": ".".join(values),
-        "memory_mib": memory.value >> 20,
+        "cuda": gpus[0].cuda if gpus else "",
+        "gpus": [
+            {
+                "name": gpu.name,
+                "compute_capability": gpu.capability,
+                "memory_mib": gpu.memory >> 20,
+            }
+            for gpu in gpus
+        ],
     }
 
 
@@ -161,4 +133,5 @@ PROBES = {
 }
 
 if __name__ == "__main__":
-    print("\n" + json.dumps(PROBES[sys.argv[1]](*sys.argv[2:])))  # type: ignore[operator]
+    with answering() as answer:
+        answer(PROBES[sys.argv[1]](*sys.argv[2:]))  # type: ignore[operator]

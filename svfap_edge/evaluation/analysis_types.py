@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
+
+from svfap_edge.atomic import without_nan
 
 from .intervals import interval
 
@@ -200,15 +201,5 @@ class Analysis:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON types; a number that is not known (nan) is None."""
-        content: dict[str, Any] = _plain({"passed": self.passed, **asdict(self)})
+        content: dict[str, Any] = without_nan({"passed": self.passed, **asdict(self)})
         return content
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {str(key): _plain(v) for key, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value

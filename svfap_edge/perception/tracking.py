@@ -267,10 +267,6 @@ class Motion:
         """Put the center where it was measured; the velocity stays."""
         self.x, self.y = x, y
 
-    def speed(self) -> float:
-        """Pixels per second."""
-        return math.hypot(self.vx, self.vy)
-
     def _forward(self, elapsed: float, side: float) -> tuple[float, float, float]:
         """The covariance after so many seconds without a detection."""
         noise = AGILITY * side**2

@@ -20,7 +20,15 @@ from svfap_edge.benchmark.rounds import runnable
 from svfap_edge.benchmark.timing import ModelTimes, Timed, cold_start, time_calls
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli.app import app
-from svfap_edge.errors import BackendUnavailable, BundleError, InferenceError
+from svfap_edge.errors import (
+    BackendUnavailable,
+    BundleError,
+    EngineIncompatible,
+    InferenceError,
+    SourceError,
+    SvfapError,
+    UnreadableClip,
+)
 from svfap_edge.machine import peak_memory_mb
 from svfap_edge.runtimes.choice import available_engines
 
@@ -234,22 +242,66 @@ def test_cold_start_tells_time_and_memory(tiny: Bundle, tmp_path: Path) -> None:
     assert found.peak_mb > 20
 
 
+def raising(error: str) -> str:
+    """Code of a child process that raises this error after a library's noise."""
+    return (
+        "from svfap_edge.errors import *\n"
+        "from svfap_edge.runtimes.cuda_driver import CudaError\n"
+        "from svfap_edge.benchmark.processes import answering\n"
+        "with answering() as answer:\n"
+        "    print('noise', end='')\n"
+        f"    raise {error}"
+    )
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "message", "exit_code"),
+    [
+        ("SourceError('no such video')", SourceError, "no such video", 2),
+        ("BundleError('a: é\\nb')", BundleError, "a: é\nb", 2),
+        ("EngineIncompatible('other GPU')", EngineIncompatible, "other GPU", 5),
+        ("BackendUnavailable('no engine')", BackendUnavailable, "no engine", 3),
+        (
+            "UnreadableClip('a.mp4', 'cut off')",
+            UnreadableClip,
+            "'a.mp4' cannot be read: cut off.",
+            2,
+        ),
+        ("CudaError('launch')", InferenceError, "launch", 1),
+    ],
+)
+def test_an_error_keeps_its_class_and_exit_code(
+    code: str, kind: type[SvfapError], message: str, exit_code: int
+) -> None:
+    with pytest.raises(SvfapError) as caught:
+        answer_of(["-c", raising(code)], "Trying it")
+    assert type(caught.value) is kind
+    assert str(caught.value) == message
+    assert caught.value.exit_code == exit_code
+
+
+def test_an_error_without_a_parent_is_an_exit_code() -> None:
+    result = subprocess.run(
+        [sys.executable, "-c", raising("SourceError('gone')")], capture_output=True
+    )
+    assert result.returncode == SourceError.exit_code
+    assert json.loads(result.stdout.splitlines()[-1])["error"]["class"] == "SourceError"
+
+
 def test_a_process_tells_how_it_failed() -> None:
     def failing(code: str, **options: Any) -> Any:
         return answer_of(["-c", code], "Trying it", **options)
 
     assert failing("print('noise'); print('[1, 2]')") == [1, 2]
     assert failing("import os; print(os.environ['A'])", environment={"A": "3"}) == 3
-    ours = "from svfap_edge.errors import *\nraise BundleError('it is\\nbroken')"
     with pytest.raises(BundleError, match=r"^it is\nbroken$"):
-        failing(ours)
-    chained = f"try:\n    1/0\nexcept Exception:\n    {ours.splitlines()[1]}"
+        failing(raising("BundleError('it is\\nbroken')"))
     with pytest.raises(BundleError, match=r"^it is\nbroken$"):
-        failing(f"{ours.splitlines()[0]}\n{chained}")
+        failing(raising("BundleError('it is\\nbroken') from ValueError('chained')"))
     with pytest.raises(InferenceError, match="Trying it failed: ValueError: no"):
         failing("raise ValueError('no')")
-    with pytest.raises(InferenceError, match="crashed"):
-        failing("import os; os.abort()")
+    with pytest.raises(InferenceError, match=r"crashed \(SIGABRT\)\. last words$"):
+        failing("import os, sys; print('last words', file=sys.stderr, flush=True); os.abort()")
     with pytest.raises(InferenceError, match="no answer"):
         failing("print('not JSON')")
     with pytest.raises(InferenceError, match=r"did not end within 0\.2 s"):

@@ -18,7 +18,7 @@ from svfap_edge.doctor import checks as doctor_system
 from svfap_edge.doctor import diagnosis
 from svfap_edge.doctor.check import State
 from svfap_edge.doctor.checks import check_driver, check_engine
-from svfap_edge.errors import BundleError, InferenceError
+from svfap_edge.errors import BackendUnavailable, BundleError, InferenceError
 from svfap_edge.runtimes.choice import ENGINES, available_engines
 from tests.conftest import ROOT
 
@@ -221,7 +221,9 @@ def test_drivers_and_gpus() -> None:
     good = check_driver({"cuda": "12.6", "gpus": [gpu]})
     assert good.state == "ok" and "Orin (compute capability 8.7, 7620 MiB)" in good.fact
     assert check_driver({"problem": "no NVIDIA driver"}).state == "missing"
-    assert check_driver({"problem": "the driver answers 100 (no device)"}).state == "broken"
+    no_device = check_driver(BackendUnavailable("The CUDA driver does not start: no device"))
+    assert no_device.state == "broken" and "no device" in no_device.fact
+    assert "--gpus all" in no_device.advice
     assert check_driver(InferenceError("crashed")).state == "broken"
 
 

@@ -34,7 +34,7 @@ import cv2
 import torch
 from torch import Tensor
 
-from svfap_edge.atomic import SUFFIX, replace_durably
+from svfap_edge.atomic import written_whole
 from svfap_edge.tasks import Task
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from svfap_edge.training.trainer.curves import draw
@@ -58,9 +58,9 @@ MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
     """The weights that an earlier run left at a path; if it left none, they are made and saved."""
     if not path.exists():
-        part = path.with_name(path.name + SUFFIX)
-        torch.save(make(), part)
-        replace_durably(part, path)
+        weights = make()
+        with written_whole(path) as part:
+            torch.save(weights, part)
     found: dict[str, Tensor] = torch.load(path, weights_only=True)
     return found
 

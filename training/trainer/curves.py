@@ -1,7 +1,4 @@
-<<<<<<< HEAD:training/trainer/curves.py
-"""Curves and pictures of a training run: `report.json`, `report.png` and reconstructions."""
-=======
-"""Report and pictures of a training run: `report.json`, `report.png`, reconstructions."""
+"""Curves and pictures of a training run: `report.json`, `report.png`, reconstructions."""
 
 from __future__ import annotations
 
@@ -32,14 +29,6 @@ def write_report(
     """Write the report of a run.
 
     Args:
-<<<<<<< HEAD:training/trainer/curves.py
-        folder: Where the two files go.
-        history: Figures of each epoch.
-        final: Figures of the best weights, by list ("val", "test") and protocol; empty for
-            pre-training.
-        task: Task of the run; None for pre-training.
-        unreadable: Files that could not be read and why, by list ("train", "val", "test").
-=======
         folder: Folder of the run.
         history: Figures of each epoch.
         final: Figures of the best weights by list ("val", "test") and protocol ("published",
@@ -78,10 +67,6 @@ def draw(
 
     Args:
         path: The PNG file to write.
-<<<<<<< HEAD:training/trainer/curves.py
-        history, final, task: As for `write_report`.
-        progress: Key of `history` that the curves run over.
-=======
         history, final, task: As in `write_report`.
         progress: Key of `history` on the horizontal axis.
     """
@@ -164,12 +149,6 @@ def _recall(axis: Any, matrix: np.ndarray, labels: Sequence[str]) -> None:
 
 
 ROWS = ("input", "masked", "reconstruction")
-<<<<<<< HEAD:training/trainer/curves.py
-CELL = 96  # least side of one frame in pixels
-GAP = 4
-LABEL_WIDTH = 112
-HEADER = 20
-=======
 MASK_GREY = 128
 # Pixels: least side of a frame, gap between frames, width of a label, height of the header.
 CELL, GAP, LABEL_WIDTH, HEADER = 96, 4, 112, 20

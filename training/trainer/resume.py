@@ -9,12 +9,13 @@ import hashlib
 import os
 import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from svfap_edge.atomic import SUFFIX, replace_durably
+from svfap_edge.atomic import written_whole
 from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import to_table
@@ -124,13 +125,11 @@ def save_atomically(
     Raises:
         TrainingError: it could not be written. What was at `path` before is untouched.
     """
-    part = path.with_name(path.name + SUFFIX)
     try:
-        fabric.save(part, state, filter={"model": keep} if keep else None)
-        if fabric.is_global_zero:
-            replace_durably(part, path)
+        with written_whole(path) if fabric.is_global_zero else nullcontext(path) as part:
+            # Fabric writes in the first process only, with what it gathers from the others.
+            fabric.save(part, state, filter={"model": keep} if keep else None)
     except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
-        part.unlink(missing_ok=True)
         kept = f" The one before is intact: '{path}'." if path.exists() else ""
         raise TrainingError(
             f"The checkpoint '{path}' could not be written: {str(error).strip()[:200]}.{kept} "

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from pathlib import Path
 
+from svfap_edge.atomic import folder_written_whole
 from svfap_edge.errors import DependencyMissing, SourceError
 from svfap_edge.evaluation.analysis_types import Analysis
 
@@ -44,7 +44,9 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
         **{picture.name: picture.png for picture in pictures},
     }
     try:
-        _replace(folder, content)
+        with folder_written_whole(folder) as new:
+            for name, data in content.items():
+                (new / name).write_bytes(data)
     except OSError as error:
         raise SourceError(f"Cannot write the report '{folder}': {error}") from error
     return [folder / name for name in content]
@@ -65,20 +67,3 @@ def _check_replaceable(folder: Path) -> None:
             f"'{folder}' is not an earlier report: it holds {held}. Nothing was changed; choose "
             "a new folder for the report."
         )
-
-
-def _replace(folder: Path, content: dict[str, bytes]) -> None:
-    folder = folder.absolute()
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}-") as scratch:
-        new, old = Path(scratch, "new"), Path(scratch, "old")
-        new.mkdir()
-        for name, data in content.items():
-            (new / name).write_bytes(data)
-        if folder.exists():
-            folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise

@@ -28,7 +28,7 @@ from svfap_edge.export.int8 import recipe, sensitivity
 from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
-from svfap_edge.export.trt.library import find_builder, present_capability
+from svfap_edge.export.trt.builder import find_builder, present_capability
 from svfap_edge.runtimes import Engine
 from svfap_edge.training.model import TPSBTConfig
 from tests.models import SPAN_S, TINY, TINY_TASK, model_with_weights, save_ours
@@ -165,7 +165,7 @@ def test_black_calibration_clips_are_refused(tmp_path: Path) -> None:
         cv2.imwrite(str(tmp_path / "black" / f"{index}.png"), np.zeros((40, 40, 3), np.uint8))
     checkpoint = save_ours(tmp_path / "m.pth", model_with_weights(TINY))
     options = ExportOptions(TINY_TASK, artifacts=BOTH, calib=tmp_path / "black", detector="none")
-    with pytest.raises(QualityGateError, match="says the same of all"):
+    with pytest.raises(QualityGateError, match="gives the same answer for all"):
         export_bundle(checkpoint, tmp_path / "b", options)
     assert not (tmp_path / "b").exists()
 
@@ -340,7 +340,7 @@ def test_max_drop_measures_and_rescues(
 
 def _worsen_one_layer(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
     """Make the quantizer spoil one layer's weights, unless it is left in float."""
-    inner = recipe._make_signed
+    inner = recipe.sign_activations
 
     def spoiled(model: onnx.ModelProto) -> None:
         inner(model)
@@ -354,7 +354,7 @@ def _worsen_one_layer(monkeypatch: pytest.MonkeyPatch, layer: str) -> None:
                 wrong = onnx.numpy_helper.to_array(tensor) * np.float32(-1)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(wrong, tensor.name))
 
-    monkeypatch.setattr(recipe, "_make_signed", spoiled)
+    monkeypatch.setattr(recipe, "sign_activations", spoiled)
 
 
 def test_interrupt_while_quantizing_leaves_nothing(

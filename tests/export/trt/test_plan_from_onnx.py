@@ -26,13 +26,18 @@ from svfap_edge.cli.app import app
 from svfap_edge.errors import BackendUnavailable, EngineIncompatible, SvfapError
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.half_from_onnx import half_from_onnx
+from svfap_edge.export.model_files import adapt_to_tensorrt
 from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.trt import plan_from_onnx as tensorrt_from_onnx
-from svfap_edge.export.trt.config import configured
-from svfap_edge.export.trt.graph import adapt_to_tensorrt
-from svfap_edge.export.trt.library import find_builder, present_capability
+from svfap_edge.export.trt.builder import (
+    PlanSettings,
+    configured,
+    find_builder,
+    parse_options,
+    plan_settings,
+    present_capability,
+)
 from svfap_edge.export.trt.plan_from_onnx import PlanInfo, needs, plan_from_onnx
-from svfap_edge.export.trt.settings import PlanSettings, parse_options, plan_settings
 from svfap_edge.runtimes.trt import library
 from svfap_edge.runtimes.trt.library import TensorRT, log_of
 from svfap_edge.training.model import TPSBTConfig
@@ -260,18 +265,20 @@ def test_options_reach_the_builder(tmp_path: Path, rtx: TensorRT) -> None:
     source = bytes_model(tmp_path / "m.onnx", "Relu")
 
     def build(*texts: str) -> PlanInfo:
-        settings = PlanSettings(compute_capabilities=("8.9",), options=parse_options(texts))
+        settings = plan_settings(parse_options(texts), ("8.9",))
         return plan_from_onnx(source, tmp_path / "m.plan", settings, rtx)
 
     info = build("builder_optimization_level=1", "profiling_verbosity=DETAILED", "flag.TF32=0")
-    assert dict(info.settings["options"])["flag.TF32"] == "0"
+    assert info.settings["flags"] == {"TF32": False}
+    assert info.settings["builder_optimization_level"] == 1
+    assert info.settings["profiling_verbosity"] == "DETAILED"
     with pytest.raises(SvfapError, match=r"no option 'optimization_level'.*builder_optimization"):
         build("optimization_level=3")
     with pytest.raises(SvfapError, match=r"no option 'flag.FP61'.*flag\."):
         build("flag.FP61=1")
     with pytest.raises(SvfapError, match="choose 0, 1"):
         build("flag.TF32=yes")
-    with pytest.raises(SvfapError, match="must be int"):
+    with pytest.raises(SvfapError, match="'best' is no whole number"):
         build("builder_optimization_level=best")
     with pytest.raises(SvfapError, match="does not take builder_optimization_level=99"):
         build("builder_optimization_level=99")
@@ -282,7 +289,7 @@ def test_options_reach_the_builder(tmp_path: Path, rtx: TensorRT) -> None:
 def test_unknown_options_are_told_the_known_ones(rtx: TensorRT) -> None:
     def message(text: str) -> str:
         with pytest.raises(SvfapError, match="has no option") as caught:
-            configured(rtx, PlanSettings(options=parse_options([text])))
+            configured(rtx, plan_settings(parse_options([text])))
         return str(caught.value)
 
     def known(text: str) -> list[str]:
@@ -291,37 +298,32 @@ def test_unknown_options_are_told_the_known_ones(rtx: TensorRT) -> None:
     assert "builder_optimization_level? Known" in message("optimisation_level=3")
     ours = {"workspace_mib", "timing_cache", "batch"}
     theirs = {"builder_optimization_level", "profiling_verbosity"}
-    assert ours | theirs | {"flag.NAME", "memory.NAME"} <= set(known("optimisation_level=3"))
+    assert ours | theirs | {"flag.NAME"} == set(known("optimisation_level=3"))
     assert "flag.REFIT" in known("flag.NONE=1")
-    assert "memory.TACTIC_DRAM" in known("memory.SWAP=1")
-    assert "memory.WORKSPACE" not in known("memory.WORKSPACE=1")  # it is workspace_mib
-    for hidden in ("flags", "profile_stream", "progress_monitor", "plugins_to_serialize"):
+    for hidden in ("flags", "profile_stream", "memory.TACTIC_DRAM", "compute_capabilities"):
         assert hidden not in known(f"{hidden}=1")
 
 
 def test_every_kind_of_option_is_set(rtx: TensorRT) -> None:
     texts = ["workspace_mib=64", "batch=1,2,3", "builder_optimization_level=1", "flag.REFIT=1"]
-    texts += ["flag.TF32=0", "memory.TACTIC_SHARED_MEMORY=1"]
-    texts += ["profiling_verbosity=DETAILED"]
+    texts += ["flag.TF32=0", "profiling_verbosity=DETAILED"]
     settings = plan_settings(parse_options(texts), ("8.9",))
     assert (settings.workspace_mib, settings.batch) == (64, (1, 2, 3))
     trt, (_, config) = rtx.trt, configured(rtx, settings)
     assert config.get_memory_pool_limit(trt.MemoryPoolType.WORKSPACE) == 64 << 20
-    assert config.get_memory_pool_limit(trt.MemoryPoolType.TACTIC_SHARED_MEMORY) == 1 << 20
     assert config.builder_optimization_level == 1
     assert config.get_flag(trt.BuilderFlag.REFIT)
     assert not config.get_flag(trt.BuilderFlag.TF32)
     assert config.profiling_verbosity == trt.ProfilingVerbosity.DETAILED
-    for group, kind in (("preview", trt.PreviewFeature), ("tactic", trt.TacticSource)):
-        for name in kind.__members__:
-            refusals = [_refusal(rtx, f"{group}.{name}", value) for value in "01"]
-            assert "" in refusals, name  # what it is already, at least
-            assert all(not r or f"does not take {group}.{name}=" in r for r in refusals)
+    for name in trt.BuilderFlag.__members__:
+        refusals = [_refusal(rtx, f"flag.{name}", value) for value in "01"]
+        assert "" in refusals, name  # what it is already, at least
+        assert all(not r or f"does not take flag.{name}=" in r for r in refusals)
 
 
 def _refusal(builder: TensorRT, key: str, value: str) -> str:
     try:
-        configured(builder, PlanSettings(options=((key, value),)))
+        configured(builder, plan_settings(((key, value),)))
     except SvfapError as error:
         return str(error)
     return ""
@@ -334,6 +336,7 @@ def _refusal(builder: TensorRT, key: str, value: str) -> str:
         ("workspace_mib=0", "1 MiB or more"),
         ("batch=1,8", "give three, like 1,1,8"),
         ("batch=1,8,x", "batch: 'x' is no whole number"),
+        ("flag.TF32=yes", "choose 0, 1"),
         ("timing_cache=/no/such/folder/t", "folder of the timing cache"),
     ],
 )
@@ -354,7 +357,7 @@ def test_options_are_refused_before_the_work(tmp_path: Path, rtx: TensorRT) -> N
     for text, words in (
         ("speed=11", "Known: workspace_mib, timing_cache"),
         (f"timing_cache={tmp_path / 't'}", "TensorRT for RTX has no timing cache"),
-        ("memory.TACTIC_DRAM=-1", "does not take memory.TACTIC_DRAM=-1"),
+        ("builder_optimization_level=-1", "does not take builder_optimization_level=-1"),
     ):
         result = export_call(tmp_path, "--trt", text)
         assert result.exit_code == 2, result.output
@@ -370,7 +373,7 @@ def test_options_of_the_command_line_reach_the_plan(tmp_path: Path, rtx: TensorR
     build = Bundle.open(tmp_path / "b").manifest.quality["fp16.tensorrt"]["build"]
     assert build["settings"]["workspace_mib"] == 256
     assert build["settings"]["batch"] == [1, 2, 4]
-    assert build["settings"]["options"] == [["builder_optimization_level", "2"]]
+    assert build["settings"]["builder_optimization_level"] == 2
 
 
 def test_help_names_the_options() -> None:
