@@ -174,10 +174,10 @@ class Account:
         self._write_beginnings()
         for name, perception in found.items():
             self.summaries[name].count(perception)
-            self._each(lambda sink, n=name, p=perception: sink.write(_named(n), p))
+            self._each("write", _named(name), perception)
 
     def write_gap(self, name: str, gap: Gap, changes: list[StateChange]) -> None:
-        self._each(lambda sink: sink.missing(_named(name), gap, changes))
+        self._each("missing", _named(name), gap, changes)
 
     def warn_news(self) -> None:
         """Pass on what live sources warned of meanwhile."""
@@ -207,7 +207,7 @@ class Account:
         if error is not None:
             content["failed"] = self._failed[name] = str(error)
             self._warn(_about(name, str(error)))
-        self._each(lambda sink: sink.end(_named(name), changes, content))
+        self._each("end", _named(name), changes, content)
 
     def finish(self, unopened: dict[str, str]) -> RunSummary:
         """The run ended well. Returns the summary of all."""
@@ -223,7 +223,7 @@ class Account:
         if len(names) == 1 or total.seconds.pop("wait", None) is None:
             total.seconds["rest"] = max(0.0, total.wall_s - sum(total.seconds.values()))
         total.warnings += self.failures.warnings
-        self._each(lambda sink: sink.finish(total.to_json()))
+        self._each("finish", total.to_json())
         return total
 
     def _add_up(self, total: RunSummary) -> None:
@@ -246,12 +246,13 @@ class Account:
             start = summary.start
             if start is not None and name not in self._begun:
                 self._begun.add(name)
-                self._each(lambda sink, n=name, s=start: sink.begin(_named(n), s))
+                self._each("begin", _named(name), start)
 
-    def _each(self, call: Callable[[Sink], None]) -> None:
+    def _each(self, method: str, *arguments: object) -> None:
+        """Call a method of every sink."""
         started = time.perf_counter()
         for sink in self._sinks:
-            call(sink)
+            getattr(sink, method)(*arguments)
         self._write_s += time.perf_counter() - started
 
 

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeAlias
-
-import numpy as np
+from typing import Any
 
 from svfap_edge.errors import SvfapError
 from svfap_edge.perception.cameras import Cameras
@@ -17,16 +14,13 @@ from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.engine import MAX_BATCH
 from svfap_edge.sinks.sink import Sink, closing
 from svfap_edge.sources.frames import Frame, Source
-from svfap_edge.sources.opening import are_live, open_source, open_sources
+from svfap_edge.sources.opening import Openable, are_live, open_source, open_sources
 
 from .account import UNNAMED, Account, RunSummary
 from .feeds import Feeds
 
 TOGETHER_S = 0.02
 """Frames of files that lie this close are taken together, so that their clips share a batch."""
-
-Openable: TypeAlias = str | Path | int | Source | Iterable[tuple[np.ndarray, float]]
-"""What `open_source` opens."""
 
 
 def run(

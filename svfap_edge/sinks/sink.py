@@ -1,16 +1,16 @@
-"""The protocol of everything that takes the results of a run."""
+"""What takes the results of a run: the protocol of all sinks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 from svfap_edge.perception.results import Perception, StateChange
 from svfap_edge.sources.frames import Gap, StartTime
 
 
-class Sink(Protocol):
+class Sink:
     """Takes the results of a run, as they come.
 
         class Printer(Sink):

@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
+from typing import TypeAlias
 
 import numpy as np
 
@@ -22,9 +23,12 @@ from .live import Camera, LiveSettings, PulledFrames
 from .passwords import without_passwords
 from .sample import sample_source
 
+Openable: TypeAlias = "str | os.PathLike[str] | int | Source | Iterable[tuple[np.ndarray, float]]"
+"""What `open_source` opens."""
+
 
 def open_source(
-    source: str | os.PathLike[str] | int | Source | Iterable[tuple[np.ndarray, float]],
+    source: Openable,
     *,
     fps: float | None = None,
     live: LiveSettings | None = None,
@@ -87,7 +91,7 @@ def _open_object(
 
 
 def open_sources(
-    addresses: Mapping[str, str],
+    addresses: Mapping[str, Openable],
     *,
     fps: float | None = None,
     live: LiveSettings | None = None,
@@ -128,7 +132,9 @@ def open_sources(
 class _Opening:
     """Sources that are being opened, each in a thread of its own."""
 
-    def __init__(self, addresses: Mapping[str, str], opening: Callable[[str], Source]) -> None:
+    def __init__(
+        self, addresses: Mapping[str, Openable], opening: Callable[[Openable], Source]
+    ) -> None:
         self._names = list(addresses)
         self._lock = threading.Lock()
         self._abandoned = False
