@@ -56,3 +56,11 @@ def test_documented_options_exist() -> None:
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", README):
         assert (ROOT / target).is_file(), target
+
+
+@pytest.mark.parametrize("page", sorted(ROOT.glob("*.md")) + sorted((ROOT / "docs").glob("*.md")))
+def test_files_that_are_named_exist(page: Path) -> None:
+    named = re.findall(
+        r"`((?:svfap_edge|runtimes|export|training|tests|docs)/[\w./]+)`", page.read_text()
+    )
+    assert [name for name in named if not (ROOT / name).exists()] == []

@@ -34,6 +34,12 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def modules() -> list[Path]:
+    """Every module of the package, wherever its folder is."""
+    folders = ("svfap_edge", "runtimes", "export", "training")
+    return [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+
+
 def test_wheel_holds_the_packages_and_the_model(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
     assert {

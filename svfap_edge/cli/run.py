@@ -111,10 +111,12 @@ def run(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Report what the faces in videos or before cameras express.
+    """Report what faces in videos or cameras express.
 
     A camera or URL is read until --seconds, Ctrl-C or SIGTERM; that is a good end. If one of
-    several sources, named as in door=0 desk=1, fails, the others go on.
+    several sources, named as in door=0 desk=1, fails, the others go on. Example:
+
+    svfap-edge run talk.mp4 --jsonl talk.jsonl --video talk-faces.mp4 --plot talk.png
     """
     with reporting(as_json):
         given = {"seconds": seconds, "budget": budget}
