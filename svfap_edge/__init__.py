@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .bundle import Bundle
-    from .errors import FrameError, SvfapError, TimestampError
+    from .errors import ConfigError, FrameError, SvfapError, TimestampError
     from .perception.cameras import Cameras
     from .perception.detectors import Box
     from .perception.perceiver import Perceiver
     from .perception.results import Perception, Person
     from .runner.run import run
     from .runtimes import Engine, Prediction, Stream
+    from .sinks.jsonl import JsonLines
+    from .sinks.sink import Sink
     from .sources.live import LiveSettings, PulledFrames, PushSource
     from .sources.opening import open_source
     from .tasks import TASKS, Task
@@ -35,8 +37,10 @@ _HOMES = {
     "Box": "perception.detectors",
     "Bundle": "bundle",
     "Cameras": "perception.cameras",
+    "ConfigError": "errors",
     "Engine": "runtimes",
     "FrameError": "errors",
+    "JsonLines": "sinks.jsonl",
     "LiveSettings": "sources.live",
     "Perceiver": "perception.perceiver",
     "Perception": "perception.results",
@@ -44,6 +48,7 @@ _HOMES = {
     "Prediction": "runtimes",
     "PulledFrames": "sources.live",
     "PushSource": "sources.live",
+    "Sink": "sinks.sink",
     "Stream": "runtimes",
     "SvfapError": "errors",
     "TASKS": "tasks",
@@ -58,8 +63,10 @@ __all__ = [
     "Box",
     "Bundle",
     "Cameras",
+    "ConfigError",
     "Engine",
     "FrameError",
+    "JsonLines",
     "LiveSettings",
     "Perceiver",
     "Perception",
@@ -67,6 +74,7 @@ __all__ = [
     "Prediction",
     "PulledFrames",
     "PushSource",
+    "Sink",
     "Stream",
     "SvfapError",
     "Task",
