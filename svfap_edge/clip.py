@@ -10,9 +10,10 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import Meta
 
 from .errors import FrameError, TimestampError
 
@@ -41,7 +42,7 @@ Phase = Literal["warming", "valid", "stale"]
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Geometry of the clip a model reads.
+    """Geometry of the clip a model reads. The bounds are checked where a manifest is read.
 
     Attributes:
         frames: Number of slots T of a clip.
@@ -49,9 +50,9 @@ class ClipSpec:
         size: Side of the square face in pixels.
     """
 
-    frames: int
-    span_s: float
-    size: int
+    frames: Annotated[int, Meta(ge=1, le=1024)]
+    span_s: Annotated[float, Meta(ge=1e-3, le=3600)]
+    size: Annotated[int, Meta(ge=8, le=4096)]
 
     @property
     def spacing_s(self) -> float:

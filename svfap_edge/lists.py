@@ -86,9 +86,7 @@ def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
         SourceError: the list is unreadable or empty, or a line has no label; its number is named.
     """
     try:
-        lines = path.read_text(
-            encoding="utf-8-sig"
-        ).splitlines()  # some editors write a byte-order mark
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # -sig: a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"'{path}' is not a readable list: {error}") from error
     items = []

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from svfap_edge.cache import FACE_MODEL_NAME, cache_root, find_face_model
+from svfap_edge.clip import fit_face
 from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
 
 DETECTORS = ("auto", "yunet", "haar", "none")
@@ -67,11 +68,6 @@ class Box:
         )
 
 
-def whole_frame(frame: np.ndarray) -> Box:
-    """The box of a frame that is itself a face."""
-    return Box(0, 0, frame.shape[1], frame.shape[0])
-
-
 def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = None) -> np.ndarray:
     """Cut a square around a face; beyond the frame, its border pixels are repeated.
 
@@ -93,8 +89,9 @@ def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = Non
         inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_REPLICATE)
     if size is None:
         return inside
-    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    return cv2.resize(inside, (size, size), interpolation=how)
+    face = np.empty((size, size, 3), np.uint8)
+    fit_face(inside, face)
+    return face
 
 
 class Detector(Protocol):
@@ -178,7 +175,7 @@ class WholeFrame:
     name = "none"
 
     def detect(self, frame: np.ndarray) -> list[Box]:
-        return [whole_frame(frame)]
+        return [Box(0, 0, frame.shape[1], frame.shape[0])]
 
 
 def check_detector(choice: str) -> None:

@@ -54,8 +54,7 @@ class Track:
 
     def expected(self, timestamp_s: float) -> Box:
         """Where the face should be by now."""
-        (x, y), center = self.motion.at(timestamp_s), self.box.center
-        return self.box.moved(x - center[0], y - center[1])
+        return _centered(self.box, *self.motion.at(timestamp_s))
 
     def cost(self, box: Box, timestamp_s: float) -> float:
         """How badly a detection fits: twice the negative logarithm of its likelihood, less what it

@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from svfap_edge.errors import ConfigError, SourceError
-from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.media import is_image
 from svfap_edge.sources.files import TIMESTAMPS
 
 
@@ -53,7 +53,7 @@ def _is_read_from(folder: Path, path: Path) -> bool:
 
 
 def _is_part(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES or path.name == TIMESTAMPS
+    return is_image(path) or path.name == TIMESTAMPS
 
 
 def _same(one: Path, other: Path) -> bool:
