@@ -21,7 +21,6 @@ from svfap_edge.clip import (
     SampledClip,
     TimeUnitCheck,
     check_frame,
-    fit_face,
 )
 from svfap_edge.errors import ConfigError
 
@@ -155,9 +154,7 @@ class Stream:
                     "Engine.open_stream."
                 )
             self._buffer.check_time(timestamp_s)
-            place = self._buffer.place(timestamp_s, self._due_s)
-            if place is not None:
-                fit_face(face, place)
+            self._buffer.add(face, timestamp_s, self._due_s)
             if self._schedule.is_due(timestamp_s, self._buffer):
                 self.missed += self._due_s is not None
                 self._due_s, self._added_at = timestamp_s, started

@@ -17,17 +17,25 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .bundle import Bundle
-    from .errors import FrameError, SvfapError, TimestampError
-    from .perception.cameras import Cameras
-    from .perception.detectors import Box
-    from .perception.perceiver import Perceiver
-    from .perception.results import Perception, Person
-    from .runner.run import run
-    from .runtimes import Engine, Prediction, Stream
-    from .sources.live import LiveSettings, PulledFrames, PushSource
-    from .sources.opening import open_source
-    from .tasks import TASKS, Task
+    from .bundle import Bundle as Bundle
+    from .errors import FrameError as FrameError
+    from .errors import SvfapError as SvfapError
+    from .errors import TimestampError as TimestampError
+    from .perception.cameras import Cameras as Cameras
+    from .perception.detectors import Box as Box
+    from .perception.perceiver import Perceiver as Perceiver
+    from .perception.results import Perception as Perception
+    from .perception.results import Person as Person
+    from .runner.run import run as run
+    from .runtimes import Engine as Engine
+    from .runtimes import Prediction as Prediction
+    from .runtimes import Stream as Stream
+    from .sources.live import LiveSettings as LiveSettings
+    from .sources.live import PulledFrames as PulledFrames
+    from .sources.live import PushSource as PushSource
+    from .sources.opening import open_source as open_source
+    from .tasks import TASKS as TASKS
+    from .tasks import Task as Task
 
 __version__ = "0.1.0"
 
@@ -53,27 +61,7 @@ _HOMES = {
     "run": "runner.run",
 }
 
-__all__ = [
-    "TASKS",
-    "Box",
-    "Bundle",
-    "Cameras",
-    "Engine",
-    "FrameError",
-    "LiveSettings",
-    "Perceiver",
-    "Perception",
-    "Person",
-    "Prediction",
-    "PulledFrames",
-    "PushSource",
-    "Stream",
-    "SvfapError",
-    "Task",
-    "TimestampError",
-    "open_source",
-    "run",
-]
+__all__ = [*_HOMES]
 
 
 def __getattr__(name: str) -> Any:

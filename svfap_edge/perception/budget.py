@@ -80,7 +80,7 @@ class Budget:
         clips: int,
         rate: float,
     ) -> bool:
-        """Count a frame.
+        """Count a frame, and return whether the level changed.
 
         Args:
             timestamp_s: Capture time of the frame in seconds.
@@ -89,9 +89,6 @@ class Budget:
             model_s: Seconds that the model took.
             clips: Number of clips that the model ran.
             rate: Clips a second that are wanted at level 0.
-
-        Returns:
-            Whether the level changed.
         """
         if self._last_s is not None:
             self._spacing.add(timestamp_s - self._last_s, timestamp_s)

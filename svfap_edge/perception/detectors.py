@@ -129,12 +129,8 @@ class YuNetDetector:
         small, scale = _shrink(frame)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        if found is None:
-            return []
-        boxes = [
-            _unshrunk(row[:4], scale, float(row[14])) for row in found if row[2] > 0 and row[3] > 0
-        ]
-        return sorted(boxes, key=lambda box: -box.side)
+        rows = [] if found is None else found
+        return _boxes([(row[:4], row[14]) for row in rows if row[2] > 0 and row[3] > 0], scale)
 
 
 class HaarDetector:
@@ -162,11 +158,8 @@ class HaarDetector:
         found, _, weights = self._cascade.detectMultiScale3(
             grey, scaleFactor=1.1, minNeighbors=5, minSize=(24, 24), outputRejectLevels=True
         )
-        boxes = [
-            _unshrunk(box, scale, 1 / (1 + float(np.exp(-weight))))
-            for box, weight in zip(found, np.ravel(weights), strict=True)
-        ]
-        return sorted(boxes, key=lambda box: -box.side)
+        scores = [1 / (1 + float(np.exp(-weight))) for weight in np.ravel(weights)]
+        return _boxes(zip(found, scores, strict=True), scale)
 
 
 class WholeFrame:
@@ -224,6 +217,7 @@ def _shrink(frame: np.ndarray) -> tuple[np.ndarray, float]:
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), scale
 
 
-def _unshrunk(values: Iterable[Any], scale: float, score: float) -> Box:
-    x, y, width, height = (float(value) / scale for value in values)
-    return Box(x, y, width, height, score)
+def _boxes(found: Iterable[tuple[Iterable[Any], float]], scale: float) -> list[Box]:
+    """Boxes in pixels of the frame, the largest first, from sides in the shrunk one and scores."""
+    boxes = [Box(*(float(side) / scale for side in sides), float(score)) for sides, score in found]
+    return sorted(boxes, key=lambda box: -box.side)

@@ -84,11 +84,8 @@ class People:
         return [stream for _, stream in sorted(ready, key=newest)]
 
     def take(self, predictions: Iterable[Prediction]) -> list[Prediction]:
-        """Keep the newest prediction of each.
-
-        Returns:
-            Those kept: not of people who left meanwhile, or whose stream is valid no more.
-        """
+        """Keep the newest prediction of each, and return those kept: not those of people who left
+        meanwhile, or whose stream is valid no more."""
         numbers = {s.name: number for number, s in self._streams.items() if s.state == "valid"}
         kept = [prediction for prediction in predictions if prediction.stream in numbers]
         self._latest |= {numbers[prediction.stream]: prediction for prediction in kept}

@@ -117,12 +117,8 @@ class View:
         check_advance(timestamp_s, self._last_s, "call restart_clock()")
 
     def search(self, image: np.ndarray, timestamp_s: float) -> list[Box] | None:
-        """Find the faces of the frame that `follow` takes next; None if it is not searched.
-        Changes nothing that other methods look at, so that these need not wait for it.
-
-        Raises:
-            FrameError, TimestampError: the frame cannot be taken. Nothing was changed.
-        """
+        """Find the faces of the frame that `follow` takes next, after `check`; None if it is not
+        searched. Changes nothing that other methods look at, so that these need not wait for it."""
         self.check(image, timestamp_s)
         gap = self._last_s is None or timestamp_s - self._last_s > self._settings.predict_s
         due = self._unsearched + 1 >= self._budget.detect_every
@@ -162,13 +158,8 @@ class View:
         return self._people.waiting()[: self._budget.clips_at_once()]
 
     def conclude(self, predictions: list[Prediction], model_s: float = 0.0) -> Perception:
-        """What the newest frame brought.
-
-        Args:
-            predictions: Predictions of this view's streams. Those of people who left or were lost
-                while the model ran are dropped.
-            model_s: Seconds that the model took for them.
-        """
+        """What the newest frame brought. Predictions of people who left or were lost while the
+        model ran, for `model_s` seconds, are dropped."""
         timestamp_s = self._last_s or 0.0
         self.seconds["model"] += model_s
         gone, self._gone = self._gone, []
