@@ -155,16 +155,12 @@ class FrameBuffer:
         """Time in seconds of the newest frame, kept or thinned; None before the first."""
         return self._last_s
 
-    def check_time(self, timestamp_s: float) -> None:
-        """Raise TimestampError unless `timestamp_s` is finite and later than the last."""
-        check_advance(timestamp_s, self._last_s, "open a new stream")
-
     def add(self, face: np.ndarray, timestamp_s: float, wanted_s: float | None = None) -> None:
-        """Keep a copy of a face, fitted to the model's square. `check_time` must have passed.
+        """Keep a copy of a face, fitted to the model's square.
 
         Args:
             face: (H, W, 3) uint8.
-            timestamp_s: Capture time of the frame in seconds.
+            timestamp_s: Capture time of the frame in seconds, later than `last_s`.
             wanted_s: End of an earlier clip that is still to be sampled. Its frames are kept, too,
                 as long as there is room.
         """
@@ -203,12 +199,7 @@ class FrameBuffer:
 
     def sample(self, end_s: float, out: np.ndarray | None = None) -> SampledClip:
         """The clip that ends at `end_s`; later frames are not looked at. The buffer must hold at
-        least one frame.
-
-        Args:
-            end_s: Time of the last slot in seconds.
-            out: (T, size, size, 3) uint8 that receives the frames; None makes a new array.
-        """
+        least one frame. `out`, (T, size, size, 3) uint8, receives the frames if it is given."""
         slots = self.spec.slot_times(end_s)
         places, coverage = self._nearest(slots)
         frames = self._memory.take(places, 0, out, "clip")  # "raise" would copy twice
@@ -324,11 +315,6 @@ class TimeUnitCheck:
 
     Times in milliseconds raise no error by themselves: every frame is too far from the one before
     it, no clip is ever filled, and nothing is predicted.
-
-        check = TimeUnitCheck(engine.spec.clip)
-        for frame in frames:
-            if (message := check.add(frame.timestamp_s)) is not None:
-                warnings.warn(message)
     """
 
     def __init__(self, spec: ClipSpec) -> None:
@@ -337,12 +323,8 @@ class TimeUnitCheck:
         self._long = 0  # long spacings in a row; more than LONG_SPACINGS after the warning
 
     def add(self, timestamp_s: float) -> str | None:
-        """Look at the capture time of the next frame.
-
-        Returns:
-            A warning, once, when `LONG_SPACINGS` (3) frames in a row came more than `LONG_SPACING`
-            (2) clip spans after the frame before them; None otherwise.
-        """
+        """Look at the capture time of the next frame. Returns a warning, once, when `LONG_SPACINGS`
+        (3) frames in a row came more than `LONG_SPACING` (2) clip spans after the one before."""
         last_s, self._last_s = self._last_s, timestamp_s
         if last_s is None or self._long > LONG_SPACINGS:
             return None

@@ -344,14 +344,9 @@ def targets(folder: Path) -> list[Target]:
 def explore(target: Target, start: int, examples: int, deadline: float = math.inf) -> Counter[str]:
     """Try a target; count the cases that were accepted, and those refused by each error.
 
-    Args:
-        target: What to try.
-        start: Seed; another one gives other cases.
-        examples: The most cases to try.
-        deadline: Time on the monotonic clock after which no case is tried, except the first.
-
-    Raises:
-        Exception: what must not come out came out, with the smallest case that hypothesis found.
+    Another seed `start` gives other cases. After `deadline` on the monotonic clock none is tried,
+    except the first. What must not come out of the target comes out here, with the smallest case
+    that hypothesis found.
     """
     outcomes: Counter[str] = Counter()
 

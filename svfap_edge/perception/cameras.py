@@ -78,11 +78,10 @@ class Cameras:
             raise ConfigError("Name the detector: one object cannot serve several cameras at once.")
         share = None if budget_s is None else budget_s / len(listed)
         common = ViewSettings(budget_s=share, **settings)
-
-        def finder() -> Detector:
-            return open_detector(detector, face_model) if isinstance(detector, str) else detector
-
-        self.views = {name: View(engine, finder(), common, name or "person") for name in listed}
+        self.views = {
+            name: View(engine, open_detector(detector, face_model), common, name or "person")
+            for name in listed
+        }
         self._engine = engine
         self._most = most
         self._order = listed
@@ -151,7 +150,7 @@ class Cameras:
             except InferenceError:
                 for name in set(owner.values()):
                     with self._locks[name]:
-                        self.views[name].forget_predictions()
+                        self.views[name].people.forget_predictions()
                 raise
             spent = time.perf_counter() - started
             found: dict[str, list[Prediction]] = {name: [] for name in self._order}
@@ -171,7 +170,7 @@ class Cameras:
     def reset(self, name: str) -> None:
         """The next frame of a camera comes after a gap; see `Perceiver.reset`."""
         with self._stepping, self._lock_all(name):
-            self.views[name].reset()
+            self.views[name].people.reset()
 
     def restart_clock(self, name: str) -> list[StateChange]:
         """After a jump of a camera's clock; see `Perceiver.restart_clock`."""

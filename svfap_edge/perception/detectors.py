@@ -110,10 +110,7 @@ class YuNetDetector:
     name = "yunet"
 
     def __init__(self, model: Path, min_score: float = 0.7) -> None:
-        """
-        Raises:
-            SourceError: the file is missing or is not YuNet.
-        """
+        """Load it; SourceError if the file is missing or is not YuNet."""
         if not model.is_file():
             raise SourceError(f"No face model at '{model}'. Expected {FACE_MODEL_NAME}.")
         try:
@@ -139,10 +136,7 @@ class HaarDetector:
     name = "haar"
 
     def __init__(self) -> None:
-        """
-        Raises:
-            DependencyMissing: this OpenCV has no cascades (5.0 dropped them).
-        """
+        """Load it; DependencyMissing if this OpenCV has no cascades (5.0 dropped them)."""
         folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
         path = Path(folder or "") / "haarcascade_frontalface_default.xml"
         if not hasattr(cv2, "CascadeClassifier") or not folder or not path.is_file():
@@ -178,13 +172,14 @@ def check_detector(choice: str) -> None:
 
 
 def open_detector(
-    choice: str = "auto", face_model: str | os.PathLike[str] | None = None
+    choice: str | Detector = "auto", face_model: str | os.PathLike[str] | None = None
 ) -> Detector:
     """A face detector.
 
     Args:
         choice: "yunet", "haar", "none" (the frame is the face), or "auto": YuNet where its file
-            is given, named by `SVFAP_EDGE_FACE_MODEL` or cached, Haar otherwise.
+            is given, named by `SVFAP_EDGE_FACE_MODEL` or cached, Haar otherwise. A detector is
+            returned as it is.
         face_model: YuNet's file.
 
     Raises:
@@ -192,6 +187,8 @@ def open_detector(
         DependencyMissing: Haar was asked for and this OpenCV has none.
         SvfapError: an unknown choice.
     """
+    if not isinstance(choice, str):
+        return choice
     check_detector(choice)
     if choice == "none":
         return WholeFrame()
@@ -219,5 +216,8 @@ def _shrink(frame: np.ndarray) -> tuple[np.ndarray, float]:
 
 def _boxes(found: Iterable[tuple[Iterable[Any], float]], scale: float) -> list[Box]:
     """Boxes in pixels of the frame, the largest first, from sides in the shrunk one and scores."""
-    boxes = [Box(*(float(side) / scale for side in sides), float(score)) for sides, score in found]
+    boxes = []
+    for sides, score in found:
+        x, y, width, height = (float(side) / scale for side in sides)
+        boxes.append(Box(x, y, width, height, float(score)))
     return sorted(boxes, key=lambda box: -box.side)

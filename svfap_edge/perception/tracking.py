@@ -135,14 +135,8 @@ class Tracker:
         return self._people(), gone
 
     def predict(self, timestamp_s: float, longest_s: float) -> tuple[list[Track], list[Track]]:
-        """Take a frame that was not searched: the boxes move on by themselves.
-
-        Args:
-            longest_s: A face not detected for longer than this is not visible.
-
-        Returns:
-            As `update`.
-        """
+        """As `update`, for a frame that was not searched: the boxes move on by themselves. A face
+        not detected for longer than `longest_s` is not visible."""
         gone = self._forget(timestamp_s)
         for track in self._tracks:
             track.visible = track.visible and timestamp_s - track.seen_s <= longest_s + 1e-6

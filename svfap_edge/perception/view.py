@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -75,6 +75,7 @@ class View:
     is replaced by the next one. A view has no lock: `Perceiver` and `Cameras` keep threads apart.
 
     Attributes:
+        people: The people and their streams.
         seconds: Wall time spent so far by stage, in seconds: "detect", "crop", "model".
         warnings: What a user should know; each is said once.
     """
@@ -88,9 +89,9 @@ class View:
         self._settings = settings
         self._budget = self._new_budget()
         self._slowed = False  # whether a warning of the budget was given
-        self._people = People(
+        self.people = People(
             engine,
-            prefix=prefix,
+            prefix,
             hop_s=settings.hop_s,
             min_coverage=settings.min_coverage,
             smoothing_s=settings.smoothing_s,
@@ -107,7 +108,8 @@ class View:
         self._searched_s = 0.0
         # Seconds that the newest frame took to search (None if it was not), and to crop.
         self._spent: tuple[float | None, float] = (None, 0.0)
-        self._counts = PerceiverStatistics()
+        self._frames = self._searched = self._predicted = 0
+        self._slowed_s = 0.0
         self._last_s: float | None = None
         self._units = TimeUnitCheck(engine.spec.clip)
 
@@ -132,7 +134,10 @@ class View:
     def follow(self, image: np.ndarray, timestamp_s: float, boxes: list[Box] | None) -> None:
         """Take a frame and the faces that `search` found in it."""
         searched = boxes is not None
-        self._count_frame(timestamp_s, searched)
+        elapsed = 0.0 if self._last_s is None else timestamp_s - self._last_s
+        self._frames += 1
+        self._searched += searched
+        self._slowed_s += elapsed if self._budget.level else 0.0
         doubt = self._units.add(timestamp_s)
         self.warnings += [] if doubt is None else [doubt]
         self._last_s, self._image = timestamp_s, image
@@ -155,7 +160,7 @@ class View:
     def waiting(self) -> list[Stream]:
         """Streams with a clip that is ready; the one whose last prediction is oldest comes first.
         With a budget, only as many as it leaves time for in one frame."""
-        return self._people.waiting()[: self._budget.clips_at_once()]
+        return self.people.waiting()[: self._budget.clips_at_once()]
 
     def conclude(self, predictions: list[Prediction], model_s: float = 0.0) -> Perception:
         """What the newest frame brought. Predictions of people who left or were lost while the
@@ -163,34 +168,26 @@ class View:
         timestamp_s = self._last_s or 0.0
         self.seconds["model"] += model_s
         gone, self._gone = self._gone, []
-        ended = self._people.end((track.number for track in gone), timestamp_s)
-        kept = self._people.take(predictions)
-        self._counts = replace(self._counts, predictions=self._counts.predictions + len(kept))
-        people = self._people.shown(self._tracks)
-        changes = (*self._people.changes(timestamp_s), *ended)
+        ended = self.people.end((track.number for track in gone), timestamp_s)
+        kept = self.people.take(predictions)
+        self._predicted += len(kept)
+        people = self.people.shown(self._tracks)
+        changes = (*self.people.changes(timestamp_s), *ended)
         self._keep_budget(len(predictions), model_s, timestamp_s)
         return Perception(timestamp_s, people, tuple(kept), changes, self._image)
-
-    def forget_predictions(self) -> None:
-        """After a failure of the engine: older predictions must not pass for the newest frame's."""
-        self._people.forget_predictions()
 
     def missing(self, timestamp_s: float) -> list[StateChange]:
         """See `Perceiver.missing`."""
         _, gone = self._tracker.update([], timestamp_s)
-        self._people.mark_stale()
-        changes = self._people.changes(timestamp_s)
-        return changes + self._people.end((track.number for track in gone), timestamp_s)
-
-    def reset(self) -> None:
-        """See `Perceiver.reset`."""
-        self._people.reset()
+        self.people.mark_stale()
+        changes = self.people.changes(timestamp_s)
+        return changes + self.people.end((track.number for track in gone), timestamp_s)
 
     def finish(self) -> list[StateChange]:
         """See `Perceiver.finish`."""
         self._tracker.drop()
         self._tracks, self._gone = [], []
-        return self._people.end(self._people.numbers, self._last_s or 0.0)
+        return self.people.end(self.people.numbers, self._last_s or 0.0)
 
     def restart_clock(self) -> list[StateChange]:
         """See `Perceiver.restart_clock`."""
@@ -198,20 +195,23 @@ class View:
         self._last_s = None
         self._budget = self._new_budget()
         self._slowed = False
-        self._people.set_hop(self._settings.hop_s)
+        self.people.set_hop(self._settings.hop_s)
         return changes
 
     @property
     def statistics(self) -> PerceiverStatistics:
         """What was done so far."""
-        return replace(
-            self._counts,
-            people=self._people.given,
-            missed=self._people.missed,
+        return PerceiverStatistics(
+            frames=self._frames,
+            searched=self._searched,
+            people=self.people.given,
+            predictions=self._predicted,
+            missed=self.people.missed,
             ignored=self._tracker.ignored,
             level=self._budget.level,
             detect_every=self._budget.detect_every,
             hop_s=self._settings.hop_s * self._budget.hop_factor,
+            slowed_s=self._slowed_s,
             holds=self._budget.holds,
         )
 
@@ -220,20 +220,11 @@ class View:
         return Budget(settings.budget_s, settings.detect_every, settings.predict_s)
 
     def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
-        stream = self._people.stream_of(track.number)
+        stream = self.people.stream_of(track.number)
         if track.visible:
             stream.add(crop_face(image, track.box, self._margin), timestamp_s)
         elif timestamp_s - track.seen_s > self._settings.hold_s:
             stream.mark_stale()
-
-    def _count_frame(self, timestamp_s: float, searched: bool) -> None:
-        elapsed = 0.0 if self._last_s is None else timestamp_s - self._last_s
-        self._counts = replace(
-            self._counts,
-            frames=self._counts.frames + 1,
-            searched=self._counts.searched + searched,
-            slowed_s=self._counts.slowed_s + (elapsed if self._budget.level else 0.0),
-        )
 
     def _keep_budget(self, clips: int, model_s: float, timestamp_s: float) -> None:
         detect_s, crop_s = self._spent
@@ -243,12 +234,12 @@ class View:
             crop_s=crop_s,
             model_s=model_s,
             clips=clips,
-            rate=self._people.valid / self._settings.hop_s,
+            rate=self.people.valid / self._settings.hop_s,
         )
         if not changed:
             return
         now = self.statistics
-        self._people.set_hop(now.hop_s)
+        self.people.set_hop(now.hop_s)
         budget_ms = self._budget.budget_s * 1e3
         if now.level and not self._slowed:
             self._slowed = True

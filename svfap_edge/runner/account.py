@@ -77,13 +77,6 @@ class RunSummary:
         """Seconds of video per second of wall time."""
         return self.duration_s / self.wall_s if self.wall_s else 0.0
 
-    def count(self, perception: Perception) -> None:
-        """Add the predictions of a frame."""
-        self.predictions += len(perception.predictions)
-        for prediction in perception.predictions:
-            if prediction.label is not None:
-                self.labels[prediction.label] = self.labels.get(prediction.label, 0) + 1
-
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)
         for name in ("start", "cameras", "failed"):
@@ -170,7 +163,11 @@ class Account:
         """Count what a step brought, and give it to the sinks."""
         self._write_beginnings()
         for name, perception in found.items():
-            self.summaries[name].count(perception)
+            summary = self.summaries[name]
+            summary.predictions += len(perception.predictions)
+            for prediction in perception.predictions:
+                if prediction.label is not None:
+                    summary.labels[prediction.label] = summary.labels.get(prediction.label, 0) + 1
             self._each("write", name, perception)
 
     def write_gap(self, name: str, gap: Gap, changes: list[StateChange]) -> None:
@@ -283,10 +280,6 @@ class Failures:
     """Failures of the engine: forgiven, unless there are too many in a row, or nothing else."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """
-        Args:
-            warn: Takes a warning of the first failure.
-        """
         self._warn = warn
         self._first: InferenceError | None = None
         self.count = self._row = self._predictions = 0

@@ -83,15 +83,8 @@ PLACE = "{camera}"
 
 
 def camera_paths(option: str, pattern: Path, cameras: Sequence[str]) -> dict[str, Path]:
-    """The file of each camera.
-
-    Args:
-        option: What the pattern was given as, for the message.
-        pattern: A path, in which "{camera}" stands for the name.
-
-    Raises:
-        ConfigError: there are several cameras and the pattern has no place for their names.
-    """
+    """The file of each camera: a pattern, given as `option`, in which "{camera}" stands for the
+    name. ConfigError if there are several cameras and no place for their names."""
     if PLACE not in str(pattern) and len(cameras) > 1:
         example = pattern.with_name(f"{pattern.stem}-{PLACE}{pattern.suffix}")
         raise ConfigError(

@@ -83,16 +83,8 @@ class OpenCvCapture:
     """A `Capture` on `cv2.VideoCapture`."""
 
     def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
-        """
-        Args:
-            target: What to open.
-            connect_timeout_s: The longest that opening a URL may take, in seconds. FFmpeg keeps it;
-                cameras and pipelines have no such limit.
-            read_timeout_s: The longest that a frame of a URL may take, in seconds, likewise.
-
-        Raises:
-            SourceError: it cannot be opened, or is a recording instead of a live source.
-        """
+        """Open it; SourceError if that fails, or if it is a recording instead of a live source. The
+        timeouts are for opening a URL and for a frame of it; cameras and pipelines have none."""
         if target.kind == "camera":
             self._capture = cv2.VideoCapture(int(target.address), cv2.CAP_ANY)
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver has that setting

@@ -28,13 +28,13 @@ STILL_SECONDS = 3.0
 
 
 class VideoFile(Source):
-    """A video file. Frames have the times of the container, so a variable frame rate is kept."""
+    """A video file. Frames have the times of the container, so a variable frame rate is kept.
+
+    Raises:
+        SourceError: there is no such file, or it is no video with a readable frame.
+    """
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            SourceError: there is no such file, or it is no video with a readable frame.
-        """
         if not path.is_file():
             raise SourceError(f"No video at '{path}'.")
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
@@ -87,13 +87,12 @@ class ImageFolder(Source):
 
     Times come from `timestamps.csv` in the folder (lines `name,timestamp_s`). Without it, or where
     `fps` is given, images follow in the natural order of their names, `fps` (25) a second.
+
+    Raises:
+        SourceError: the folder has no images, or a bad `timestamps.csv`.
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
-        """
-        Raises:
-            SourceError: the folder has no images, or a bad `timestamps.csv`.
-        """
         self._times = folder_times(path, fps)
         super().__init__(str(path), len(self._times), fps)
         self._path = path

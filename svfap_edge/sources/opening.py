@@ -167,11 +167,7 @@ def _close_all(results: queue.SimpleQueue[tuple[str, Source | BaseException]]) -
 
 
 def are_live(sources: Mapping[str, Source]) -> bool:
-    """Whether all sources are live.
-
-    Raises:
-        SvfapError: some are live and some are not.
-    """
+    """Whether all sources are live; SvfapError if some are and some are not."""
     live = [name for name, source in sources.items() if source.live]
     files = [name for name, source in sources.items() if not source.live]
     if live and files:
