@@ -125,8 +125,8 @@ def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, in
     space, so that it is right for thousands of such items.
 
     Args:
-        correct_a: Whether the first system gets each item right, (n,) bool.
-        correct_b: The same of the second system.
+        correct_a: Whether system a gets each item right, (n,) bool.
+        correct_b: Whether system b gets each item right, (n,) bool.
 
     Returns:
         The number of items that only a gets right, that of those that only b gets right, and p,

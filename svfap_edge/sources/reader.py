@@ -201,11 +201,8 @@ class Reader:
         _open_readers.add(self)
 
     def start(self) -> None:
-        """Connect; wait for the first frame unless `wait_for_first` is set.
-
-        Raises:
-            SourceError: the first connection failed, and `wait_for_first` is not set.
-        """
+        """Connect. Unless `wait_for_first` is set, wait for the first frame; SourceError if that
+        connection fails."""
         self._thread.start()
         if self._settings.wait_for_first:
             return
