@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import onnxruntime as ort
 
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.errors import SvfapError
+from svfap_edge.machine import usable_cores
 
 from .backend import (
     INPUT_NAME,
@@ -107,10 +107,3 @@ def load(
     precision = effective_precision(artifact, provider)
     spec = ModelSpec(clip, outputs, features, artifact.name, name, precision)
     return OrtBackend(session, spec, (threads or usable_cores()) if apart else 0)
-
-
-def usable_cores() -> int:
-    """Number of cores that this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

@@ -20,10 +20,10 @@ from svfap_edge.clip import (
     HopGrid,
     SampledClip,
     TimeUnitCheck,
+    check_advance,
     check_frame,
-    fit_face,
 )
-from svfap_edge.errors import ConfigError
+from svfap_edge.errors import ConfigError, require
 
 from .prediction import Average, Prediction
 
@@ -40,12 +40,9 @@ def check_options(
         min_coverage: Share of a clip's slots that must hold a captured frame; above 0, at most 1.
         smoothing_s: Time constant in seconds; finite, 0 for no smoothing.
     """
-    if not 0 < hop_s < math.inf:
-        raise ConfigError(f"hop_s must be a positive number of seconds; got {hop_s}.")
-    if not 0 < min_coverage <= 1:
-        raise ConfigError(f"min_coverage must be above 0 and at most 1; got {min_coverage}.")
-    if not 0 <= smoothing_s < math.inf:
-        raise ConfigError(f"smoothing_s must be 0 or more seconds; got {smoothing_s}.")
+    require(0 < hop_s < math.inf, "hop_s", "a positive number of seconds", hop_s)
+    require(0 < min_coverage <= 1, "min_coverage", "above 0 and at most 1", min_coverage)
+    require(0 <= smoothing_s < math.inf, "smoothing_s", "0 or more seconds", smoothing_s)
 
 
 class Stream:
@@ -154,10 +151,8 @@ class Stream:
                     f"Stream '{self.name}' has ended and takes no frames; open a new stream with "
                     "Engine.open_stream."
                 )
-            self._buffer.check_time(timestamp_s)
-            place = self._buffer.place(timestamp_s, self._due_s)
-            if place is not None:
-                fit_face(face, place)
+            check_advance(timestamp_s, self._buffer.last_s, "open a new stream")
+            self._buffer.add(face, timestamp_s, self._due_s)
             if self._schedule.is_due(timestamp_s, self._buffer):
                 self.missed += self._due_s is not None
                 self._due_s, self._added_at = timestamp_s, started

@@ -51,13 +51,7 @@ def written_whole(path: Path, failure: type[SvfapError] | None = None) -> Iterat
 def folder_written_whole(folder: Path, failure: type[SvfapError] | None = None) -> Iterator[Path]:
     """Yield a new folder to fill; it replaces `folder` if the block ends well.
 
-    The parent of `folder` is made if it is absent.
-
-    Args:
-        failure: The error to raise in place of an OSError.
-
-    Raises:
-        OSError, or `failure`: it cannot be written. What was at `folder` before is untouched.
+    The rest is as for `written_whole`.
     """
     with _scratch_beside(folder, failure) as scratch:
         new = scratch / folder.name
@@ -78,11 +72,7 @@ def folder_written_whole(folder: Path, failure: type[SvfapError] | None = None) 
 
 
 def write_text_atomically(path: Path, text: str, failure: type[SvfapError] = TrainingError) -> None:
-    """Write a text file in UTF-8; its folder is made if it is absent.
-
-    Raises:
-        failure: it cannot be written. What was at `path` before is untouched.
-    """
+    """Write a text file in UTF-8; see `written_whole`."""
     with written_whole(path, failure) as part:
         part.write_bytes(text.encode())
 
@@ -145,11 +135,8 @@ def _sync(path: Path) -> None:
 
 
 def _exchange(new: Path, old: Path) -> bool:
-    """Swap two folders in one step, so that a kill leaves one or the other at each name.
-
-    Returns:
-        False where the system cannot: it is not Linux, or its disk is of a kind that cannot.
-    """
+    """Swap two folders in one step, so that a kill leaves one or the other at each name. Returns
+    False where the system or the kind of its disk cannot."""
     if sys.platform != "linux":
         return False
     import ctypes

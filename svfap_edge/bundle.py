@@ -137,10 +137,7 @@ class Bundle:
 
 def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) -> None:
     """Add measured figures to the manifest's `quality`, by artifact; the file is replaced whole.
-
-    Raises:
-        BundleError: The bundle has no such artifact, or the manifest cannot be written.
-    """
+    BundleError if the bundle has no such artifact, or the manifest cannot be written."""
     for name, figures in measured.items():
         bundle.artifact(name)
         bundle.manifest.quality[name] = {**bundle.manifest.quality.get(name, {}), **figures}

@@ -28,15 +28,10 @@ def cache_root() -> Path | None:
 
 
 def compiled_model_cache(model_sha256: str, builder: str) -> Path | None:
-    """The folder for what an engine compiled from one model file.
+    """The folder, which exists, for what an engine compiled from the model file of that digest.
 
-    Args:
-        model_sha256: Digest of the model file.
-        builder: Name and version of the engine.
-
-    Returns:
-        The folder, which exists; None if the cache is off or cannot be written, so that the engine
-        compiles every time.
+    `builder` is the engine's name and version. None if the cache is off or cannot be written, so
+    that the engine compiles every time.
     """
     root = cache_root()
     if root is None:

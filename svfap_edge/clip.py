@@ -10,9 +10,10 @@ import threading
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
+from msgspec import Meta
 
 from .errors import FrameError, TimestampError
 
@@ -41,7 +42,7 @@ Phase = Literal["warming", "valid", "stale"]
 
 @dataclass(frozen=True)
 class ClipSpec:
-    """Geometry of the clip a model reads.
+    """Geometry of the clip a model reads. The bounds are checked where a manifest is read.
 
     Attributes:
         frames: Number of slots T of a clip.
@@ -49,9 +50,9 @@ class ClipSpec:
         size: Side of the square face in pixels.
     """
 
-    frames: int
-    span_s: float
-    size: int
+    frames: Annotated[int, Meta(ge=1, le=1024)]
+    span_s: Annotated[float, Meta(ge=1e-3, le=3600)]
+    size: Annotated[int, Meta(ge=8, le=4096)]
 
     @property
     def spacing_s(self) -> float:
@@ -83,13 +84,8 @@ def check_frame(frame: np.ndarray) -> None:
 
 
 def check_advance(timestamp_s: float, last_s: float | None, way_out: str) -> None:
-    """Raise TimestampError unless `timestamp_s` is finite and later than `last_s`.
-
-    Args:
-        timestamp_s: Capture time of a frame in seconds.
-        last_s: Capture time of the frame before it; None for the first frame.
-        way_out: What to do after a jump of the clock, for the message.
-    """
+    """Raise TimestampError unless `timestamp_s` is finite and later than `last_s`, if that is not
+    None. `way_out` says in the message what to do after a jump of the clock."""
     if not np.isfinite(timestamp_s):
         raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s}.")
     if last_s is not None and timestamp_s <= last_s:
@@ -140,9 +136,8 @@ class FrameBuffer:
     """The captured frames of one stream that a clip can still need.
 
     The buffer holds at most `FRAMES_PER_SPACING * (frames + 1) + 1` frames: a frame is dropped if
-    it follows the previous kept frame by less than 1/8 of a spacing. The memory for them is
-    reserved with the first frame and used again and again; the system counts only as much of it as
-    the frame rate ever needed.
+    it follows the previous kept frame by less than 1/8 of a spacing. Their memory is reserved with
+    the first frame and used again; the system counts only what the frame rate ever needed.
     """
 
     def __init__(self, spec: ClipSpec) -> None:
@@ -160,33 +155,21 @@ class FrameBuffer:
         """Time in seconds of the newest frame, kept or thinned; None before the first."""
         return self._last_s
 
-    def check_time(self, timestamp_s: float) -> None:
-        """Raise TimestampError unless `timestamp_s` is finite and later than the last."""
-        check_advance(timestamp_s, self._last_s, "open a new stream")
-
-    def add(self, frame: np.ndarray, timestamp_s: float) -> None:
-        """Keep a copy of a frame of the model's size. `check_time` must have passed."""
-        place = self.place(timestamp_s)
-        if place is not None:
-            place[:] = frame
-
-    def place(self, timestamp_s: float, wanted_s: float | None = None) -> np.ndarray | None:
-        """The memory to write the frame of this time to. `check_time` must have passed.
+    def add(self, face: np.ndarray, timestamp_s: float, wanted_s: float | None = None) -> None:
+        """Keep a copy of a face, fitted to the model's square.
 
         Args:
-            timestamp_s: Capture time of the frame in seconds.
+            face: (H, W, 3) uint8.
+            timestamp_s: Capture time of the frame in seconds, later than `last_s`.
             wanted_s: End of an earlier clip that is still to be sampled. Its frames are kept, too,
                 as long as there is room.
-
-        Returns:
-            (size, size, 3) uint8, valid until the next call; None if the frame is not kept.
         """
         spacing = self.spec.spacing_s
         previous = self._frames[-1][0] if self._frames else -np.inf
         self._last_s = timestamp_s
         # The tolerance keeps a camera at exactly the limit from losing every other frame.
         if timestamp_s - previous < spacing / FRAMES_PER_SPACING * (1 - 1e-6):
-            return None
+            return
         if not len(self._memory):
             count = FRAMES_PER_SPACING * (self.spec.frames + 1) + 1
             self._memory = np.empty((count, *self._memory.shape[1:]), np.uint8)
@@ -197,7 +180,7 @@ class FrameBuffer:
             self._free.append(self._frames.popleft()[1])
         index = self._free.pop()
         self._frames.append((timestamp_s, index))
-        return np.asarray(self._memory[index])
+        fit_face(face, self._memory[index])
 
     def clear(self) -> None:
         """Forget the frames. Time still has to advance."""
@@ -216,12 +199,7 @@ class FrameBuffer:
 
     def sample(self, end_s: float, out: np.ndarray | None = None) -> SampledClip:
         """The clip that ends at `end_s`; later frames are not looked at. The buffer must hold at
-        least one frame.
-
-        Args:
-            end_s: Time of the last slot in seconds.
-            out: (T, size, size, 3) uint8 that receives the frames; None makes a new array.
-        """
+        least one frame. `out`, (T, size, size, 3) uint8, receives the frames if it is given."""
         slots = self.spec.slot_times(end_s)
         places, coverage = self._nearest(slots)
         frames = self._memory.take(places, 0, out, "clip")  # "raise" would copy twice
@@ -270,9 +248,9 @@ class HopGrid:
 class ClipSchedule:
     """Which frames of one stream end a clip that is to be predicted.
 
-    The first clip is due as soon as enough of it is there, and does not wait for its hop. The
-    others are due on the first frame of each hop of the grid; the hop after a first clip is more
-    than half a hop away. After a loss the stream starts again in the same way.
+    The first clip is due as soon as enough of it is there, the others on the first frame of each
+    hop of the grid; the hop after a first clip is more than half a hop away. After a loss the
+    stream starts again in the same way.
 
     Attributes:
         hop_s: Seconds between clips.
@@ -296,14 +274,8 @@ class ClipSchedule:
         return coverage >= self.min_coverage - 1e-9
 
     def is_due(self, timestamp_s: float, buffer: FrameBuffer) -> bool:
-        """Whether the clip that ends with the newest frame is to be predicted.
-
-        This is called once for every frame, and sets `phase`.
-
-        Args:
-            timestamp_s: Capture time of the frame in seconds.
-            buffer: The stream's frames, this one included.
-        """
+        """Whether the clip that ends with the newest frame is to be predicted. This is called once
+        for every frame, with its time in seconds and once it is in `buffer`; it sets `phase`."""
         self._last_s = timestamp_s
         hop = self._grid.number(timestamp_s, self.hop_s)
         starting = self.phase != "valid"
@@ -343,11 +315,6 @@ class TimeUnitCheck:
 
     Times in milliseconds raise no error by themselves: every frame is too far from the one before
     it, no clip is ever filled, and nothing is predicted.
-
-        check = TimeUnitCheck(engine.spec.clip)
-        for frame in frames:
-            if (message := check.add(frame.timestamp_s)) is not None:
-                warnings.warn(message)
     """
 
     def __init__(self, spec: ClipSpec) -> None:
@@ -356,12 +323,8 @@ class TimeUnitCheck:
         self._long = 0  # long spacings in a row; more than LONG_SPACINGS after the warning
 
     def add(self, timestamp_s: float) -> str | None:
-        """Look at the capture time of the next frame.
-
-        Returns:
-            A warning, once, when `LONG_SPACINGS` (3) frames in a row came more than `LONG_SPACING`
-            (2) clip spans after the frame before them; None otherwise.
-        """
+        """Look at the capture time of the next frame. Returns a warning, once, when `LONG_SPACINGS`
+        (3) frames in a row came more than `LONG_SPACING` (2) clip spans after the one before."""
         last_s, self._last_s = self._last_s, timestamp_s
         if last_s is None or self._long > LONG_SPACINGS:
             return None

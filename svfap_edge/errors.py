@@ -91,6 +91,12 @@ class ConfigError(SvfapError, ValueError):
     its range; or a closed engine or stream is used."""
 
 
+def require(holds: bool, name: str, expected: str, value: object) -> None:
+    """Raise ConfigError with the name of an argument unless it `holds` what is expected of it."""
+    if not holds:
+        raise ConfigError(f"{name} must be {expected}; got {value}.")
+
+
 class TrainingError(SvfapError):
     """Training cannot go on. The last resume checkpoint is intact."""
 

@@ -76,19 +76,11 @@ def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
     """Read `path label [label ...]` lines; relative paths are relative to the list.
 
     A path may hold spaces if it ends in a known suffix, or if labels may be missing and the whole
-    line is the path of a folder of frames.
-
-    Args:
-        path: The list file, UTF-8.
-        labelled: Whether every line must have a label.
-
-    Raises:
-        SourceError: the list is unreadable or empty, or a line has no label; its number is named.
+    line is the path of a folder of frames. A list that is empty or not UTF-8 and a line without a
+    label, which the message numbers, are errors as in `find_items`.
     """
     try:
-        lines = path.read_text(
-            encoding="utf-8-sig"
-        ).splitlines()  # some editors write a byte-order mark
+        lines = path.read_text(encoding="utf-8-sig").splitlines()  # -sig: a byte-order mark
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"'{path}' is not a readable list: {error}") from error
     items = []
@@ -123,8 +115,7 @@ def leave_out(
 
     Args:
         items: The items to choose from.
-        labels: The labels to leave out. They need not be the task's: the list may have others,
-            such as the name of a folder that is no class.
+        labels: The labels to leave out; others than the task's, too, such as a folder's name.
         task: The task that orders the labels; None compares names only.
 
     Returns:
@@ -144,11 +135,8 @@ def leave_out(
 
 
 def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
-    """Class indices, (n,) int, of items labelled by index or by name.
-
-    Raises:
-        SourceError: a label is not one of the task's; the file and the labels are named.
-    """
+    """Class indices, (n,) int, of items labelled by index or by name; SourceError for a label that
+    is not one of the task's."""
     index = _class_finder(task)
     found = np.empty(len(items), int)
     for row, item in enumerate(items):
@@ -174,13 +162,9 @@ def _class_finder(task: Task | None) -> Callable[[str], int]:
 
 
 def require_order(path: Path, items: Sequence[Item], task: Task) -> None:
-    """Refuse a list by `svfap-edge prepare` whose indices mean other labels than the task's.
-
-    The list's own order is in the `prepared.json` beside it. Without that file nothing is checked.
-
-    Raises:
-        SourceError: an index that the list uses has another name there.
-    """
+    """Raise SourceError for a list by `svfap-edge prepare` that uses an index which means another
+    label there than in the task. The list's own order is in the `prepared.json` beside it; without
+    that file nothing is checked."""
     labels = _prepared_labels(path)
     names = {label.lower() for label in task.labels}
     for item in items if labels else ():
@@ -206,11 +190,8 @@ def _prepared_labels(path: Path) -> list[str]:
 
 
 def value_targets(items: Sequence[Item], task: Task) -> np.ndarray:
-    """Values, (n, L) float, of items labelled with numbers.
-
-    Raises:
-        SourceError: an item has not exactly L numbers, or one is outside the task's range.
-    """
+    """Values, (n, L) float, of items labelled with numbers; SourceError for an item that has not
+    exactly L of them, or one outside the task's range."""
     slack = 1e-6 * (task.high - task.low)  # for values that were rescaled to the range
     rows = []
     for item in items:

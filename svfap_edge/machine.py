@@ -45,18 +45,22 @@ def describe_machine() -> dict[str, str]:
 
 def cpu_flags() -> set[str]:
     """Instruction-set flags as the Linux kernel names them; empty where unknown."""
-    for line in _cpuinfo():
-        if line.startswith(("flags", "Features")):
-            return set(line.partition(":")[2].split())
-    return set()
+    return set((_kernel_entry("cpuinfo", "flags") or _kernel_entry("cpuinfo", "Features")).split())
 
 
 def cpu_name() -> str:
     """Name of the processor's model."""
-    for line in _cpuinfo():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    return _kernel_entry("cpuinfo", "model name") or platform.processor() or platform.machine()
+
+
+def _kernel_entry(file: str, name: str) -> str:
+    """What a file below /proc holds after `name` and a colon; empty where it does not."""
+    try:
+        lines = Path("/proc", file).read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return ""
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith(name))
+    return next(found, "")
 
 
 def usable_cores() -> int:
@@ -66,25 +70,15 @@ def usable_cores() -> int:
     return os.cpu_count() or 1
 
 
-def _cpuinfo() -> list[str]:
-    try:
-        return Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []
-
-
 def peak_memory_mb() -> float:
     """The most memory that this process held at a time, in MB.
 
     On Linux it is the figure for the process image, because `ru_maxrss` also counts what the parent
     held.
     """
-    try:
-        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) / 1024
-    except OSError:
-        pass
+    peak = _kernel_entry("self/status", "VmHWM")
+    if peak:
+        return int(peak.split()[0]) / 1024
     import resource
 
     unit = 1 << 20 if platform.system() == "Darwin" else 1 << 10  # bytes there, kB elsewhere
@@ -96,11 +90,9 @@ def free_memory_bytes() -> int | None:
 
     It is what the kernel calls available or what a container's limit leaves, whichever is less.
     """
-    left = []
+    available = _kernel_entry("meminfo", "MemAvailable")
+    left = [int(available.split()[0]) << 10] if available else []
     try:
-        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
-            if line.startswith("MemAvailable:"):
-                left.append(int(line.split()[1]) << 10)
         limit = Path("/sys/fs/cgroup/memory.max").read_text(encoding="utf-8").strip()
         if limit != "max":
             used = Path("/sys/fs/cgroup/memory.current").read_text(encoding="utf-8")

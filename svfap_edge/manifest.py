@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, TypedDict
 
@@ -88,23 +88,12 @@ class Manifest:
             "format": FORMAT,
             "name": self.name,
             "task": self.task.to_dict(),
-            "clip": {
-                "frames": self.clip.frames,
-                "span_s": self.clip.span_s,
-                "size": self.clip.size,
-            },
+            "clip": asdict(self.clip),
             "crop": {"margin": self.margin},
             "features": self.features,
             "artifacts": [
-                {
-                    "name": artifact.name,
-                    "precision": artifact.precision,
-                    "engine": artifact.format,
-                    "files": [vars(file) for file in artifact.files],
-                    "built_by": artifact.built_by,
-                    "needs": artifact.needs,
-                }
-                for artifact in self.artifacts.values()
+                {"name": name, "precision": each.precision, "engine": each.format, **asdict(each)}
+                for name, each in self.artifacts.items()
             ],
             "provenance": self.provenance,
             "quantization": self.quantization,
@@ -137,15 +126,14 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
         artifacts[entry.name] = Artifact(
             entry.name, entry.files, entry.built_by, dict(raw["needs"])
         )
-    sections = ("provenance", "quantization", "quality")
     return Manifest(
         name=found.name,
         task=found.task,
-        clip=ClipSpec(found.clip.frames, found.clip.span_s, found.clip.size),
+        clip=found.clip,
         margin=found.crop.margin,
         artifacts=artifacts,
         features=found.features,
-        **{section: dict(content.get(section, {})) for section in sections},
+        **{name: dict(content.get(name, {})) for name in ("provenance", "quantization", "quality")},
     )
 
 
@@ -154,12 +142,6 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
 
 class _Version(Struct):
     format: int
-
-
-class _Clip(Struct):
-    frames: Annotated[int, Meta(ge=1, le=1024)]
-    span_s: Annotated[float, Meta(ge=1e-3, le=3600)]
-    size: Annotated[int, Meta(ge=8, le=4096)]
 
 
 class _Crop(Struct):
@@ -214,7 +196,7 @@ class _Quality(TypedDict, total=False):
 class _Content(Struct):
     name: str
     task: Task
-    clip: _Clip
+    clip: ClipSpec
     crop: _Crop
     artifacts: list[_Artifact]
     features: Annotated[int, Meta(ge=0, le=1 << 20)] = 0

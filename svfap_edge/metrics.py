@@ -1,6 +1,7 @@
 """The field's metrics: recall, F1, correlation and concordance, calibration, McNemar's test.
 
-How certain they are is computed in `evaluation.intervals`.
+How certain they are is computed in `evaluation.intervals`. Every function of two vectors raises
+ValueError if their lengths differ.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ def confusion_matrix(targets: np.ndarray, predicted: np.ndarray, classes: int) -
     """Counts, (C, C) int64: a row for each true class, a column for each predicted one.
 
     Args:
-        targets: True classes, (n,) int in 0..classes-1.
-        predicted: Predicted classes, (n,) int in 0..classes-1.
-        classes: The number of classes, C.
-
-    Raises:
-        ValueError: the lengths differ, or an index is out of range.
+        targets: True classes, (n,) int.
+        predicted: Predicted classes, (n,) int.
+        classes: The number of classes, C. An index that is not below it is a ValueError.
     """
     targets, predicted = np.asarray(targets, np.int64), np.asarray(predicted, np.int64)
     _check_vectors(targets, predicted)
@@ -71,11 +69,7 @@ def weighted_f1(matrix: np.ndarray) -> float:
 
 
 def pcc(targets: np.ndarray, predicted: np.ndarray) -> float:
-    """Pearson's correlation of two (n,) vectors; 0 when either is constant.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
+    """Pearson's correlation of two (n,) vectors; 0 when either is constant."""
     x, y = _vectors(targets, predicted)
     if _is_constant(x) or _is_constant(y):
         return 0.0
@@ -88,9 +82,6 @@ def ccc(targets: np.ndarray, predicted: np.ndarray) -> float:
 
     2 cov(x, y) / (var x + var y + (mean x - mean y)^2), population moments: L. Lin, "A concordance
     correlation coefficient to evaluate reproducibility", Biometrics 45, 1989.
-
-    Raises:
-        ValueError: the lengths differ.
     """
     x, y = _vectors(targets, predicted)
     if _is_constant(x) or _is_constant(y):
@@ -103,34 +94,20 @@ def one_minus_mae(targets: np.ndarray, predicted: np.ndarray, span: float = 1.0)
     """1 - mean absolute error of two (n,) vectors, the error as a share of `span`.
 
     For traits in 0..1 it is the accuracy that the First Impressions challenge defines. It is nan
-    without items.
-
-    Args:
-        targets: True values, (n,).
-        predicted: Predicted values, (n,).
-        span: Range of the task's values, in their unit; with it the result does not depend on it.
-
-    Raises:
-        ValueError: the lengths differ.
+    without items. `span` is the range of the task's values, in their unit, on which the result then
+    does not depend.
     """
     x, y = _vectors(targets, predicted)
     return float(1 - np.mean(np.abs(x - y)) / span) if x.size else math.nan
 
 
 def ece(probabilities: np.ndarray, targets: np.ndarray, bins: int = 15) -> float:
-    """Expected calibration error, 0..1: how far confidence is from accuracy, on average.
+    """Expected calibration error, 0..1, of softmax outputs (n, C) for true classes (n,) int.
 
-    Items are put into M bins of equal width, ((m-1)/M, m/M], by their largest probability. The gap
-    between accuracy and mean confidence of each bin is weighted by its number of items: C. Guo et
-    al., "On calibration of modern neural networks", ICML 2017, equation 3. It is nan without items.
-
-    Args:
-        probabilities: Softmax outputs, (n, C).
-        targets: True classes, (n,) int.
-        bins: The number of bins, M.
-
-    Raises:
-        ValueError: the lengths differ.
+    It is how far confidence is from accuracy on average, and nan without items. Items are put into
+    M = `bins` bins of equal width, ((m-1)/M, m/M], by their largest probability. The gap between
+    accuracy and mean confidence of each bin is weighted by its number of items: C. Guo et al., "On
+    calibration of modern neural networks", ICML 2017, equation 3.
     """
     confidence = np.asarray(probabilities, np.float64).max(axis=1)
     _check_vectors(confidence, np.asarray(targets))
@@ -154,9 +131,6 @@ def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, in
     Returns:
         The number of items that only a gets right, that of those that only b gets right, and p,
         which is 1 when there are neither.
-
-    Raises:
-        ValueError: the lengths differ.
     """
     a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     _check_vectors(a, b)

@@ -84,6 +84,8 @@ class Task:
         return {key: list(v) if isinstance(v, tuple) else v for key, v in asdict(self).items()}
 
 
+_ASSUMED = "Assumed: {}. The lists published with MAE-DFER by the same authors have it so."
+_NOT_PUBLISHED = "Assumed order and range; not in the published code."
 _SEVEN = ("happy", "sad", "neutral", "angry", "surprise", "disgust", "fear")
 _PUBLISHED = "Order of the published data preparation."
 _REGRESSION = ("PCC", "CCC")
@@ -116,24 +118,21 @@ TASKS: dict[str, Task] = {
             "classes",
             ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised"),
             order_certain=False,
-            note="Assumed: the emotion codes 01-08 of the RAVDESS file names. "
-            "The lists published with MAE-DFER by the same authors have it so.",
+            note=_ASSUMED.format("the emotion codes 01-08 of the RAVDESS file names"),
         ),
         Task(
             "crema-d",
             "classes",
             ("anger", "disgust", "fear", "happy", "neutral", "sad"),
             order_certain=False,
-            note="Assumed: alphabetical order of the codes ANG DIS FEA HAP NEU SAD. "
-            "The lists published with MAE-DFER by the same authors have it so.",
+            note=_ASSUMED.format("alphabetical order of the codes ANG DIS FEA HAP NEU SAD"),
         ),
         Task(
             "enterface05",
             "classes",
             ("anger", "disgust", "fear", "happiness", "sadness", "surprise"),
             order_certain=False,
-            note="Assumed: alphabetical order of the folder names. "
-            "The lists published with MAE-DFER by the same authors have it so.",
+            note=_ASSUMED.format("alphabetical order of the folder names"),
         ),
         Task(
             "werewolf-xl",
@@ -142,7 +141,7 @@ TASKS: dict[str, Task] = {
             low=-1.0,
             metrics=_REGRESSION,
             order_certain=False,
-            note="Assumed order and range; not in the published code.",
+            note=_NOT_PUBLISHED,
         ),
         Task(
             "avcaffe",
@@ -151,7 +150,7 @@ TASKS: dict[str, Task] = {
             low=-1.0,
             metrics=_REGRESSION,
             order_certain=False,
-            note="Assumed order and range; not in the published code.",
+            note=_NOT_PUBLISHED,
         ),
         Task(
             "first-impressions",

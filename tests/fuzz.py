@@ -64,13 +64,7 @@ JSON = st.recursive(
 
 @dataclass(frozen=True)
 class Target:
-    """A parser under attack.
-
-    Attributes:
-        name: What is tried.
-        cases: Strategy that makes its input.
-        attempt: Parses one case; raises SvfapError for what it refuses.
-    """
+    """A parser under attack: `attempt` parses one of `cases`; it may raise SvfapError, no other."""
 
     name: str
     cases: st.SearchStrategy[Any]
@@ -79,13 +73,8 @@ class Target:
 
 @dataclass(frozen=True)
 class Mutation:
-    """A change somewhere in a tree.
-
-    Attributes:
-        path: Picks a branch at each level, modulo the number of branches.
-        kind: "replace", "delete", "rename", "twice" or "nest".
-        value: The new value, or the new name.
-    """
+    """A change somewhere in a tree. `path` picks a branch at each level, modulo the number of
+    branches; `value` is the new value, or the new name."""
 
     path: tuple[int, ...]
     kind: str
@@ -136,12 +125,8 @@ def _mutate(tree: Any, mutation: Mutation) -> None:
 
 @dataclass(frozen=True)
 class Damage:
-    """Damage to a file.
-
-    Attributes:
-        flips: Bits that are flipped, each (place as a share of the length, number of the bit).
-        kept: Share of the length that is kept.
-    """
+    """Damage to a file: bits that are flipped, each (place as a share of the length, number of the
+    bit), and the share of the length that is kept."""
 
     flips: tuple[tuple[float, int], ...]
     kept: float
@@ -344,14 +329,9 @@ def targets(folder: Path) -> list[Target]:
 def explore(target: Target, start: int, examples: int, deadline: float = math.inf) -> Counter[str]:
     """Try a target; count the cases that were accepted, and those refused by each error.
 
-    Args:
-        target: What to try.
-        start: Seed; another one gives other cases.
-        examples: The most cases to try.
-        deadline: Time on the monotonic clock after which no case is tried, except the first.
-
-    Raises:
-        Exception: what must not come out came out, with the smallest case that hypothesis found.
+    Another seed `start` gives other cases. After `deadline` on the monotonic clock none is tried,
+    except the first. What must not come out of the target comes out here, with the smallest case
+    that hypothesis found.
     """
     outcomes: Counter[str] = Counter()
 

@@ -249,14 +249,8 @@ class Report:
 
 
 def judge(record: Record, streams: int, buffer: int, limits: Limits) -> tuple[dict, list[str]]:  # type: ignore[type-arg]
-    """Judge a run: its numbers, and the checks that failed.
-
-    Args:
-        record: What was noted during the run.
-        streams: Number of streams that must be open at the end.
-        buffer: Frames that a stream may hold.
-        limits: Limits beyond which the run fails.
-    """
+    """Judge a run: its numbers, and the checks that failed. So many `streams` must be open at the
+    end, each holding at most `buffer` frames."""
     memory, failures = judge_memory(record.memory, limits)
     latency, slower = judge_latency(record, limits)
     failures += slower
@@ -343,19 +337,9 @@ def soak(
     fps: float = FPS,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Report:
-    """Run and judge the run.
-
-    Args:
-        bundle: The model.
-        frames: Number of frames of all streams together; ignored in real time.
-        streams: Number of streams.
-        videos: Videos whose faces are pushed; drawn pictures if there are none.
-        engine: Name of the engine; see `Engine.load`.
-        threads: CPU threads of the engine; see `Engine.load`.
-        limits: Limits beyond which the run fails; None for the defaults.
-        realtime_s: Seconds of a run in real time instead, see tests/realtime.py.
-        fps: Frames a second of the camera in real time.
-        progress: Called with the share of the run that is done, 0..1.
+    """Run and judge the run: `frames` frames of all streams together or, in real time, as many as a
+    camera of `fps` frames a second gives in `realtime_s` seconds (see tests/realtime.py). Without
+    videos, pictures are drawn. `progress` is called with the share of the run that is done, 0..1.
 
     Raises:
         SvfapError: the bundle or a video cannot be read.

@@ -215,23 +215,18 @@ def _sinks(
     named: bool,
 ) -> list[Sink]:
     from svfap_edge.sinks.jsonl import JsonLines
-    from svfap_edge.sinks.sink import EachCamera
 
     sinks: list[Sink] = []
-    cameras = [(name if named else None, name, source) for name, source in opened.items()]
-    if videos:
-        from svfap_edge.sinks.overlay import OverlayVideo
+    for name, source in opened.items():
+        if videos:
+            from svfap_edge.sinks.overlay import OverlayVideo
 
-        sinks.append(
-            EachCamera({c: OverlayVideo(videos[name], task, s.fps) for c, name, s in cameras})
-        )
-    if plots:
-        from svfap_edge.sinks.timeline import Timeline
+            sinks.append(OverlayVideo(videos[name], task, source.fps, camera=name))
+        if plots:
+            from svfap_edge.sinks.timeline import Timeline
 
-        titles = {name: name if named else Path(s.name).name for _, name, s in cameras}
-        sinks.append(
-            EachCamera({c: Timeline(plots[name], task, titles[name]) for c, name, _ in cameras})
-        )
+            title = name if named else Path(source.name).name
+            sinks.append(Timeline(plots[name], task, title, camera=name))
     if jsonl is not None:
         sinks.append(JsonLines(jsonl))
     return sinks

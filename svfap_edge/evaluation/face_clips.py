@@ -15,7 +15,7 @@ import numpy as np
 from svfap_edge.bundle import Manifest
 from svfap_edge.clip import FRAMES_PER_SPACING, MIN_COVERAGE, ClipSpec
 from svfap_edge.errors import SourceError
-from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.media import is_image
 from svfap_edge.perception.detectors import Box, Detector, crop_face
 from svfap_edge.perception.perceiver import Perceiver
 from svfap_edge.runtimes import Engine, ModelSpec, Outputs
@@ -69,7 +69,7 @@ def face_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClips:
     Raises:
         SourceError: The file cannot be read.
     """
-    if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+    if is_image(path) and not path.is_dir():
         clips = _image_clip(read_image(path), manifest, detector)
         return FaceClips(clips, np.ones(len(clips)))
     return _video_clips(path, manifest, detector)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
 
 from svfap_edge.runtimes.prediction import Average
 
@@ -21,25 +21,6 @@ SETTLE_S = 1.0
 """A level is kept at least so long."""
 
 
-@dataclass(frozen=True)
-class Load:
-    """What one frame took.
-
-    Attributes:
-        detect_s: Of a search for faces; None if there was none.
-        crop_s: Of cropping.
-        model_s: Of the model.
-        clips: That the model ran.
-        rate: Clips a second that are wanted at level 0: people by hops.
-    """
-
-    detect_s: float | None
-    crop_s: float
-    model_s: float
-    clips: int
-    rate: float
-
-
 class Budget:
     """Chooses the level at which frames take `budget_s` on average.
 
@@ -52,14 +33,15 @@ class Budget:
         holds: Whether the level should keep the budget. False at the last level under overload.
     """
 
-    def __init__(self, budget_s: float, detect_every: int, predict_s: float) -> None:
+    def __init__(self, budget_s: float | None, detect_every: int, predict_s: float) -> None:
         """
         Args:
-            budget_s: Seconds that a frame may take on average.
+            budget_s: Seconds that a frame may take on average; None for any time, which keeps
+                level 0.
             detect_every: Frames between searches at level 0.
             predict_s: The interval between searches is not made longer than this.
         """
-        self.budget_s = budget_s
+        self.budget_s = math.inf if budget_s is None else budget_s
         self.level = 0
         self.holds = True
         self._every = detect_every
@@ -82,24 +64,42 @@ class Budget:
 
     def clips_at_once(self) -> int | None:
         """Clips to run with one frame, so that this one keeps the budget too if it can; None for
-        any number, before the first was measured."""
-        if self._clip.value is None or not self._clip.value:
+        any number, without a bound and before the first was measured."""
+        if not self._clip.value or self.budget_s == math.inf:
             return None
         left = self.budget_s - (self._detect.value or 0.0) - (self._crop.value or 0.0)
         return max(1, int(left / self._clip.value))
 
-    def take(self, load: Load, timestamp_s: float) -> bool:
-        """Count a frame. Returns whether the level changed."""
+    def take(
+        self,
+        timestamp_s: float,
+        *,
+        detect_s: float | None,
+        crop_s: float,
+        model_s: float,
+        clips: int,
+        rate: float,
+    ) -> bool:
+        """Count a frame, and return whether the level changed.
+
+        Args:
+            timestamp_s: Capture time of the frame in seconds.
+            detect_s: Seconds that a search for faces took; None if there was none.
+            crop_s: Seconds that cropping took.
+            model_s: Seconds that the model took.
+            clips: Number of clips that the model ran.
+            rate: Clips a second that are wanted at level 0.
+        """
         if self._last_s is not None:
             self._spacing.add(timestamp_s - self._last_s, timestamp_s)
         self._last_s = timestamp_s
         self._since_s = timestamp_s if self._since_s is None else self._since_s
-        self._crop.add(load.crop_s, timestamp_s)
-        if load.detect_s is not None:
-            self._detect.add(load.detect_s, timestamp_s)
-        if load.clips:
-            self._clip.add(load.model_s / load.clips, timestamp_s)
-        self._rate = load.rate
+        self._crop.add(crop_s, timestamp_s)
+        if detect_s is not None:
+            self._detect.add(detect_s, timestamp_s)
+        if clips:
+            self._clip.add(model_s / clips, timestamp_s)
+        self._rate = rate
         before, (level, self.holds) = self.level, self._fitting()
         if level == before or timestamp_s - self._since_s < SETTLE_S:
             return False

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from svfap_edge.errors import ConfigError, InferenceError
+from svfap_edge.errors import ConfigError, InferenceError, require
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.engine import MAX_BATCH
 
@@ -72,18 +72,16 @@ class Cameras:
         listed = list(names)
         if not listed or len(set(listed)) < len(listed):
             raise ConfigError(f"Every camera needs a name of its own; got {listed}.")
-        for option, value in (("most", most), ("workers", workers)):
-            if value < 1:
-                raise ConfigError(f"{option} must be 1 or more; got {value}.")
+        require(most >= 1, "most", "1 or more", most)
+        require(workers >= 1, "workers", "1 or more", workers)
         if not isinstance(detector, str) and len(listed) > 1:
             raise ConfigError("Name the detector: one object cannot serve several cameras at once.")
         share = None if budget_s is None else budget_s / len(listed)
         common = ViewSettings(budget_s=share, **settings)
-
-        def finder() -> Detector:
-            return open_detector(detector, face_model) if isinstance(detector, str) else detector
-
-        self.views = {name: View(engine, finder(), common, name or "person") for name in listed}
+        self.views = {
+            name: View(engine, open_detector(detector, face_model), common, name or "person")
+            for name in listed
+        }
         self._engine = engine
         self._most = most
         self._order = listed
@@ -111,12 +109,8 @@ class Cameras:
         for name, (image, timestamp_s) in frames.items():
             with self._lock(name):
                 self.views[name].check(image, timestamp_s)
-        if self._pool is None:
-            for name, frame in frames.items():
-                self.look(name, *frame)
-        else:
-            for _ in self._pool.map(lambda item: self.look(item[0], *item[1]), frames.items()):
-                pass
+        look_at_all = map if self._pool is None else self._pool.map
+        list(look_at_all(lambda item: self.look(item[0], *item[1]), frames.items()))
         return self.step()
 
     def look(self, name: str, image: np.ndarray, timestamp_s: float) -> bool:
@@ -156,7 +150,7 @@ class Cameras:
             except InferenceError:
                 for name in set(owner.values()):
                     with self._locks[name]:
-                        self.views[name].forget_predictions()
+                        self.views[name].people.forget_predictions()
                 raise
             spent = time.perf_counter() - started
             found: dict[str, list[Prediction]] = {name: [] for name in self._order}
@@ -176,7 +170,7 @@ class Cameras:
     def reset(self, name: str) -> None:
         """The next frame of a camera comes after a gap; see `Perceiver.reset`."""
         with self._stepping, self._lock_all(name):
-            self.views[name].reset()
+            self.views[name].people.reset()
 
     def restart_clock(self, name: str) -> list[StateChange]:
         """After a jump of a camera's clock; see `Perceiver.restart_clock`."""
@@ -194,12 +188,7 @@ class Cameras:
 
     def finish(self) -> dict[str, list[StateChange]]:
         """End all streams of all cameras."""
-        changes = {}
-        with self._stepping:
-            for name in self._order:
-                with self._lock_all(name):
-                    changes[name] = self.views[name].finish()
-        return changes
+        return {name: self.end(name) for name in self._order}
 
     def close(self) -> None:
         """End all streams and threads. Idempotent."""
@@ -222,11 +211,9 @@ class Cameras:
     def _take_turns(self) -> list[tuple[str, Stream]]:
         """Ready streams, one of each camera in turn until the batch is full."""
         queues = []
-        for offset in range(len(self._order)):
-            name = self._order[(self._next + offset) % len(self._order)]
+        for name in self._order[self._next :] + self._order[: self._next]:
             with self._locks[name]:
-                view = self.views[name]
-                queues.append((name, view.waiting()))
+                queues.append((name, self.views[name].waiting()))
         chosen: list[tuple[str, Stream]] = []
         for turn in range(max(len(streams) for _, streams in queues)):
             for name, streams in queues:

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 from svfap_edge.cache import FACE_MODEL_NAME, cache_root, find_face_model
+from svfap_edge.clip import fit_face
 from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
 
 DETECTORS = ("auto", "yunet", "haar", "none")
@@ -67,11 +68,6 @@ class Box:
         )
 
 
-def whole_frame(frame: np.ndarray) -> Box:
-    """The box of a frame that is itself a face."""
-    return Box(0, 0, frame.shape[1], frame.shape[0])
-
-
 def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = None) -> np.ndarray:
     """Cut a square around a face; beyond the frame, its border pixels are repeated.
 
@@ -93,8 +89,9 @@ def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = Non
         inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_REPLICATE)
     if size is None:
         return inside
-    how = cv2.INTER_AREA if side > size else cv2.INTER_LINEAR
-    return cv2.resize(inside, (size, size), interpolation=how)
+    face = np.empty((size, size, 3), np.uint8)
+    fit_face(inside, face)
+    return face
 
 
 class Detector(Protocol):
@@ -113,10 +110,7 @@ class YuNetDetector:
     name = "yunet"
 
     def __init__(self, model: Path, min_score: float = 0.7) -> None:
-        """
-        Raises:
-            SourceError: the file is missing or is not YuNet.
-        """
+        """Load it; SourceError if the file is missing or is not YuNet."""
         if not model.is_file():
             raise SourceError(f"No face model at '{model}'. Expected {FACE_MODEL_NAME}.")
         try:
@@ -132,12 +126,8 @@ class YuNetDetector:
         small, scale = _shrink(frame)
         self._net.setInputSize((small.shape[1], small.shape[0]))
         _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
-        if found is None:
-            return []
-        boxes = [
-            _unshrunk(row[:4], scale, float(row[14])) for row in found if row[2] > 0 and row[3] > 0
-        ]
-        return sorted(boxes, key=lambda box: -box.side)
+        rows = [] if found is None else found
+        return _boxes([(row[:4], row[14]) for row in rows if row[2] > 0 and row[3] > 0], scale)
 
 
 class HaarDetector:
@@ -146,10 +136,7 @@ class HaarDetector:
     name = "haar"
 
     def __init__(self) -> None:
-        """
-        Raises:
-            DependencyMissing: this OpenCV has no cascades (5.0 dropped them).
-        """
+        """Load it; DependencyMissing if this OpenCV has no cascades (5.0 dropped them)."""
         folder = getattr(getattr(cv2, "data", None), "haarcascades", None)
         path = Path(folder or "") / "haarcascade_frontalface_default.xml"
         if not hasattr(cv2, "CascadeClassifier") or not folder or not path.is_file():
@@ -165,11 +152,8 @@ class HaarDetector:
         found, _, weights = self._cascade.detectMultiScale3(
             grey, scaleFactor=1.1, minNeighbors=5, minSize=(24, 24), outputRejectLevels=True
         )
-        boxes = [
-            _unshrunk(box, scale, 1 / (1 + float(np.exp(-weight))))
-            for box, weight in zip(found, np.ravel(weights), strict=True)
-        ]
-        return sorted(boxes, key=lambda box: -box.side)
+        scores = [1 / (1 + float(np.exp(-weight))) for weight in np.ravel(weights)]
+        return _boxes(zip(found, scores, strict=True), scale)
 
 
 class WholeFrame:
@@ -178,7 +162,7 @@ class WholeFrame:
     name = "none"
 
     def detect(self, frame: np.ndarray) -> list[Box]:
-        return [whole_frame(frame)]
+        return [Box(0, 0, frame.shape[1], frame.shape[0])]
 
 
 def check_detector(choice: str) -> None:
@@ -188,13 +172,14 @@ def check_detector(choice: str) -> None:
 
 
 def open_detector(
-    choice: str = "auto", face_model: str | os.PathLike[str] | None = None
+    choice: str | Detector = "auto", face_model: str | os.PathLike[str] | None = None
 ) -> Detector:
     """A face detector.
 
     Args:
         choice: "yunet", "haar", "none" (the frame is the face), or "auto": YuNet where its file
-            is given, named by `SVFAP_EDGE_FACE_MODEL` or cached, Haar otherwise.
+            is given, named by `SVFAP_EDGE_FACE_MODEL` or cached, Haar otherwise. A detector is
+            returned as it is.
         face_model: YuNet's file.
 
     Raises:
@@ -202,6 +187,8 @@ def open_detector(
         DependencyMissing: Haar was asked for and this OpenCV has none.
         SvfapError: an unknown choice.
     """
+    if not isinstance(choice, str):
+        return choice
     check_detector(choice)
     if choice == "none":
         return WholeFrame()
@@ -227,6 +214,10 @@ def _shrink(frame: np.ndarray) -> tuple[np.ndarray, float]:
     return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), scale
 
 
-def _unshrunk(values: Iterable[Any], scale: float, score: float) -> Box:
-    x, y, width, height = (float(value) / scale for value in values)
-    return Box(x, y, width, height, score)
+def _boxes(found: Iterable[tuple[Iterable[Any], float]], scale: float) -> list[Box]:
+    """Boxes in pixels of the frame, the largest first, from sides in the shrunk one and scores."""
+    boxes = []
+    for sides, score in found:
+        x, y, width, height = (float(side) / scale for side in sides)
+        boxes.append(Box(x, y, width, height, float(score)))
+    return sorted(boxes, key=lambda box: -box.side)

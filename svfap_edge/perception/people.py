@@ -21,14 +21,10 @@ class People:
         given: Identities so far.
     """
 
-    def __init__(
-        self, engine: Engine, *, prefix: str, hop_s: float, min_coverage: float, smoothing_s: float
-    ) -> None:
-        """See `Perceiver`."""
+    def __init__(self, engine: Engine, prefix: str, **options: float) -> None:
+        """`options` are those of `Engine.open_stream`."""
         self.given = 0
-        self._engine = engine
-        self._prefix, self._hop_s = prefix, hop_s
-        self._min_coverage, self._smoothing_s = min_coverage, smoothing_s
+        self._engine, self._prefix, self._options = engine, prefix, options
         self._streams: dict[int, Stream] = {}
         self._latest: dict[int, Prediction] = {}
         self._told: dict[str, State] = {}
@@ -47,12 +43,7 @@ class People:
         while True:
             name = f"{self._prefix}-{number + self._shift}"
             try:
-                return self._engine.open_stream(
-                    name,
-                    hop_s=self._hop_s,
-                    min_coverage=self._min_coverage,
-                    smoothing_s=self._smoothing_s,
-                )
+                return self._engine.open_stream(name, **self._options)
             except ConfigError:
                 if all(stream.name != name for stream in self._engine.streams):
                     raise
@@ -84,11 +75,8 @@ class People:
         return [stream for _, stream in sorted(ready, key=newest)]
 
     def take(self, predictions: Iterable[Prediction]) -> list[Prediction]:
-        """Keep the newest prediction of each.
-
-        Returns:
-            Those kept: not of people who left meanwhile, or whose stream is valid no more.
-        """
+        """Keep the newest prediction of each, and return those kept: not those of people who left
+        meanwhile, or whose stream is valid no more."""
         numbers = {s.name: number for number, s in self._streams.items() if s.state == "valid"}
         kept = [prediction for prediction in predictions if prediction.stream in numbers]
         self._latest |= {numbers[prediction.stream]: prediction for prediction in kept}
@@ -131,11 +119,12 @@ class People:
 
     def set_hop(self, hop_s: float) -> None:
         """Seconds between predictions, of everyone and of those who come."""
-        self._hop_s = hop_s
+        self._options["hop_s"] = hop_s
         for stream in self._streams.values():
             stream.set_hop(hop_s)
 
     def forget_predictions(self) -> None:
+        """After a failure of the engine: older predictions must not pass for the newest frame's."""
         self._latest.clear()
 
     def mark_stale(self) -> None:

@@ -82,7 +82,7 @@ class Perceiver:
             hop_s, min_coverage, hold_s, forget_s, detect_every, predict_s, smoothing_s, budget_s,
             max_people,
         )  # fmt: skip
-        finder = open_detector(detector, face_model) if isinstance(detector, str) else detector
+        finder = open_detector(detector, face_model)
         self._engine = engine
         self._prefix = prefix
         self._view = View(engine, finder, settings, prefix)
@@ -111,7 +111,7 @@ class Perceiver:
             try:
                 predictions = self._engine.step(self._view.waiting())
             except InferenceError:
-                self._view.forget_predictions()
+                self._view.people.forget_predictions()
                 raise
             return self._view.conclude(predictions, time.perf_counter() - started)
 
@@ -129,7 +129,7 @@ class Perceiver:
         """Forget what was seen before a gap, so that no clip spans it. People found again where
         they were within `forget_s` keep their names. Time still has to advance."""
         with self._lock:
-            self._view.reset()
+            self._view.people.reset()
 
     def restart_clock(self) -> list[StateChange]:
         """After a jump of the clock: end all streams; any time may come next. Whoever is seen then

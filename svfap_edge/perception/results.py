@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,12 +30,7 @@ class StateChange:
 
     def to_json(self) -> dict[str, Any]:
         """One line of a JSON-lines file."""
-        return {
-            "type": "state",
-            "stream": self.stream,
-            "state": self.state,
-            "time_s": round(self.time_s, 6),
-        }
+        return {"type": "state", **asdict(self), "time_s": round(self.time_s, 6)}
 
 
 @dataclass(frozen=True)

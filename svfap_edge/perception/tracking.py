@@ -54,8 +54,7 @@ class Track:
 
     def expected(self, timestamp_s: float) -> Box:
         """Where the face should be by now."""
-        (x, y), center = self.motion.at(timestamp_s), self.box.center
-        return self.box.moved(x - center[0], y - center[1])
+        return _centered(self.box, *self.motion.at(timestamp_s))
 
     def cost(self, box: Box, timestamp_s: float) -> float:
         """How badly a detection fits: twice the negative logarithm of its likelihood, less what it
@@ -112,7 +111,8 @@ class Tracker:
         costs = np.array([[t.cost(box, timestamp_s) for box in boxes] for t in self._tracks])
         costs = costs.reshape(len(self._tracks), len(boxes))
         # Leaving a track out costs more than any pair, so that nothing possible is left undone.
-        pairs = assign(costs, unmatched=_worst(costs))
+        worst = costs[np.isfinite(costs)].max(initial=0.0)
+        pairs = assign(costs, unmatched=float(worst) + 1.0)
         for track in self._tracks:
             track.visible = track.found = False
         claimed = _claimed_twice(costs, pairs, self._tracks)
@@ -124,8 +124,10 @@ class Tracker:
         self._tracks = [t for t in self._tracks if t.found or t.hits >= self.min_hits]
         taken = {column for _, column in pairs}
         for column, box in enumerate(boxes):
-            if column not in taken:
-                self._begin(box, timestamp_s)
+            if column not in taken and len(self._tracks) < self.max_people:
+                self._tracks.append(Track(0, box, timestamp_s))
+            elif column not in taken:
+                self.ignored += 1
         for track in self._tracks:
             if track.number == 0 and track.hits >= self.min_hits:
                 track.number = self._next_number
@@ -133,14 +135,8 @@ class Tracker:
         return self._people(), gone
 
     def predict(self, timestamp_s: float, longest_s: float) -> tuple[list[Track], list[Track]]:
-        """Take a frame that was not searched: the boxes move on by themselves.
-
-        Args:
-            longest_s: A face not detected for longer than this is not visible.
-
-        Returns:
-            As `update`.
-        """
+        """As `update`, for a frame that was not searched: the boxes move on by themselves. A face
+        not detected for longer than `longest_s` is not visible."""
         gone = self._forget(timestamp_s)
         for track in self._tracks:
             track.visible = track.visible and timestamp_s - track.seen_s <= longest_s + 1e-6
@@ -159,12 +155,6 @@ class Tracker:
         gone = [t for t in self._tracks if timestamp_s - t.seen_s > self.forget_s]
         self._tracks = [t for t in self._tracks if t not in gone]
         return [track for track in gone if track.number]
-
-    def _begin(self, box: Box, timestamp_s: float) -> None:
-        if len(self._tracks) >= self.max_people:
-            self.ignored += 1
-            return
-        self._tracks.append(Track(0, box, timestamp_s))
 
     @staticmethod
     def _see(track: Track, box: Box, timestamp_s: float) -> None:
@@ -185,11 +175,6 @@ class Tracker:
 
 def _centered(box: Box, x: float, y: float) -> Box:
     return box.moved(x - box.center[0], y - box.center[1])
-
-
-def _worst(costs: np.ndarray) -> float:
-    finite = costs[np.isfinite(costs)]
-    return float(finite.max()) + 1.0 if finite.size else 1.0
 
 
 def _claimed_twice(

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from svfap_edge.clip import HOP_S, MIN_COVERAGE, TimeUnitCheck, check_advance, check_frame
-from svfap_edge.errors import ConfigError
+from svfap_edge.errors import require
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.stream import check_options
 
-from .budget import Budget, Load
+from .budget import Budget
 from .detectors import Box, Detector, crop_face
 from .people import People
 from .results import PerceiverStatistics, Perception, StateChange
@@ -56,17 +56,15 @@ class ViewSettings:
         check_options(
             hop_s=self.hop_s, min_coverage=self.min_coverage, smoothing_s=self.smoothing_s
         )
-        if self.budget_s is not None and not 0 < self.budget_s < math.inf:
-            raise ConfigError(
-                f"budget_s must be a positive number of seconds; got {self.budget_s}."
-            )
+        if self.budget_s is not None:
+            seconds = "a positive number of seconds"
+            require(0 < self.budget_s < math.inf, "budget_s", seconds, self.budget_s)
         for name in ("hold_s", "forget_s", "predict_s"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"{name} must be 0 or more seconds; got {getattr(self, name)}.")
+            value = getattr(self, name)
+            require(value >= 0, name, "0 or more seconds", value)
         for name in ("detect_every", "max_people"):
             value = getattr(self, name)
-            if not (value >= 1 and value % 1 == 0):
-                raise ConfigError(f"{name} must be a whole number, 1 or more; got {value}.")
+            require(value >= 1 and value % 1 == 0, name, "a whole number, 1 or more", value)
 
 
 class View:
@@ -77,6 +75,7 @@ class View:
     is replaced by the next one. A view has no lock: `Perceiver` and `Cameras` keep threads apart.
 
     Attributes:
+        people: The people and their streams.
         seconds: Wall time spent so far by stage, in seconds: "detect", "crop", "model".
         warnings: What a user should know; each is said once.
     """
@@ -90,9 +89,9 @@ class View:
         self._settings = settings
         self._budget = self._new_budget()
         self._slowed = False  # whether a warning of the budget was given
-        self._people = People(
+        self.people = People(
             engine,
-            prefix=prefix,
+            prefix,
             hop_s=settings.hop_s,
             min_coverage=settings.min_coverage,
             smoothing_s=settings.smoothing_s,
@@ -107,8 +106,10 @@ class View:
         self._unsearched = 0
         self._image = np.empty((0, 0, 3), np.uint8)
         self._searched_s = 0.0
-        self._spent = (0.0, 0.0)  # what the newest frame took to search, and to crop
-        self._counts = PerceiverStatistics()
+        # Seconds that the newest frame took to search (None if it was not), and to crop.
+        self._spent: tuple[float | None, float] = (None, 0.0)
+        self._frames = self._searched = self._predicted = 0
+        self._slowed_s = 0.0
         self._last_s: float | None = None
         self._units = TimeUnitCheck(engine.spec.clip)
 
@@ -118,15 +119,11 @@ class View:
         check_advance(timestamp_s, self._last_s, "call restart_clock()")
 
     def search(self, image: np.ndarray, timestamp_s: float) -> list[Box] | None:
-        """Find the faces of the frame that `follow` takes next; None if it is not searched.
-        Changes nothing that other methods look at, so that these need not wait for it.
-
-        Raises:
-            FrameError, TimestampError: the frame cannot be taken. Nothing was changed.
-        """
+        """Find the faces of the frame that `follow` takes next, after `check`; None if it is not
+        searched. Changes nothing that other methods look at, so that these need not wait for it."""
         self.check(image, timestamp_s)
         gap = self._last_s is None or timestamp_s - self._last_s > self._settings.predict_s
-        due = self._unsearched + 1 >= self._interval
+        due = self._unsearched + 1 >= self._budget.detect_every
         if not (due or gap or self._tracker.unsure or image.shape != self._image.shape):
             return None
         started = time.perf_counter()
@@ -137,7 +134,10 @@ class View:
     def follow(self, image: np.ndarray, timestamp_s: float, boxes: list[Box] | None) -> None:
         """Take a frame and the faces that `search` found in it."""
         searched = boxes is not None
-        self._count_frame(timestamp_s, searched)
+        elapsed = 0.0 if self._last_s is None else timestamp_s - self._last_s
+        self._frames += 1
+        self._searched += searched
+        self._slowed_s += elapsed if self._budget.level else 0.0
         doubt = self._units.add(timestamp_s)
         self.warnings += [] if doubt is None else [doubt]
         self._last_s, self._image = timestamp_s, image
@@ -155,120 +155,91 @@ class View:
         crop_s = time.perf_counter() - followed
         self.seconds["detect"] += detect_s
         self.seconds["crop"] += crop_s
-        self._spent = (detect_s if searched else 0.0, crop_s)
+        self._spent = (detect_s if searched else None, crop_s)
 
     def waiting(self) -> list[Stream]:
         """Streams with a clip that is ready; the one whose last prediction is oldest comes first.
         With a budget, only as many as it leaves time for in one frame."""
-        at_once = None if self._budget is None else self._budget.clips_at_once()
-        return self._people.waiting()[:at_once]
+        return self.people.waiting()[: self._budget.clips_at_once()]
 
     def conclude(self, predictions: list[Prediction], model_s: float = 0.0) -> Perception:
-        """What the newest frame brought.
-
-        Args:
-            predictions: Predictions of this view's streams. Those of people who left or were lost
-                while the model ran are dropped.
-            model_s: Seconds that the model took for them.
-        """
+        """What the newest frame brought. Predictions of people who left or were lost while the
+        model ran, for `model_s` seconds, are dropped."""
         timestamp_s = self._last_s or 0.0
         self.seconds["model"] += model_s
         gone, self._gone = self._gone, []
-        ended = self._people.end((track.number for track in gone), timestamp_s)
-        kept = self._people.take(predictions)
-        self._counts = replace(self._counts, predictions=self._counts.predictions + len(kept))
-        people = self._people.shown(self._tracks)
-        changes = (*self._people.changes(timestamp_s), *ended)
+        ended = self.people.end((track.number for track in gone), timestamp_s)
+        kept = self.people.take(predictions)
+        self._predicted += len(kept)
+        people = self.people.shown(self._tracks)
+        changes = (*self.people.changes(timestamp_s), *ended)
         self._keep_budget(len(predictions), model_s, timestamp_s)
         return Perception(timestamp_s, people, tuple(kept), changes, self._image)
-
-    def forget_predictions(self) -> None:
-        """After a failure of the engine: older predictions must not pass for the newest frame's."""
-        self._people.forget_predictions()
 
     def missing(self, timestamp_s: float) -> list[StateChange]:
         """See `Perceiver.missing`."""
         _, gone = self._tracker.update([], timestamp_s)
-        self._people.mark_stale()
-        changes = self._people.changes(timestamp_s)
-        return changes + self._people.end((track.number for track in gone), timestamp_s)
-
-    def reset(self) -> None:
-        """See `Perceiver.reset`."""
-        self._people.reset()
+        self.people.mark_stale()
+        changes = self.people.changes(timestamp_s)
+        return changes + self.people.end((track.number for track in gone), timestamp_s)
 
     def finish(self) -> list[StateChange]:
         """See `Perceiver.finish`."""
         self._tracker.drop()
         self._tracks, self._gone = [], []
-        return self._people.end(self._people.numbers, self._last_s or 0.0)
+        return self.people.end(self.people.numbers, self._last_s or 0.0)
 
     def restart_clock(self) -> list[StateChange]:
         """See `Perceiver.restart_clock`."""
         changes = self.finish()
         self._last_s = None
         self._budget = self._new_budget()
-        self._slowed = False  # whether a warning of the budget was given
-        self._people.set_hop(self._settings.hop_s)
+        self._slowed = False
+        self.people.set_hop(self._settings.hop_s)
         return changes
 
     @property
     def statistics(self) -> PerceiverStatistics:
         """What was done so far."""
-        factor, level, holds = 1, 0, True
-        if self._budget is not None:
-            factor = self._budget.hop_factor
-            level, holds = self._budget.level, self._budget.holds
-        return replace(
-            self._counts,
-            people=self._people.given,
-            missed=self._people.missed,
+        return PerceiverStatistics(
+            frames=self._frames,
+            searched=self._searched,
+            people=self.people.given,
+            predictions=self._predicted,
+            missed=self.people.missed,
             ignored=self._tracker.ignored,
-            level=level,
-            detect_every=self._interval,
-            hop_s=self._settings.hop_s * factor,
-            holds=holds,
+            level=self._budget.level,
+            detect_every=self._budget.detect_every,
+            hop_s=self._settings.hop_s * self._budget.hop_factor,
+            slowed_s=self._slowed_s,
+            holds=self._budget.holds,
         )
 
-    @property
-    def _interval(self) -> int:
-        """Frames from search to search, now."""
-        return self._settings.detect_every if self._budget is None else self._budget.detect_every
-
-    def _new_budget(self) -> Budget | None:
+    def _new_budget(self) -> Budget:
         settings = self._settings
-        if settings.budget_s is None:
-            return None
         return Budget(settings.budget_s, settings.detect_every, settings.predict_s)
 
     def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
-        stream = self._people.stream_of(track.number)
+        stream = self.people.stream_of(track.number)
         if track.visible:
             stream.add(crop_face(image, track.box, self._margin), timestamp_s)
         elif timestamp_s - track.seen_s > self._settings.hold_s:
             stream.mark_stale()
 
-    def _count_frame(self, timestamp_s: float, searched: bool) -> None:
-        elapsed = 0.0 if self._last_s is None else timestamp_s - self._last_s
-        slowed = self._budget is not None and self._budget.level > 0
-        self._counts = replace(
-            self._counts,
-            frames=self._counts.frames + 1,
-            searched=self._counts.searched + searched,
-            slowed_s=self._counts.slowed_s + (elapsed if slowed else 0.0),
-        )
-
     def _keep_budget(self, clips: int, model_s: float, timestamp_s: float) -> None:
-        if self._budget is None:
-            return
-        wanted = self._people.valid / self._settings.hop_s
         detect_s, crop_s = self._spent
-        searched = detect_s if self._unsearched == 0 else None
-        changed = self._budget.take(Load(searched, crop_s, model_s, clips, wanted), timestamp_s)
+        changed = self._budget.take(
+            timestamp_s,
+            detect_s=detect_s,
+            crop_s=crop_s,
+            model_s=model_s,
+            clips=clips,
+            rate=self.people.valid / self._settings.hop_s,
+        )
         if not changed:
             return
         now = self.statistics
-        self._people.set_hop(now.hop_s)
+        self.people.set_hop(now.hop_s)
         budget_ms = self._budget.budget_s * 1e3
         if now.level and not self._slowed:
             self._slowed = True

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any
 
 from svfap_edge.errors import InferenceError, SvfapError
 from svfap_edge.perception.cameras import Cameras
@@ -15,9 +15,6 @@ from svfap_edge.perception.view import View
 from svfap_edge.runtimes import Engine
 from svfap_edge.sinks.sink import Sink
 from svfap_edge.sources.frames import Frame, Gap, Source, StartTime, start_time_of
-
-Number = TypeVar("Number", int, float)
-
 
 UNNAMED = ""
 """Name of the camera where the run has one source without a name; see `Cameras`."""
@@ -79,13 +76,6 @@ class RunSummary:
     def speed(self) -> float:
         """Seconds of video per second of wall time."""
         return self.duration_s / self.wall_s if self.wall_s else 0.0
-
-    def count(self, perception: Perception) -> None:
-        """Add the predictions of a frame."""
-        self.predictions += len(perception.predictions)
-        for prediction in perception.predictions:
-            if prediction.label is not None:
-                self.labels[prediction.label] = self.labels.get(prediction.label, 0) + 1
 
     def to_json(self) -> dict[str, Any]:
         content = asdict(self)
@@ -173,11 +163,15 @@ class Account:
         """Count what a step brought, and give it to the sinks."""
         self._write_beginnings()
         for name, perception in found.items():
-            self.summaries[name].count(perception)
-            self._each("write", _named(name), perception)
+            summary = self.summaries[name]
+            summary.predictions += len(perception.predictions)
+            for prediction in perception.predictions:
+                if prediction.label is not None:
+                    summary.labels[prediction.label] = summary.labels.get(prediction.label, 0) + 1
+            self._each("write", name, perception)
 
     def write_gap(self, name: str, gap: Gap, changes: list[StateChange]) -> None:
-        self._each("missing", _named(name), gap, changes)
+        self._each("missing", name, gap, changes)
 
     def warn_news(self) -> None:
         """Pass on what live sources warned of meanwhile."""
@@ -187,14 +181,14 @@ class Account:
                     self._warn(_about(name, text))
                     self._warned[name] += 1
 
-    def end(self, name: str, error: SvfapError | None = None) -> None:
-        """A source came to its end, or to a bad one. Raises the error of a source without a name:
-        with it the run ends."""
+    def end(self, name: str, error: BaseException | None = None) -> None:
+        """A source came to its end, or to a bad one. Raises what is no error of a source, and any
+        error of a source without a name: with it the run ends."""
         self._write_beginnings()
         source, summary = self.sources[name], self.summaries[name]
         source.close()
         self.warn_news()
-        if error is not None and _named(name) is None:
+        if error is not None and (name == UNNAMED or not isinstance(error, SvfapError)):
             raise error
         changes = self.cameras.end(name)
         view = self.cameras.views[name]
@@ -207,12 +201,12 @@ class Account:
         if error is not None:
             content["failed"] = self._failed[name] = str(error)
             self._warn(_about(name, str(error)))
-        self._each("end", _named(name), changes, content)
+        self._each("end", name, changes, content)
 
     def finish(self, unopened: dict[str, str]) -> RunSummary:
         """The run ended well. Returns the summary of all."""
         names = list(self.summaries)
-        if _named(names[0]) is None:
+        if names == [UNNAMED]:
             total = self.summaries[names[0]]
             total.wall_s = self.wall_s
         else:
@@ -223,7 +217,8 @@ class Account:
         if len(names) == 1 or total.seconds.pop("wait", None) is None:
             total.seconds["rest"] = max(0.0, total.wall_s - sum(total.seconds.values()))
         total.warnings += self.failures.warnings
-        self._each("finish", total.to_json())
+        for sink in self._sinks:
+            sink.finish(total.to_json())
         return total
 
     def _add_up(self, total: RunSummary) -> None:
@@ -233,9 +228,9 @@ class Account:
             total.duration_s += summary.duration_s
             total.people += summary.people
             total.predictions += summary.predictions
-        total.labels = _added(summary.labels for summary in every)
-        total.counts = _added(summary.counts for summary in every)
-        total.seconds = _added(summary.seconds for summary in every)
+        total.labels = _added([summary.labels for summary in every])
+        total.counts = _added([summary.counts for summary in every])
+        total.seconds = _added([summary.seconds for summary in every])
         total.warnings = [
             f"{name}: {text}" for name, each in self.summaries.items() for text in each.warnings
         ]
@@ -246,19 +241,15 @@ class Account:
             start = summary.start
             if start is not None and name not in self._begun:
                 self._begun.add(name)
-                self._each("begin", _named(name), start)
+                self._each("begin", name, start)
 
-    def _each(self, method: str, *arguments: object) -> None:
-        """Call a method of every sink."""
+    def _each(self, method: str, name: str, *arguments: object) -> None:
+        """Call a method of every sink that takes the results of this source."""
         started = time.perf_counter()
         for sink in self._sinks:
-            getattr(sink, method)(*arguments)
+            if name == UNNAMED or sink.camera in (None, name):
+                getattr(sink, method)(name or None, *arguments)
         self._write_s += time.perf_counter() - started
-
-
-def _named(name: str) -> str | None:
-    """The name as sinks get it."""
-    return name or None
 
 
 def _about(name: str, text: str) -> str:
@@ -266,13 +257,10 @@ def _about(name: str, text: str) -> str:
     return f"{name}: {text}" if name else text
 
 
-def _added(parts: Iterable[Mapping[str, Number]]) -> dict[str, Number]:
+def _added(parts: Sequence[Mapping[str, float]]) -> dict[str, Any]:
     """Numbers of the same name summed; names in the order in which they first come."""
-    total: dict[str, Number] = {}
-    for part in parts:
-        for name, value in part.items():
-            total[name] = total[name] + value if name in total else value
-    return total
+    names = dict.fromkeys(name for part in parts for name in part)
+    return {name: sum(part.get(name, 0) for part in parts) for name in names}
 
 
 def warnings_of(view: View) -> list[str]:
@@ -292,10 +280,6 @@ class Failures:
     """Failures of the engine: forgiven, unless there are too many in a row, or nothing else."""
 
     def __init__(self, warn: Callable[[str], None]) -> None:
-        """
-        Args:
-            warn: Takes a warning of the first failure.
-        """
         self._warn = warn
         self._first: InferenceError | None = None
         self.count = self._row = self._predictions = 0

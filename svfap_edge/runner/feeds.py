@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 import time
 
-from svfap_edge.errors import SvfapError
 from svfap_edge.perception.results import StateChange
 from svfap_edge.sources.frames import Gap, Source
 
@@ -43,13 +42,6 @@ class Feeds:
         for gap in gaps:
             self._account.write_gap(*gap)
         self._account.write(found)
-
-    def failure_of(self, name: str) -> SvfapError | None:
-        """Why the source ended too early. Raises what is no error of a source."""
-        error = self.ended[name]
-        if error is None or isinstance(error, SvfapError):
-            return error
-        raise error
 
     def _feed(self, name: str) -> None:
         """Runs in the thread of the source."""

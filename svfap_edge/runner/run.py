@@ -13,7 +13,7 @@ from svfap_edge.perception.tracking import MAX_PEOPLE
 from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.engine import MAX_BATCH
 from svfap_edge.sinks.sink import Sink, closing
-from svfap_edge.sources.frames import Frame, Source
+from svfap_edge.sources.frames import Frame
 from svfap_edge.sources.opening import Openable, are_live, open_source, open_sources
 
 from .account import UNNAMED, Account, RunSummary
@@ -64,7 +64,10 @@ def run(
         Exception: whatever else a sink raises; the other sinks are closed all the same.
     """
     with closing(sinks):
-        opened, unopened = _open(sources, warn)
+        if isinstance(sources, Mapping):
+            opened, unopened = open_sources(sources, warn=warn)
+        else:
+            opened, unopened = {UNNAMED: open_source(sources)}, {}
         live = are_live(opened)
         if not live:  # nothing is late: all clips can wait their turn
             people = len(opened) * options.get("max_people", MAX_PEOPLE)
@@ -75,15 +78,6 @@ def run(
             play(account, seconds, progress)
             account.failures.judge()
             return account.finish({**(failed or {}), **unopened})
-
-
-def _open(
-    sources: Openable | Mapping[str, Openable], warn: Callable[[str], None]
-) -> tuple[dict[str, Source], dict[str, str]]:
-    """Sources by name, and why others cannot be opened."""
-    if not isinstance(sources, Mapping):
-        return {UNNAMED: open_source(sources)}, {}
-    return open_sources(sources, warn=warn)
 
 
 def _play_files(
@@ -141,5 +135,5 @@ def _play_live(
             account.warn_news()
             for name in over:
                 left.remove(name)
-                account.end(name, feeds.failure_of(name))
+                account.end(name, feeds.ended[name])
             progress(account.frames, None)

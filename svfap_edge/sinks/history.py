@@ -19,7 +19,7 @@ MAX_KEPT = 1_000
 
 @dataclass
 class PersonHistory:
-    """Of one person.
+    """What is kept of one person.
 
     Attributes:
         count: Predictions so far, of which every `History.every`-th is kept.

@@ -33,17 +33,21 @@ class OverlayVideo(Sink):
     """Writes an MP4 of one camera at a constant frame rate; frames are repeated or left out to keep
     time."""
 
-    def __init__(self, path: Path, task: Task, fps: float | None = None) -> None:
+    def __init__(
+        self, path: Path, task: Task, fps: float | None = None, *, camera: str | None = None
+    ) -> None:
         """
         Args:
             path: The MP4 to write.
             task: Gives the order and the range of the bars.
             fps: Frame rate of the video; None for 25.
+            camera: Name of the camera; None where there is only one.
 
         Raises:
             SourceError: the file cannot be written.
         """
         check_writable(path)
+        self.camera = camera
         self._path = path
         self._task = task
         self._fps = min(fps or DEFAULT_FPS, 120.0)

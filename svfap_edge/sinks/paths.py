@@ -8,7 +8,7 @@ from itertools import combinations
 from pathlib import Path
 
 from svfap_edge.errors import ConfigError, SourceError
-from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.media import is_image
 from svfap_edge.sources.files import TIMESTAMPS
 
 
@@ -53,7 +53,7 @@ def _is_read_from(folder: Path, path: Path) -> bool:
 
 
 def _is_part(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES or path.name == TIMESTAMPS
+    return is_image(path) or path.name == TIMESTAMPS
 
 
 def _same(one: Path, other: Path) -> bool:
@@ -83,15 +83,8 @@ PLACE = "{camera}"
 
 
 def camera_paths(option: str, pattern: Path, cameras: Sequence[str]) -> dict[str, Path]:
-    """The file of each camera.
-
-    Args:
-        option: What the pattern was given as, for the message.
-        pattern: A path, in which "{camera}" stands for the name.
-
-    Raises:
-        ConfigError: there are several cameras and the pattern has no place for their names.
-    """
+    """The file of each camera: a pattern, given as `option`, in which "{camera}" stands for the
+    name. ConfigError if there are several cameras and no place for their names."""
     if PLACE not in str(pattern) and len(cameras) > 1:
         example = pattern.with_name(f"{pattern.stem}-{PLACE}{pattern.suffix}")
         raise ConfigError(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -21,7 +21,13 @@ class Sink:
     A subclass writes the methods that it needs; the others do nothing. `camera` is the name of the
     source that a call is about, and None where the run has one source without a name. All calls
     come from one thread.
+
+    Attributes:
+        camera: Name of the camera whose results it takes, as a video or a picture does; None for
+            those of all.
     """
+
+    camera: str | None = None
 
     def begin(self, camera: str | None, start: StartTime) -> None:
         """The first frame of a live source came; it is written next."""
@@ -40,37 +46,6 @@ class Sink:
 
     def close(self) -> None:
         """Called at the end in any case. What was written so far must be readable."""
-
-
-class EachCamera(Sink):
-    """A sink of its own for each camera, such as a video or a picture."""
-
-    def __init__(self, sinks: Mapping[str | None, Sink]) -> None:
-        """
-        Args:
-            sinks: A sink by the name of each camera of the run.
-        """
-        self._sinks = dict(sinks)
-
-    def begin(self, camera: str | None, start: StartTime) -> None:
-        self._sinks[camera].begin(camera, start)
-
-    def write(self, camera: str | None, perception: Perception) -> None:
-        self._sinks[camera].write(camera, perception)
-
-    def missing(self, camera: str | None, gap: Gap, changes: list[StateChange]) -> None:
-        self._sinks[camera].missing(camera, gap, changes)
-
-    def end(self, camera: str | None, changes: list[StateChange], summary: dict[str, Any]) -> None:
-        self._sinks[camera].end(camera, changes, summary)
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        for sink in self._sinks.values():
-            sink.finish(summary)
-
-    def close(self) -> None:
-        with closing(list(self._sinks.values())):
-            pass
 
 
 @contextmanager

@@ -33,8 +33,14 @@ class Timeline(Sink):
     """Collects predictions and a few small frames; draws a PNG when closed. Of a long run it keeps
     fewer and fewer of each time, so that memory stays bounded; see `History`."""
 
-    def __init__(self, path: Path, task: Task, title: str) -> None:
+    def __init__(self, path: Path, task: Task, title: str, *, camera: str | None = None) -> None:
         """
+        Args:
+            path: The PNG to write.
+            task: Gives the order and the range of the scores.
+            title: Title of the picture.
+            camera: Name of the camera; None where there is only one.
+
         Raises:
             DependencyMissing: matplotlib is not installed.
             SourceError: the file cannot be written.
@@ -47,6 +53,7 @@ class Timeline(Sink):
                 "or leave out --plot."
             ) from error
         check_writable(path)
+        self.camera = camera
         self._path = path
         self._task = task
         self._title = title
@@ -90,6 +97,7 @@ class Timeline(Sink):
     def _draw(self) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
+        from matplotlib.patches import Patch
 
         kept = self._history.people
         people = sorted(
@@ -109,10 +117,9 @@ class Timeline(Sink):
             self._draw_person(ax, name, span)
         axes[-1].set_xlabel("time (s)")
         figure.suptitle(self._title, fontsize=11)
-        handles = [
-            _swatch(PALETTE[i % len(PALETTE)], label) for i, label in enumerate(self._task.labels)
-        ]
-        handles.append(_swatch(NO_PREDICTION, "no prediction"))
+        colors = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(self._task.labels)}
+        colors["no prediction"] = NO_PREDICTION
+        handles = [Patch(facecolor=color, label=label) for label, color in colors.items()]
         figure.legend(
             handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False
         )
@@ -192,9 +199,3 @@ def _segments(predictions: list[Prediction]) -> list[list[Prediction]]:
     limit = 1.8 * float(np.median(gaps))
     cuts = [0, *(i + 1 for i, gap in enumerate(gaps) if gap > limit), len(predictions)]
     return [predictions[a:b] for a, b in pairwise(cuts)]
-
-
-def _swatch(color: str, label: str) -> Any:
-    from matplotlib.patches import Patch
-
-    return Patch(facecolor=color, label=label)

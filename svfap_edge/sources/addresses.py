@@ -37,11 +37,8 @@ class Target:
 
 
 def find_target(text: str) -> Target | None:
-    """The camera ("0", "camera:0", "/dev/video0"), URL or pipeline that a text names, else None.
-
-    Raises:
-        SourceError: a pipeline without an appsink, or a file:// URL.
-    """
+    """The camera ("0", "camera:0", "/dev/video0"), URL or pipeline that a text names, else None;
+    SourceError for a pipeline without an appsink, or a file:// URL."""
     match = re.fullmatch(r"(?:camera:|/dev/video)?(\d+)", text)
     if match:
         return Target("camera", match[1], f"camera:{match[1]}")
@@ -81,10 +78,7 @@ def split_name(text: str) -> tuple[str | None, str]:
 
 def name_sources(texts: Sequence[str]) -> dict[str, str]:
     """Sources by name, in their order; names that were not given are made, each a different one.
-
-    Raises:
-        SvfapError: the same name was given twice.
-    """
+    SvfapError if the same name was given twice."""
     parts = [split_name(text) for text in texts]
     given = [name for name, _ in parts if name is not None]
     twice = [name for name in given if given.count(name) > 1]

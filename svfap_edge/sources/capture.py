@@ -54,41 +54,37 @@ def built_with(library: str) -> bool:
 
 
 def check_available(target: Target) -> None:
-    """Refuse what the installed OpenCV cannot open.
+    """Raise DependencyMissing if OpenCV was built without what this kind of source needs."""
+    needs, way_out = _LIBRARIES.get(target.kind, ("", ""))
+    if needs and not built_with(needs):
+        raise DependencyMissing(
+            f"'{target.name}' needs {needs}, and this OpenCV ({cv2.__version__}) was built without "
+            f"it. {way_out}"
+        )
 
-    Raises:
-        DependencyMissing: it was built without the library that this kind of source needs.
-    """
-    needs = {"url": "FFMPEG", "gstreamer": "GStreamer"}.get(target.kind)
-    if needs is None or built_with(needs):
-        return
-    ways = {
-        "url": "Install opencv-python from PyPI, which has FFmpeg, or use a GStreamer pipeline if "
-        "this OpenCV has GStreamer.",
-        "gstreamer": "The wheels on PyPI have none. Use the OpenCV of your system (JetPack, "
-        "Debian: python3-opencv) or one built with -DWITH_GSTREAMER=ON; a network camera also "
-        "works by its rtsp:// URL.",
-    }
-    raise DependencyMissing(
-        f"'{target.name}' needs {needs}, and this OpenCV ({cv2.__version__}) was built without it. "
-        + ways[target.kind]
-    )
+
+_LIBRARIES = {
+    "url": (
+        "FFMPEG",
+        "Install opencv-python from PyPI, which has FFmpeg, or use a GStreamer pipeline if this "
+        "OpenCV has GStreamer.",
+    ),
+    "gstreamer": (
+        "GStreamer",
+        "The wheels on PyPI have none. Use the OpenCV of your system (JetPack, Debian: "
+        "python3-opencv) or one built with -DWITH_GSTREAMER=ON; a network camera also works by its "
+        "rtsp:// URL.",
+    ),
+}
+"""What OpenCV needs for a kind of source, and what to do without it."""
 
 
 class OpenCvCapture:
     """A `Capture` on `cv2.VideoCapture`."""
 
     def __init__(self, target: Target, connect_timeout_s: float, read_timeout_s: float) -> None:
-        """
-        Args:
-            target: What to open.
-            connect_timeout_s: The longest that opening a URL may take, in seconds. FFmpeg keeps it;
-                cameras and pipelines have no such limit.
-            read_timeout_s: The longest that a frame of a URL may take, in seconds, likewise.
-
-        Raises:
-            SourceError: it cannot be opened, or is a recording instead of a live source.
-        """
+        """Open it; SourceError if that fails, or if it is a recording instead of a live source. The
+        timeouts are for opening a URL and for a frame of it; cameras and pipelines have none."""
         if target.kind == "camera":
             self._capture = cv2.VideoCapture(int(target.address), cv2.CAP_ANY)
             self._capture.set(cv2.CAP_PROP_BUFFERSIZE, 1)  # where the driver has that setting
@@ -114,7 +110,6 @@ class OpenCvCapture:
         self.fps = fps if 0 < fps < 1000 else None
 
     def read(self) -> tuple[np.ndarray, float] | None:
-        """See `Capture.read`."""
         if not self._capture.grab():
             return None
         grabbed_s = time.monotonic()
@@ -124,22 +119,16 @@ class OpenCvCapture:
         return cv2.cvtColor(image, cv2.COLOR_BGR2RGB), grabbed_s
 
     def close(self) -> None:
-        """Free the camera."""
         self._capture.release()
 
 
 def _knock(target: Target, timeout_s: float) -> float:
-    """Make sure that a server listens, if the URL's protocol begins with a TCP connection.
+    """Make sure that a server listens, if the URL's protocol begins with a TCP connection, and
+    return the seconds that it took. SourceError if none does.
 
     OpenCV opens one URL at a time in a process, so a machine that is switched off would keep all
     others waiting for the whole timeout. And FFmpeg would print what it takes for the host, which
     is a piece of the password where that is not percent-encoded.
-
-    Returns:
-        The seconds that it took.
-
-    Raises:
-        SourceError: no server listens there.
     """
     started = time.monotonic()
     try:
@@ -147,7 +136,8 @@ def _knock(target: Target, timeout_s: float) -> float:
     except ValueError:  # it is not well-formed; FFmpeg will say so
         return 0.0
     scheme = parts.scheme.lower()
-    if scheme not in TCP_PORTS or (scheme in ("http", "https") and _has_proxy()):
+    proxy = os.environ.get("http_proxy") or os.environ.get("https_proxy")
+    if scheme not in TCP_PORTS or (proxy and scheme in ("http", "https")):
         return 0.0
     try:
         if not parts.hostname:
@@ -158,11 +148,6 @@ def _knock(target: Target, timeout_s: float) -> float:
         reason = f" Connecting: {error.strerror or error}." if isinstance(error, OSError) else ""
         raise SourceError(_cannot_open(target, reason)) from None
     return time.monotonic() - started
-
-
-def _has_proxy() -> bool:
-    """Whether FFmpeg reaches HTTP through a proxy, not the machine that the URL names."""
-    return any(os.environ.get(name) for name in ("http_proxy", "https_proxy"))
 
 
 def _cannot_open(target: Target, reason: str = "") -> str:
@@ -178,17 +163,12 @@ def _cannot_open(target: Target, reason: str = "") -> str:
             f"The pipeline '{target.name}' cannot be opened. Try it with gst-launch-1.0, its "
             "appsink replaced by fakesink; GST_DEBUG=2 says what fails."
         )
+    if "@" in target.address:
+        reason += (
+            " In a user name or password, these characters must be percent-encoded: # %23, / %2F, "
+            "? %3F, @ %40, : %3A, % %25."
+        )
     return (
         f"'{target.name}' cannot be opened. Check the address, the password, and that it plays in "
-        "ffplay; OPENCV_FFMPEG_LOGLEVEL=24 says what fails."
-        f"{reason}{_encoding_advice(target.address)}"
-    )
-
-
-def _encoding_advice(url: str) -> str:
-    if "@" not in url:
-        return ""
-    return (
-        " In a user name or password, these characters must be percent-encoded: # %23, / %2F, "
-        "? %3F, @ %40, : %3A, % %25."
+        f"ffplay; OPENCV_FFMPEG_LOGLEVEL=24 says what fails.{reason}"
     )

@@ -28,13 +28,13 @@ STILL_SECONDS = 3.0
 
 
 class VideoFile(Source):
-    """A video file. Frames have the times of the container, so a variable frame rate is kept."""
+    """A video file. Frames have the times of the container, so a variable frame rate is kept.
+
+    Raises:
+        SourceError: there is no such file, or it is no video with a readable frame.
+    """
 
     def __init__(self, path: Path) -> None:
-        """
-        Raises:
-            SourceError: there is no such file, or it is no video with a readable frame.
-        """
         if not path.is_file():
             raise SourceError(f"No video at '{path}'.")
         self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
@@ -87,13 +87,12 @@ class ImageFolder(Source):
 
     Times come from `timestamps.csv` in the folder (lines `name,timestamp_s`). Without it, or where
     `fps` is given, images follow in the natural order of their names, `fps` (25) a second.
+
+    Raises:
+        SourceError: the folder has no images, or a bad `timestamps.csv`.
     """
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
-        """
-        Raises:
-            SourceError: the folder has no images, or a bad `timestamps.csv`.
-        """
         self._times = folder_times(path, fps)
         super().__init__(str(path), len(self._times), fps)
         self._path = path
@@ -104,23 +103,16 @@ class ImageFolder(Source):
 
 
 class StillImage(Generated):
-    """One image, shown for 3 seconds."""
+    """One image, shown for 3 seconds; SourceError if it is not readable."""
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
-        """
-        Raises:
-            SourceError: not a readable image.
-        """
         image = read_image(path)
         super().__init__(str(path), lambda time_s: image, STILL_SECONDS, fps or DEFAULT_FPS)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB; a grey image gets three equal channels.
-
-    Raises:
-        SourceError: not a readable image.
-    """
+    """Read an image file as (H, W, 3) uint8 RGB, a grey one with three equal channels; SourceError
+    if it is not readable."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR)
     if image is None:
         raise SourceError(f"'{path}' is not a readable image.")
@@ -128,11 +120,7 @@ def read_image(path: Path) -> np.ndarray:
 
 
 def folder_times(path: Path, fps: float | None = None) -> dict[str, float]:
-    """Names of a folder's images and their times in seconds, in order; see `ImageFolder`.
-
-    Raises:
-        SourceError: the folder has no images, or a bad `timestamps.csv`.
-    """
+    """Names of a folder's images and their times in seconds, in order; see `ImageFolder`."""
     names = [p.name for p in path.iterdir() if is_image(p)]
     if not names:
         raise SourceError(f"Folder '{path}' holds no images ({', '.join(IMAGE_SUFFIXES)}).")

@@ -157,12 +157,7 @@ class StartTime:
 
 
 def start_time_of(source: Source, frame: Frame) -> StartTime | None:
-    """When a live source began; None where the source is not live.
-
-    Args:
-        source: The source.
-        frame: The frame that was just taken from it.
-    """
+    """When a live source began, of which `frame` was just taken; None for other sources."""
     origin_s = getattr(source, "origin_s", None)
     if not source.live or origin_s is None:
         return None

@@ -1,13 +1,5 @@
 """Sources that do not wait: cameras, URLs, and frames that an application has already.
 
-    from svfap_edge import Engine, Perceiver, PushSource
-
-    camera = PushSource("front")            # the application calls camera.push(image, time_s)
-    with Engine.load() as engine, camera:
-        perceiver = Perceiver(engine)
-        for frame in camera:
-            perceiver.process(frame.image, frame.timestamp_s)
-
 Capture is never held up: a thread reads the camera, only its newest frame waits, and the frames
 that it replaces are counted. Times are those of the capture: `time.monotonic` at the moment a
 camera's frame was grabbed, or the application's own. `Frame.timestamp_s` counts from the first
@@ -154,6 +146,10 @@ def _opening(target: Target | str, settings: LiveSettings) -> Callable[[], Captu
 
 class PushSource(LiveSource):
     """Frames that the application pushes: from ROS, GenICam, Picamera, or anything else.
+
+        with PushSource("front") as camera:     # the application calls camera.push(image, time_s)
+            for frame in camera:
+                perceiver.process(frame.image, frame.timestamp_s)
 
     `push` may be called from any thread and returns at once. The application gives each frame its
     time of capture, in seconds of a clock of its own, increasing.

@@ -7,7 +7,7 @@ import os
 import queue
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from functools import partial
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -114,14 +114,42 @@ def open_sources(
         SvfapError: none can be opened, a package is missing, or files and cameras are mixed. Then
             nothing stays open.
     """
-    opening = _Opening(addresses, partial(open_source, fps=fps, live=live))
+    results: queue.SimpleQueue[tuple[str, Source | BaseException]] = queue.SimpleQueue()
+    abandoned = threading.Event()
+
+    def open_one(name: str, address: Openable) -> None:
+        try:
+            results.put((name, open_source(address, fps=fps, live=live)))
+        except BaseException as error:
+            results.put((name, error))
+        if abandoned.is_set():
+            _close_all(results)
+
+    for item in addresses.items():
+        threading.Thread(
+            target=open_one, args=item, name=f"svfap-open-{item[0]}", daemon=True
+        ).start()
+    opened: dict[str, Source] = {}
+    failed: dict[str, SourceError] = {}
     try:
-        opened, failed = opening.wait()
+        for _ in addresses:
+            name, result = results.get()
+            if isinstance(result, SourceError):
+                failed[name] = result
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                opened[name] = result
+        opened = {name: opened[name] for name in addresses if name in opened}
+        failed = {name: failed[name] for name in addresses if name in failed}
         if not opened:
             raise next(iter(failed.values()))
         are_live(opened)
     except BaseException:
-        opening.abandon()
+        abandoned.set()  # a source that is still being opened is closed once it is open
+        _close_all(results)
+        for source in opened.values():
+            source.close()
         raise
     reasons = {name: str(error) for name, error in failed.items()}
     for name, reason in reasons.items():
@@ -129,69 +157,17 @@ def open_sources(
     return opened, reasons
 
 
-class _Opening:
-    """Sources that are being opened, each in a thread of its own."""
-
-    def __init__(
-        self, addresses: Mapping[str, Openable], opening: Callable[[Openable], Source]
-    ) -> None:
-        self._names = list(addresses)
-        self._lock = threading.Lock()
-        self._abandoned = False
-        self._opened: dict[str, Source] = {}
-        self._results: queue.SimpleQueue[tuple[str, BaseException | None]] = queue.SimpleQueue()
-        for name, address in addresses.items():
-            arguments = (name, partial(opening, address))
-            threading.Thread(
-                target=self._open, args=arguments, name=f"svfap-open-{name}", daemon=True
-            ).start()
-
-    def wait(self) -> tuple[dict[str, Source], dict[str, SourceError]]:
-        """Wait for all; return those that were opened and the errors of the others, in order.
-
-        Raises:
-            BaseException: anything but a SourceError, as soon as it comes.
-        """
-        failed: dict[str, SourceError] = {}
-        for _ in self._names:
-            name, error = self._results.get()
-            if isinstance(error, SourceError):
-                failed[name] = error
-            elif error is not None:
-                raise error
-        opened = {name: self._opened[name] for name in self._names if name in self._opened}
-        return opened, {name: failed[name] for name in self._names if name in failed}
-
-    def abandon(self) -> None:
-        """Close all sources; one that is still being opened is closed once it is open."""
-        with self._lock:
-            self._abandoned = True
-            sources, self._opened = list(self._opened.values()), {}
-        for source in sources:
-            source.close()
-
-    def _open(self, name: str, opening: Callable[[], Source]) -> None:
-        """Open one source, in its thread."""
-        try:
-            source = opening()
-        except BaseException as error:
-            self._results.put((name, error))
-            return
-        with self._lock:
-            wanted = not self._abandoned
-            if wanted:
-                self._opened[name] = source
-        if not wanted:
-            source.close()
-        self._results.put((name, None))
+def _close_all(results: queue.SimpleQueue[tuple[str, Source | BaseException]]) -> None:
+    """Close the sources that nobody took."""
+    with suppress(queue.Empty):
+        while True:
+            _, result = results.get_nowait()
+            if not isinstance(result, BaseException):
+                result.close()
 
 
 def are_live(sources: Mapping[str, Source]) -> bool:
-    """Whether all sources are live.
-
-    Raises:
-        SvfapError: some are live and some are not.
-    """
+    """Whether all sources are live; SvfapError if some are and some are not."""
     live = [name for name, source in sources.items() if source.live]
     files = [name for name, source in sources.items() if not source.live]
     if live and files:

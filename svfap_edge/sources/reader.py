@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+import math
 import random
 import threading
 import time
@@ -11,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from svfap_edge.clip import check_frame
-from svfap_edge.errors import ConfigError, SourceError, SvfapError
+from svfap_edge.errors import SourceError, SvfapError, require
 
 from .capture import Capture
 from .slot import Slot
@@ -68,44 +69,31 @@ class LiveSettings:
         Raises:
             ConfigError: a value is out of its range.
         """
+        seconds = "a positive number of seconds"
         for name in ("connect_timeout_s", "read_timeout_s", "missing_s", "backoff_s"):
             value = getattr(self, name)
-            if not 0 < value < float("inf"):
-                raise ConfigError(f"{name} must be a positive number of seconds; got {value}.")
-        if not self.backoff_s <= self.backoff_max_s < float("inf"):
-            raise ConfigError(
-                f"backoff_max_s must be at least backoff_s ({self.backoff_s}); "
-                f"got {self.backoff_max_s}."
-            )
-        if not 0 <= self.jitter < 1:
-            raise ConfigError(f"jitter must be at least 0 and below 1; got {self.jitter}.")
-        if self.max_attempts is not None and self.max_attempts < 1:
-            raise ConfigError(f"max_attempts must be 1 or more, or None; got {self.max_attempts}.")
-        if self.first_s is not None and not 0 < self.first_s < float("inf"):
-            raise ConfigError(
-                f"first_s must be a positive number of seconds, or None; got {self.first_s}."
-            )
+            require(0 < value < math.inf, name, seconds, value)
+        good = self.backoff_s <= self.backoff_max_s < math.inf
+        least = f"at least backoff_s ({self.backoff_s})"
+        require(good, "backoff_max_s", least, self.backoff_max_s)
+        require(0 <= self.jitter < 1, "jitter", "at least 0 and below 1", self.jitter)
+        if self.max_attempts is not None:
+            good = self.max_attempts >= 1
+            require(good, "max_attempts", "1 or more, or None", self.max_attempts)
+        if self.first_s is not None:
+            good = 0 < self.first_s < math.inf
+            require(good, "first_s", f"{seconds}, or None", self.first_s)
 
     def wait_s(self, attempt: int, draw: float) -> float:
-        """Seconds to wait before the next connection.
-
-        Args:
-            attempt: Failed connections in a row so far; 0 if the connection was just lost.
-            draw: A random number in 0..1, from which the jitter comes.
-        """
+        """Seconds to wait before the next connection, after `attempt` failed ones in a row. The
+        jitter comes from `draw`, a random number in 0..1."""
         doubled = self.backoff_s * 2.0 ** min(attempt, 30)
         return min(doubled, self.backoff_max_s) * (1 + self.jitter * (2 * draw - 1))
 
 
 class _Connection:
-    """A camera that is opened once, and the thread that reads it into the slot.
-
-    Attributes:
-        fps: Nominal frames a second, once known.
-        frames: Frames that were read.
-        error: Why it ended, if that was an error.
-        ended: Set when the thread has ended.
-    """
+    """A camera that is opened once, and the thread that reads it into the slot. `error` is why it
+    ended, if it was one; `ended` is set when its thread has ended."""
 
     def __init__(
         self, opening: Callable[[], Capture], slot: Slot, settings: LiveSettings, first: bool
@@ -199,14 +187,8 @@ class Reader:
         settings: LiveSettings,
         warn: Callable[[str], None],
     ) -> None:
-        """
-        Args:
-            name: For messages.
-            opening: Opens the camera; it is called in a thread of its own, again after each loss.
-            slot: Takes the frames.
-            settings: Timeouts and patience.
-            warn: Called with the reason when the camera is lost for the first time.
-        """
+        """`opening` is called in a thread of its own, again after each loss; `warn` with the reason
+        when the camera is lost for the first time."""
         self.fps: float | None = None
         self._name, self._opening, self._slot = name, opening, slot
         self._settings, self._warn = settings, warn
@@ -219,11 +201,8 @@ class Reader:
         _open_readers.add(self)
 
     def start(self) -> None:
-        """Connect; wait for the first frame unless `wait_for_first` is set.
-
-        Raises:
-            SourceError: the first connection failed, and `wait_for_first` is not set.
-        """
+        """Connect. Unless `wait_for_first` is set, wait for the first frame; SourceError if that
+        connection fails."""
         self._thread.start()
         if self._settings.wait_for_first:
             return
@@ -303,10 +282,9 @@ class Reader:
         return connection.frames > 0, str(connection.error or "it ended.")
 
     def _look(self, connection: _Connection) -> None:
-        if connection.frames and not self._seen_frames:
-            self._seen_frames = True
-            self.fps = connection.fps
         if connection.frames:
+            self._seen_frames = True
+            self.fps = self.fps or connection.fps
             self._settled.set()
 
 

@@ -13,18 +13,11 @@ from .frames import Frame, Source
 
 
 class Generated(Source):
-    """Frames that a function of time draws."""
+    """Frames that a function draws: an image, (H, W, 3) uint8 RGB, of a time in seconds from 0."""
 
     def __init__(
         self, name: str, draw: Callable[[float], np.ndarray], seconds: float, fps: float
     ) -> None:
-        """
-        Args:
-            name: For messages and results.
-            draw: Returns the image, (H, W, 3) uint8 RGB, of a time in seconds from 0.
-            seconds: Length of the source.
-            fps: Frames a second.
-        """
         super().__init__(name, round(seconds * fps), fps)
         self._draw = draw
 

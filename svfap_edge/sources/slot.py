@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import cv2
 import numpy as np
@@ -20,14 +20,6 @@ Sensors behind a lens cap give noise below it; the limited range of video has bl
 
 SAMPLE_STEP = 16
 """Every 16th row and column is compared first, and the whole picture only if these agree."""
-
-
-@dataclass(frozen=True)
-class _Entry:
-    image: np.ndarray
-    time_s: float
-    index: int
-    gap: bool
 
 
 class Slot:
@@ -48,7 +40,7 @@ class Slot:
     ) -> None:
         """
         Args:
-            warn: Called with a text when something went wrong, once for each kind.
+            warn: Called with a text, perhaps again with the same, when something went wrong.
             missing_s: Seconds without a frame after which there is a gap.
             counting: Whether frames are kept and counted from now on, or only after `start`.
             withholding: Whether repeated and black frames are withheld.
@@ -59,10 +51,9 @@ class Slot:
         self._withholding = withholding
         self._changed = threading.Condition()
         self._counts = SourceCounts()
-        self._entry: _Entry | None = None
+        self._entry: Frame | None = None
         self._previous: np.ndarray | None = None
         self._black = False
-        self._said: set[str] = set()
         self._reason = "silent"
         self._after_gap = False
         self._last_s: float | None = None
@@ -91,12 +82,8 @@ class Slot:
             self._news_at = time.monotonic()
 
     def put(self, image: np.ndarray, time_s: float) -> None:
-        """Leave a frame for whoever takes it.
-
-        Args:
-            image: (H, W, 3) uint8 RGB, which must not be written to any more.
-            time_s: Capture time in seconds. A frame that is not later than the last is dropped.
-        """
+        """Leave a frame, (H, W, 3) uint8 RGB that is never written to again, for whoever takes it.
+        One that is not later than the last is dropped."""
         duplicate = self._withholding and _same(image, self._previous)
         black = self._withholding and (self._black if duplicate else _is_black(image))
         with self._changed:
@@ -119,7 +106,7 @@ class Slot:
                 self._add(dropped=1)
                 self._after_gap |= self._entry.gap
             self.origin_s = time_s if self.origin_s is None else self.origin_s
-            self._entry = _Entry(image, time_s, index, self._after_gap)
+            self._entry = Frame(image, time_s - self.origin_s, index, self._after_gap)
             self._after_gap = False
             self._reason, self._gaps_reported = "silent", 0
             self._last_s, self._news_at = time_s, time.monotonic()
@@ -131,11 +118,10 @@ class Slot:
             if self._entry is None and not self.finished:
                 self._changed.wait(timeout_s)
             entry, self._entry = self._entry, None
-            if entry is None or self.origin_s is None:
-                return None
-            self._add(processed=1)
-            self._changed.notify_all()
-            return Frame(entry.image, entry.time_s - self.origin_s, entry.index, entry.gap)
+            if entry is not None:
+                self._add(processed=1)
+                self._changed.notify_all()
+            return entry
 
     def wait_taken(self, timeout_s: float) -> bool:
         """Wait until no frame waits here, `timeout_s` at most; return whether that is so."""
@@ -153,19 +139,13 @@ class Slot:
             self._after_gap = True
             if first:
                 self._add(gaps=1)
-                self._say(self._reason, _GAP_TEXTS[self._reason].format(self._missing_s))
-            known = self._last_s is not None and self.origin_s is not None
-            last_s = self._last_s - self.origin_s if known else 0.0  # type: ignore[operator]
+                self._warn(_GAP_TEXTS[self._reason].format(self._missing_s))
+            last_s = (self._last_s or 0.0) - (self.origin_s or 0.0)
             return Gap(last_s + silent_s, self._reason, first)
 
     def note(self, *, lost: bool = False, gap: bool = False, **counts: int) -> None:
-        """Add to the counts.
-
-        Args:
-            lost: The connection is lost, which is the reason of the gap that may follow.
-            gap: The next frame is the first after a gap.
-            **counts: Numbers to add, by the names of `SourceCounts`.
-        """
+        """Add to the counts that `SourceCounts` names. `lost` is the reason of the gap that may
+        follow; `gap` says that the next frame is the first after one."""
         with self._changed:
             self._add(**counts)
             self._after_gap |= gap
@@ -197,19 +177,14 @@ class Slot:
         self._add(dropped=1, **{"black" if black else "duplicate": 1})
         self._reason = "black" if black else "frozen"
         if not black:
-            text = "Some frames repeat the one before them exactly; they are left out."
-            self._say("duplicate", text)
+            self._warn("Some frames repeat the one before them exactly; they are left out.")
 
     def _resize(self, before: np.ndarray, now: np.ndarray) -> None:
         self._after_gap = True
         self._add(resized=1)
-        sizes = (f"{image.shape[1]}x{image.shape[0]}" for image in (before, now))
-        self._say("size", "The frame size changed from {} to {}.".format(*sizes))
-
-    def _say(self, kind: str, text: str) -> None:
-        if kind not in self._said:
-            self._said.add(kind)
-            self._warn(text)
+        if self._counts.resized == 1:
+            sizes = (f"{image.shape[1]}x{image.shape[0]}" for image in (before, now))
+            self._warn("The frame size changed from {} to {}.".format(*sizes))
 
 
 _GAP_TEXTS = {

@@ -23,7 +23,7 @@ from svfap_edge.lists import (
     require_order,
     value_targets,
 )
-from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.media import is_image
 from svfap_edge.sources.files import TIMESTAMPS, folder_times, read_image
 from svfap_edge.tasks import Task
 
@@ -169,7 +169,7 @@ class LabelledClips:
         path, sampling = self.items[index].path, self.sampling
         if path.is_dir():
             return _read_folder(path, sampling, rng, view)
-        if path.suffix.lower() in IMAGE_SUFFIXES:
+        if is_image(path):
             image = _read_image(path)
             return np.broadcast_to(image, (sampling.frames, *image.shape))
         return read_video(path, lambda times: sampling.choose(times, sampling.spacing_s, rng, view))
