@@ -61,17 +61,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The most cameras held, and all numbers tried.
-
-    Attributes:
-        cameras: The most cameras held; 0 if not even one is.
-        trials: What each number took that was tried, in ascending order.
-        decode_ms: Mean milliseconds to decode a frame of the video.
-    """
+    """The most cameras held, 0 if not even one is, and all trials by their number of cameras."""
 
     cameras: int
     trials: tuple[Trial, ...]
-    decode_ms: float
 
     @property
     def at_limit(self) -> Trial:
@@ -84,7 +77,6 @@ def find_capacity(
     frames: Sequence[np.ndarray],
     *,
     seconds: float = 4.0,
-    decode_ms: float = 0.0,
     workers: int = 1,
     progress: Callable[[str], None] = lambda message: None,
     **options: Any,
@@ -94,10 +86,7 @@ def find_capacity(
     Args:
         frames: (H, W, 3) uint8 RGB, 1/30 s apart, with one face.
         seconds: Simulated seconds for each number of cameras.
-        decode_ms: Mean milliseconds to decode a frame, for the result.
-        workers: Threads that look at frames, as `Cameras` takes it.
-        progress: Called with what begins.
-        options: Other options of `Cameras`.
+        workers, options: As `Cameras` takes them.
     """
     trials: dict[int, Trial] = {}
 
@@ -113,7 +102,7 @@ def find_capacity(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if held(middle) else (low, middle)
-    return Capacity(low, tuple(trials[count] for count in sorted(trials)), decode_ms)
+    return Capacity(low, tuple(trials[count] for count in sorted(trials)))
 
 
 def play(

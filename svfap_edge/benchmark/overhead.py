@@ -8,11 +8,9 @@ resizing frames (`Stream.add`) is timed apart.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,7 +19,6 @@ from svfap_edge.errors import InferenceError
 from svfap_edge.runtimes import Engine, Stream
 from svfap_edge.runtimes.backend import INPUT_NAME
 
-from .processes import answer_of, answering
 from .timing import WARM_UP, Timed
 
 MIN_TURNS = 20
@@ -39,13 +36,11 @@ class Overhead:
     Attributes:
         name: The artifact and engine: "int8.onnx on openvino".
         precision: What the engine really computed in.
-        raw: Name of the library's call that was timed.
-        turns: Number of turns.
-        raw_ms: Time of the library's call.
+        raw, raw_ms: Name and time of the library's call.
         step_ms: Time of `Engine.step`.
         added_ms: Difference of both within a turn.
-        low_ms: Smallest median difference of a fifth of the turns.
-        high_ms: Largest median difference of a fifth of the turns.
+        share: Added time as a share of the library's call.
+        low_ms, high_ms: Smallest and largest median difference of a fifth of the turns.
         add_ms: Time of `Stream.add` with a frame of twice the model's side.
     """
 
@@ -56,50 +51,23 @@ class Overhead:
     raw_ms: float
     step_ms: float
     added_ms: float
+    share: float
     low_ms: float
     high_ms: float
     add_ms: float
 
-    @property
-    def share(self) -> float:
-        """Added time as a share of the library's call."""
-        return self.added_ms / self.raw_ms
-
-    def to_json(self) -> dict[str, Any]:
-        content = {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
-        return {**content, "share": round(self.share, 5)}
-
 
 def time_overhead(timed: Timed, seconds: float = 5.0, threads: int | None = None) -> Overhead:
-    """Measure in a fresh process.
+    """Measure an artifact in this process, which should be a fresh one.
 
     Args:
-        timed: An artifact.
         seconds: Shortest time that all turns take together.
         threads: CPU threads of the engine; None for its own choice.
 
     Raises:
-        SvfapError: the process failed; see `answer_of`.
-    """
-    job = {
-        "folder": str(timed.bundle),
-        "artifact": timed.artifact,
-        "engine": timed.engine,
-        "seconds": seconds,
-        "threads": threads,
-    }
-    return Overhead(**answer_of(["-m", __name__, json.dumps(job)], f"Timing {timed}"))
-
-
-def measure(
-    folder: str, artifact: str, engine: str, seconds: float, threads: int | None
-) -> Overhead:
-    """`time_overhead` in this process.
-
-    Raises:
         InferenceError: both calls do not give the same logits.
     """
-    with Engine.load(folder, artifact=artifact, engine=engine, threads=threads) as loaded:
+    with timed.load(threads) as loaded:
         turns = _Turns(loaded)
         what, call = raw_call(loaded, turns.clip)
         for _ in range(WARM_UP):
@@ -117,14 +85,16 @@ def measure(
                 row.append((time.perf_counter() - start) * 1e3)
         difference = np.array(step) - np.array(raw)
         parts = [float(np.median(part)) for part in np.array_split(difference, PARTS)]
+        added_ms, raw_ms = float(np.median(difference)), float(np.median(raw))
         return Overhead(
             name=f"{loaded.spec.artifact} on {loaded.spec.engine}",
             precision=loaded.spec.precision,
             raw=what,
             turns=len(raw),
-            raw_ms=float(np.median(raw)),
+            raw_ms=raw_ms,
             step_ms=float(np.median(step)),
-            added_ms=float(np.median(difference)),
+            added_ms=added_ms,
+            share=added_ms / raw_ms,
             low_ms=min(parts),
             high_ms=max(parts),
             add_ms=turns.time_adding(),
@@ -197,8 +167,3 @@ def raw_call(engine: Engine, clip: np.ndarray) -> tuple[str, Callable[[], np.nda
 
         return "InferRequest.infer", infer
     return f"{type(backend).__name__}.run", lambda: np.asarray(backend.run(clip).logits)
-
-
-if __name__ == "__main__":
-    with answering() as answer:
-        answer(asdict(measure(**json.loads(sys.argv[1]))))

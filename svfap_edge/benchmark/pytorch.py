@@ -39,17 +39,10 @@ def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def open_model(
     checkpoint: Path, variant: str, threads: int | None
 ) -> Callable[[int], Callable[[], object]]:
-    """Load a model into this process, whose PyTorch is set up for it.
-
-    Args:
-        variant: Out of `VARIANTS`.
-        threads: CPU threads of PyTorch; None for its own choice.
+    """Load a variant of a model into this process, whose PyTorch is set up for it.
 
     Returns:
-        A function that takes a number of clips and gives the call that infers so many random ones.
-
-    Raises:
-        CheckpointError: the file cannot be opened, or is not one of this model.
+        A function from a number of clips to the call that infers that many random ones.
     """
     import torch
 

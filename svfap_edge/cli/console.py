@@ -45,8 +45,12 @@ def table(first: str, *others: str) -> Table:
 
 
 def print_json(content: Any) -> None:
-    """The one line that a command writes with `--json`."""
-    print(json.dumps(content, ensure_ascii=False))
+    """Print the one line that a command writes with `--json`; dataclasses are objects in it, and
+    paths are text."""
+    import msgspec
+
+    plain = msgspec.to_builtins(content, enc_hook=str, str_keys=True)
+    print(json.dumps(plain, ensure_ascii=False))
 
 
 def warn(text: str) -> None:

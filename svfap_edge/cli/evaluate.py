@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import console, reporting, steps, stopping_cleanly
+from .console import console, print_json, reporting, steps, stopping_cleanly, table
 from .options import ArtifactNames, DetectorName, EngineName, FaceModel, Json, split
 
 if TYPE_CHECKING:
@@ -77,7 +76,7 @@ def evaluate(
             if record:
                 _record(opened, found)
         if as_json:
-            print(json.dumps(found.to_json(), ensure_ascii=False))
+            print_json(found.to_json())
         else:
             _print_evaluation(found)
         failed = [c.artifact.name for c in found.candidates if c.passed is False]
@@ -111,23 +110,18 @@ def _record(bundles: list[Bundle], found: Analysis) -> None:
 
 
 def _print_evaluation(found: Analysis) -> None:
-    from rich.table import Table
-
     out = console(stderr=False)
     out.print(
         f"{found.files} files, {found.coverage:.1%} with a face; baseline {found.baseline.name}"
     )
-    table = Table(box=None, pad_edge=False)
-    table.add_column("artifact")
-    primary = [m for m in found.baseline.metrics if m.low is not None]
-    for heading in (*(m.name for m in primary), "p50 ms", "MB"):
-        table.add_column(heading, justify="right")
+    primary = [m.name for m in found.baseline.metrics if m.low is not None]
+    rows = table("artifact", *primary, "p50 ms", "MB")
     for row in (found.baseline, *(c.artifact for c in found.candidates)):
         cells = [f"{m.value:.3f}" for m in row.metrics if m.low is not None]
         latency = f"{row.latency.p50_ms:.1f}" if row.latency else "-"
-        table.add_row(
+        rows.add_row(
             f"{row.name} ({row.engine}, {row.precision})", *cells, latency, f"{row.bytes / 1e6:.1f}"
         )
-    out.print(table)
+    out.print(rows)
     for candidate in found.candidates:
         out.print(candidate.verdict)

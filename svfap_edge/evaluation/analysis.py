@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -48,7 +47,7 @@ def analyse(evaluation: Evaluation) -> Analysis:
     task, targets = evaluation.task, evaluation.targets
     results = (evaluation.baseline, *evaluation.candidates)
     baseline, *others = (
-        replace(_measure(task, targets, result), name=name)
+        _measure(task, targets, result, name)
         for result, name in zip(results, _names(results), strict=True)
     )
     limit = DEFAULT_LIMIT if evaluation.max_drop is None else evaluation.max_drop
@@ -103,7 +102,9 @@ def _compare(
     )
 
 
-def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> ArtifactAnalysis:
+def _measure(
+    task: Task, targets: np.ndarray, result: ArtifactPredictions, name: str
+) -> ArtifactAnalysis:
     latency = None
     if result.latency_ms.size:
         p50, p95 = np.percentile(result.latency_ms, [50, 95])
@@ -113,9 +114,8 @@ def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> Ar
     outputs: tuple[OutputScore, ...] = ()
     matrix = np.zeros((0, 0), np.int64)
     if task.kind == "classes":
-        predicted = result.predicted
-        matrix = metrics.confusion_matrix(targets, predicted, len(task.labels))
-        values = _class_metrics(task, targets, predicted, matrix, result.scores)
+        matrix = metrics.confusion_matrix(targets, result.predicted, len(task.labels))
+        values = _class_metrics(task, targets, result, matrix)
         scores = zip(metrics.recalls(matrix), metrics.f1(matrix), strict=True)
         classes = tuple(
             ClassScore(label, int(matrix[i].sum()), float(recall), float(f1))
@@ -125,7 +125,7 @@ def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> Ar
         outputs = _output_scores(task, targets, result.scores)
         values = _output_metrics(task, targets, result.scores, outputs)
     return ArtifactAnalysis(
-        name=result.name,
+        name=name,
         artifact=result.name,
         bundle=result.bundle,
         path=result.path,
@@ -141,13 +141,9 @@ def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> Ar
 
 
 def _class_metrics(
-    task: Task,
-    targets: np.ndarray,
-    predicted: np.ndarray,
-    matrix: np.ndarray,
-    scores: np.ndarray,
+    task: Task, targets: np.ndarray, result: ArtifactPredictions, matrix: np.ndarray
 ) -> tuple[Metric, ...]:
-    correct = (predicted == targets)[:, None]
+    correct = (result.predicted == targets)[:, None]
     draws = intervals.resampled_uar_war(targets, correct, len(task.labels))[:, :, 0]
     primary = _primary_first(
         task,
@@ -158,7 +154,7 @@ def _class_metrics(
         *primary,
         Metric("macro F1", metrics.macro_f1(matrix)),
         Metric("weighted F1", metrics.weighted_f1(matrix)),
-        Metric("ECE", metrics.ece(scores, targets)),
+        Metric("ECE", metrics.ece(result.scores, targets)),
     )
 
 

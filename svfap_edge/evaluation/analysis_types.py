@@ -92,11 +92,7 @@ class ArtifactAnalysis:
     Attributes:
         name: Name to show: the artifact's, with its bundle in front where two would be the same.
         artifact: Name of the artifact in its bundle.
-        bundle: Name that tells the bundle from the others of the evaluation.
-        path: Folder of the bundle.
-        engine: Engine that ran the artifact.
-        precision: Precision that the engine really used.
-        bytes: Size of the artifact's files.
+        bundle, path, engine, precision, bytes: As in `ArtifactPredictions`.
         metrics: All metrics, the primary ones first, in the task's order.
         classes: Figures of each class (classes only).
         outputs: Figures of each output (values and traits only).
@@ -143,7 +139,6 @@ class CandidateAnalysis:
     """One candidate compared with the baseline.
 
     Attributes:
-        artifact: Figures of the candidate by itself.
         drops: Drops of the primary metrics, in the order of `artifact.metrics`.
         mcnemar: McNemar's test; None for values and traits.
         agreement: Share of files with the same label; for values the mean PCC between the two.

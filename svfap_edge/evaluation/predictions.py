@@ -1,4 +1,4 @@
-"""Predictions of artifacts for labelled files: the input of an analysis, checked."""
+"""Predictions of artifacts for labelled files: the input of an analysis."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svfap_edge.errors import InferenceError, SourceError, TaskError
+from svfap_edge.errors import SourceError, TaskError
 from svfap_edge.tasks import Task
 
 
@@ -60,8 +60,7 @@ class Evaluation:
 
     Raises:
         SourceError: There is a prediction for no file.
-        TaskError: Targets do not fit the task or the files; max_drop is negative or no number.
-        InferenceError: Scores have another shape, are not finite, or are not probabilities.
+        TaskError: max_drop is negative or no number.
     """
 
     task: Task
@@ -84,43 +83,3 @@ class Evaluation:
             )
         if self.max_drop is not None and not (self.max_drop >= 0 and math.isfinite(self.max_drop)):
             raise TaskError(f"The allowed drop must be 0 or more points; got {self.max_drop}.")
-        _check_targets(self.task, self.targets, len(self.files))
-        for artifact in (self.baseline, *self.candidates):
-            _check_scores(self.task, artifact, len(self.files))
-
-
-def _check_targets(task: Task, targets: np.ndarray, files: int) -> None:
-    labels = len(task.labels)
-    if task.kind == "classes":
-        if targets.shape != (files,) or not np.issubdtype(targets.dtype, np.integer):
-            raise TaskError(
-                f"Expected ({files},) class indexes as targets; got {targets.shape} "
-                f"{targets.dtype}."
-            )
-        if targets.min() < 0 or targets.max() >= labels:
-            raise TaskError(
-                f"Task '{task.name}' has classes 0..{labels - 1}; the targets hold "
-                f"{targets.min()}..{targets.max()}."
-            )
-    elif targets.shape != (files, labels) or not np.all(np.isfinite(targets)):
-        raise TaskError(
-            f"Expected ({files}, {labels}) numbers as targets ({', '.join(task.labels)}); got "
-            f"{targets.shape}, or values that are not finite."
-        )
-
-
-def _check_scores(task: Task, result: ArtifactPredictions, files: int) -> None:
-    scores, expected = result.scores, (files, len(task.labels))
-    if scores.shape != expected:
-        raise InferenceError(
-            f"'{result.name}' predicted {scores.shape}; expected {expected} for {files} files."
-        )
-    if not np.all(np.isfinite(scores)):
-        raise InferenceError(f"'{result.name}' predicted values that are not finite (nan, inf).")
-    if task.kind == "classes":
-        sums = scores.sum(axis=1, dtype=np.float64)
-        if scores.min() < -1e-3 or np.abs(sums - 1).max() > 0.02:
-            raise InferenceError(
-                f"'{result.name}': scores of a task of classes must be probabilities that sum to "
-                f"1; got sums {sums.min():.3g}..{sums.max():.3g}. Apply softmax."
-            )

@@ -30,14 +30,7 @@ MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG of the report.
-
-    Attributes:
-        name: Name of its file.
-        title: Heading above it.
-        text: What it shows, for those who cannot see it.
-        png: Content of the file.
-    """
+    """A PNG of the report; the text says what it shows to those who cannot see it."""
 
     name: str
     title: str
@@ -75,12 +68,8 @@ def draw_pictures(analysis: Analysis) -> list[Picture]:
 
 
 def _png(draw: Callable[[Analysis], Figure], analysis: Analysis) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = draw(analysis)
-    FigureCanvasAgg(figure)
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+    draw(analysis).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
     return buffer.getvalue()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -47,10 +47,6 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     note: str = ""
-
-    def first(self, rows: int) -> Table:
-        """The table without the rows after the first ones."""
-        return replace(self, rows=self.rows[:rows])
 
 
 def title_of(analysis: Analysis) -> str:

@@ -43,12 +43,9 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
         **{name: text.encode() for name, text in render(analysis, pictures).items()},
         **{picture.name: picture.png for picture in pictures},
     }
-    try:
-        with folder_written_whole(folder) as new:
-            for name, data in content.items():
-                (new / name).write_bytes(data)
-    except OSError as error:
-        raise SourceError(f"Cannot write the report '{folder}': {error}") from error
+    with folder_written_whole(folder, SourceError) as new:
+        for name, data in content.items():
+            (new / name).write_bytes(data)
     return [folder / name for name in content]
 
 
