@@ -8,6 +8,7 @@ resizing frames (`Stream.add`) is timed apart.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from svfap_edge.errors import InferenceError
-from svfap_edge.runtimes import Engine, Stream
+from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.backend import INPUT_NAME
 
-from .timing import WARM_UP, Timed
+from .timing import WARM_UP, Timed, time_calls
 
 MIN_TURNS = 20
 PARTS = 5
@@ -68,26 +69,12 @@ def time_overhead(timed: Timed, seconds: float = 5.0, threads: int | None = None
         InferenceError: both calls do not give the same logits.
     """
     with timed.load(threads) as loaded:
-        turns = _Turns(loaded)
-        what, call = raw_call(loaded, turns.clip)
-        for _ in range(WARM_UP):
-            turns.prepare()
-            turns.compare(call())
-        raw: list[float] = []
-        step: list[float] = []
-        deadline = time.perf_counter() + seconds
-        while len(raw) < MIN_TURNS or time.perf_counter() < deadline:
-            turns.prepare()
-            order = ((call, raw), (turns.step, step))
-            for run, row in order if len(raw) % 2 == 0 else order[::-1]:
-                start = time.perf_counter()
-                run()
-                row.append((time.perf_counter() - start) * 1e3)
+        what, raw, step = _time_both(loaded, seconds)
         difference = np.array(step) - np.array(raw)
         parts = [float(np.median(part)) for part in np.array_split(difference, PARTS)]
         added_ms, raw_ms = float(np.median(difference)), float(np.median(raw))
         return Overhead(
-            name=f"{loaded.spec.artifact} on {loaded.spec.engine}",
+            name=str(timed),
             precision=loaded.spec.precision,
             raw=what,
             turns=len(raw),
@@ -97,53 +84,54 @@ def time_overhead(timed: Timed, seconds: float = 5.0, threads: int | None = None
             share=added_ms / raw_ms,
             low_ms=min(parts),
             high_ms=max(parts),
-            add_ms=turns.time_adding(),
+            add_ms=_adding_ms(loaded),
         )
 
 
-class _Turns:
-    """A stream with the same clip ready for every turn."""
+def _time_both(engine: Engine, seconds: float) -> tuple[str, list[float], list[float]]:
+    """The name of the library's call, and the milliseconds that it and `Engine.step` took in each
+    turn on one clip."""
+    spec = engine.spec.clip
+    clip = np.random.default_rng(0).integers(0, 256, (1, *spec.shape), np.uint8)
+    stream = engine.open_stream("overhead", hop_s=0.5 * spec.spacing_s, min_coverage=1.0)
+    ticks = itertools.count()
+    what, call = raw_call(engine, clip)
 
-    def __init__(self, engine: Engine) -> None:
-        spec = engine.spec.clip
-        random = np.random.default_rng(0)
-        self.clip = random.integers(0, 256, (1, *spec.shape), np.uint8)
-        self._engine = engine
-        self._spacing_s = spec.spacing_s
-        self._time_s = 0.0
-        self._stream = self._open("overhead")
-
-    def _open(self, name: str) -> Stream:
-        hop_s = 0.5 * self._spacing_s  # a clip is due with every frame
-        return self._engine.open_stream(name, hop_s=hop_s, min_coverage=1.0)
-
-    def prepare(self) -> None:
+    def prepare() -> None:
         """Make the clip ready: its frames once more, later in time."""
-        for frame in self.clip[0]:
-            self._time_s += self._spacing_s
-            self._stream.add(frame, self._time_s)
+        for frame in clip[0]:
+            stream.add(frame, next(ticks) * spec.spacing_s)
 
-    def step(self) -> np.ndarray:
-        (prediction,) = self._engine.step([self._stream])
+    def step() -> np.ndarray:
+        (prediction,) = engine.step([stream])
         return prediction.logits
 
-    def compare(self, raw: np.ndarray) -> None:
-        difference = float(np.abs(self.step() - raw[0]).max())
+    for _ in range(WARM_UP):
+        prepare()
+        difference = float(np.abs(step() - call()[0]).max())
         if not difference <= TOLERANCE:
             raise InferenceError(
                 f"Engine.step and the engine itself differ by {difference:.2g} on one clip."
             )
-
-    def time_adding(self) -> float:
-        """Median milliseconds of `Stream.add` with a frame that has to be resized."""
-        frame = np.repeat(np.repeat(self.clip[0, 0], 2, 0), 2, 1)
-        stream = self._open("adding")
-        found = []
-        for number in range(200):
+    spent: dict[Callable[[], np.ndarray], list[float]] = {call: [], step: []}
+    deadline = time.perf_counter() + seconds
+    while len(spent[call]) < MIN_TURNS or time.perf_counter() < deadline:
+        prepare()
+        for run in (call, step) if len(spent[call]) % 2 == 0 else (step, call):
             start = time.perf_counter()
-            stream.add(frame, number * self._spacing_s)
-            found.append((time.perf_counter() - start) * 1e3)
-        return float(np.median(found))
+            run()
+            spent[run].append((time.perf_counter() - start) * 1e3)
+    return what, spent[call], spent[step]
+
+
+def _adding_ms(engine: Engine) -> float:
+    """Median milliseconds of `Stream.add` with a frame that has to be resized."""
+    spec = engine.spec.clip
+    frame = np.zeros((2 * spec.size, 2 * spec.size, 3), np.uint8)
+    stream = engine.open_stream("adding", hop_s=0.5 * spec.spacing_s, min_coverage=1.0)
+    ticks = itertools.count()
+    found = time_calls(lambda: stream.add(frame, next(ticks) * spec.spacing_s), 200)
+    return float(np.median(found))
 
 
 def raw_call(engine: Engine, clip: np.ndarray) -> tuple[str, Callable[[], np.ndarray]]:

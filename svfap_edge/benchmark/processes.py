@@ -28,21 +28,21 @@ LAST_CHARACTERS = 400
 
 
 def run_apart(
-    function: Callable[..., T], what: str, timeout_s: float | None = None, **arguments: Any
+    function: Callable[..., T],
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    **arguments: Any,
 ) -> T:
     """Call a function of a module in a fresh process.
 
     Args:
         function: Its annotations say what its arguments and its result are made of.
-        what: Begins the message of an error: "Timing fp32.onnx on openvino".
-        timeout_s: Seconds after which the process is ended; None to wait for ever.
+        what, environment, timeout_s: As in `answer_of`, where the errors are described.
         arguments: Arguments of the function: plain values, paths and dataclasses.
-
-    Raises:
-        SvfapError: see `answer_of`.
     """
     call = _json_of([function.__module__, function.__name__, arguments])
-    answer = answer_of(["-m", __name__, call], what, timeout_s=timeout_s)
+    answer = answer_of(["-m", __name__, call], what, environment, timeout_s)
     result: T = _value_of(answer, get_type_hints(function)["return"])
     return result
 

@@ -15,31 +15,16 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from svfap_edge.machine import peak_memory_mb
+
 from . import pytorch
-from .processes import answer_of, run_apart
+from .processes import run_apart
 
 if TYPE_CHECKING:
     from svfap_edge.runtimes import Engine
 
 WARM_UP = 3
 """Calls made before those that count."""
-
-COLD = """
-import sys, time
-from svfap_edge import Engine
-from svfap_edge.benchmark.processes import answering
-import numpy as np
-folder, artifact, engine, threads = sys.argv[1:]
-with (
-    answering() as answer,
-    Engine.load(folder, artifact=artifact, engine=engine, threads=int(threads) or None) as loaded,
-):
-    loaded.infer(np.zeros((1, *loaded.spec.clip.shape), np.uint8))
-    predicted = time.time()
-    from svfap_edge.machine import peak_memory_mb
-    answer([predicted, peak_memory_mb()])
-"""
-"""The program that `cold_start` runs: the least that an application does."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +62,7 @@ class ModelTimes:
 
 @dataclass(frozen=True)
 class ColdStart:
-    """Time from the start of a process to its first prediction, and the most memory that it held."""
+    """Seconds from the start of a process to its first prediction, and its most memory in MB."""
 
     seconds: float
     peak_mb: float
@@ -140,11 +125,20 @@ def cold_start(timed: Timed, threads: int | None = None, cache: str | None = Non
         threads: CPU threads of the engine; None for its own choice.
         cache: Folder that overrules `SVFAP_EDGE_CACHE`; "off" for no cache.
     """
-    options = [str(timed.bundle), timed.artifact, timed.engine, str(threads or 0)]
-    setting = {} if cache is None else {"SVFAP_EDGE_CACHE": cache}
+    environment = {} if cache is None else {"SVFAP_EDGE_CACHE": cache}
     start = time.time()  # the one clock that two processes share everywhere
-    predicted, memory = answer_of(["-c", COLD, *options], f"Starting {timed}", setting)
-    return ColdStart(predicted - start, memory)
+    predicted, peak_mb = run_apart(
+        predict_once, f"Starting {timed}", environment, timed=timed, threads=threads
+    )
+    return ColdStart(predicted - start, peak_mb)
+
+
+def predict_once(timed: Timed, threads: int | None) -> tuple[float, float]:
+    """Load a model and predict once, the least that an application does; then the time of the
+    clock, and the most memory in MB that this process held."""
+    with timed.load(threads) as loaded:
+        loaded.infer(np.zeros((1, *loaded.spec.clip.shape), np.uint8))
+        return time.time(), peak_memory_mb()
 
 
 def time_calls(call: Callable[[], object], count: int, seconds: float = 0.0) -> list[float]:

@@ -283,7 +283,7 @@ def check_detectors(answer: Answer, face_model: Path | None) -> Iterator[Check]:
         fact = "no file, so that the Haar cascade finds the faces"
         yield Check("video", "yunet", "missing", fact, advice)
     else:
-        yield _yunet(face_model, facts.get("yunet", "not tried without OpenCV"))
+        yield _check_yunet(face_model, facts.get("yunet", "not tried without OpenCV"))
     if haar:
         advice = "Use YuNet, or --detector none."
         yield Check("video", "haar", "missing", " ".join(haar.split()), advice)
@@ -291,7 +291,7 @@ def check_detectors(answer: Answer, face_model: Path | None) -> Iterator[Check]:
         yield Check("video", "haar", "ok", "OpenCV's frontal-face cascade")
 
 
-def _yunet(path: Path, problem: str) -> Check:
+def _check_yunet(path: Path, problem: str) -> Check:
     again = f"Copy {FACE_MODEL_NAME} from OpenCV Zoo again."
     if problem:
         return broken("video", "yunet", problem, again)

@@ -97,7 +97,7 @@ def _obstacles(checks: list[Check]) -> Iterator[str]:
 def _answer(probe: Callable[..., dict[str, Any]], **options: Any) -> Answer:
     what = f"Trying {options.get('name', probe.__name__)}"
     try:
-        return run_apart(probe, what, TIMEOUT_S, **options)
+        return run_apart(probe, what, timeout_s=TIMEOUT_S, **options)
     except SvfapError as error:
         return error
 

@@ -19,9 +19,11 @@ from . import intervals
 from .analysis_types import (
     Analysis,
     ArtifactAnalysis,
+    ArtifactPredictions,
     CandidateAnalysis,
     ClassScore,
     Drop,
+    Evaluation,
     Flip,
     Latency,
     McNemar,
@@ -29,7 +31,6 @@ from .analysis_types import (
     OutputScore,
     Right,
 )
-from .predictions import ArtifactPredictions, Evaluation
 from .verdict import judge, sentence
 
 __all__ = ["Analysis", "ArtifactPredictions", "Evaluation", "analyse"]

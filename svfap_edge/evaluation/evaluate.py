@@ -29,8 +29,8 @@ from svfap_edge.runtimes.choice import choose
 from svfap_edge.runtimes.prediction import softmax
 from svfap_edge.tasks import Task
 
+from .analysis_types import ArtifactPredictions, Evaluation
 from .face_clips import face_clips
-from .predictions import ArtifactPredictions, Evaluation
 
 BASELINES = ("fp32.onnx", "bf16.openvino")
 """What candidates are compared with where nothing is named: the first of these there is."""
