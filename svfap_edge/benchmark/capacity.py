@@ -2,8 +2,7 @@
 
 Frames of a real video with one face are decoded once and played to more and more cameras, forwards
 and backwards without a cut, at 30 fps of simulated time. A number of cameras is held if processing
-a second of all of them takes no more than a second. Decoding is not part of it, because cameras
-deliver frames in many ways; the time to decode this video is given beside the result.
+a second of all of them takes no more than a second; decoding is not part of it.
 """
 
 from __future__ import annotations
@@ -117,6 +116,7 @@ def play(
 ) -> Trial:
     """Process `count` cameras for `seconds` of simulated time; options as in `find_capacity`."""
     names = [f"camera{k}" for k in range(count)]
+    cycle = [*frames, *frames[-2:0:-1]]  # there and back
     warm = round((engine.spec.clip.span_s + WARM_UP_S) * CAMERA_FPS)
     # Whole hops are counted: all people are predicted in the same frame of each.
     counted = round(max(1, round(seconds / hop_s)) * hop_s * CAMERA_FPS)
@@ -126,7 +126,7 @@ def play(
     with Cameras(engine, names, workers=workers, hop_s=hop_s, **options) as cameras:
         for number in range(warm + counted):
             pictures = {
-                name: (frames[_there_and_back(number + 7 * k, len(frames))], number / CAMERA_FPS)
+                name: (cycle[(number + 7 * k) % len(cycle)], number / CAMERA_FPS)
                 for k, name in enumerate(names)
             }
             before = _spent(cameras)
@@ -183,13 +183,6 @@ def read_frames(source: str, seconds: float) -> tuple[list[np.ndarray], float]:
     if not frames:
         raise SourceError(f"'{source}' has no frames.")
     return frames, 1e3 * spent / decoded
-
-
-def _there_and_back(number: int, count: int) -> int:
-    if count == 1:
-        return 0
-    place = number % (2 * count - 2)
-    return min(place, 2 * count - 2 - place)
 
 
 def _spent(cameras: Cameras) -> dict[str, float]:

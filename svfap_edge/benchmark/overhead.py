@@ -1,9 +1,7 @@
 """What `Engine.step` costs beyond the engine library's own call, on the same clip.
 
-Both are called in turns in one process, in the opposite order in every other turn, on one loaded
-model; the overhead is the median of the difference within each turn. `Engine.step` gathers the clip
-of a stream's frames, checks shapes and values, and makes a prediction of the logits; reading and
-resizing frames (`Stream.add`) is timed apart.
+Both are called in turns in one process, in the opposite order in every other turn; the overhead is
+the median of the difference within each turn. `Stream.add` is timed apart.
 """
 
 from __future__ import annotations
@@ -59,11 +57,7 @@ class Overhead:
 
 
 def time_overhead(timed: Timed, seconds: float = 5.0, threads: int | None = None) -> Overhead:
-    """Measure an artifact in this process, which should be a fresh one.
-
-    Args:
-        seconds: Shortest time that all turns take together.
-        threads: CPU threads of the engine; None for its own choice.
+    """Measure an artifact in this process, which should be a fresh one, for at least `seconds`.
 
     Raises:
         InferenceError: both calls do not give the same logits.

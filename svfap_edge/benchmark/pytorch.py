@@ -58,11 +58,6 @@ def open_model(
 
     def call_of(batch: int) -> Callable[[], object]:
         clips = torch.randn(batch, 3, config.frames, config.size, config.size, dtype=kind)
-
-        def infer() -> object:
-            with torch.inference_mode():
-                return model(clips)
-
-        return infer
+        return torch.inference_mode()(lambda: model(clips))
 
     return call_of

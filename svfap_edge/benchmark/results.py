@@ -43,6 +43,7 @@ class BenchmarkOptions:
         seconds: Time that each measurement of an artifact takes, all rounds together.
         rounds: Processes of each measurement.
         cold: Counted cold starts without cache, and as many with it.
+        threads: CPU threads of the engine; None for its own choice.
         batches: Numbers of clips in a call; one clip is always measured.
         isa: Instruction set that oneDNN (in OpenVINO and PyTorch) may use at most, out of `ISAS`.
     """

@@ -2,8 +2,7 @@
 of the whole application by stage.
 
 Every measurement runs in a fresh process. In each round all artifacts take their turn, in the
-opposite order in every other round, so that a machine that grows slower slows all of them; a
-comparison takes the ratio within each round.
+opposite order in every other round; a comparison takes the ratio within each round.
 """
 
 from __future__ import annotations
@@ -25,8 +24,6 @@ from .processes import run_apart
 from .results import Benchmark, BenchmarkOptions, LeftOut, Row, compare
 from .stages import time_stages
 from .timing import Timed, cold_start, time_model
-
-__all__ = ["Benchmark", "BenchmarkOptions", "benchmark", "runnable"]
 
 MIN_CALLS = 3
 """Smallest number of counted calls in a process, however slow the model."""
@@ -183,11 +180,11 @@ def _start_cold(
 
 
 def _count_starts(row: Row, cache: Path, threads: int | None) -> None:
-    found = cold_start(row.timed, threads, "off")
-    row.uncached_s.append(found.seconds)
-    row.peak_mb = max(row.peak_mb, found.peak_mb)
+    seconds, peak_mb = cold_start(row.timed, threads, "off")
+    row.uncached_s.append(seconds)
+    row.peak_mb = max(row.peak_mb, peak_mb)
     if any(file.is_file() for file in cache.rglob("*")):
-        row.cached_s.append(cold_start(row.timed, threads, str(cache)).seconds)
+        row.cached_s.append(cold_start(row.timed, threads, str(cache))[0])
 
 
 def _take_turn(row: Row, options: BenchmarkOptions) -> None:

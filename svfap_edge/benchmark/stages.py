@@ -56,14 +56,9 @@ def time_stages(
     face_model: Path | None = None,
     threads: int | None = None,
 ) -> StageTimes:
-    """Run the application in this process, which should be a fresh one.
+    """Run the application in this process, which should be a fresh one, for at least `seconds`.
 
-    Args:
-        timed: An artifact.
-        source: A video or "sample"; a short one is repeated.
-        seconds: Shortest time to run.
-        detector, face_model: As `svfap_edge.perception.detectors.open_detector` takes them.
-        threads: CPU threads of the engine; None for its own choice.
+    A short source is repeated. The other arguments are as in `BenchmarkOptions`.
     """
     import numpy as np
 

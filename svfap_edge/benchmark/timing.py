@@ -60,14 +60,6 @@ class ModelTimes:
     ms: dict[int, list[float]]
 
 
-@dataclass(frozen=True)
-class ColdStart:
-    """Seconds from the start of a process to its first prediction, and its most memory in MB."""
-
-    seconds: float
-    peak_mb: float
-
-
 def time_artifacts(
     artifacts: Sequence[Timed],
     *,
@@ -101,7 +93,6 @@ def time_model(
         calls: Smallest number of calls of each batch size.
         seconds: Shortest time that the calls of each batch size take together.
         batches: Numbers of clips in a call; with none, the model is only loaded.
-        threads: CPU threads of the engine; None for its own choice.
     """
     if timed.engine == pytorch.NAME:
         call_of = pytorch.open_model(timed.bundle, timed.artifact, threads)
@@ -116,21 +107,20 @@ def time_model(
         return ModelTimes(loaded.spec.precision, ms)
 
 
-def cold_start(timed: Timed, threads: int | None = None, cache: str | None = None) -> ColdStart:
-    """Start a process that loads the model and predicts once.
+def cold_start(
+    timed: Timed, threads: int | None = None, cache: str | None = None
+) -> tuple[float, float]:
+    """The seconds from the start of a process to its first prediction, and its most memory in MB.
 
-    The file system's cache is as warm as the last start left it; only a reboot empties it.
-
-    Args:
-        threads: CPU threads of the engine; None for its own choice.
-        cache: Folder that overrules `SVFAP_EDGE_CACHE`; "off" for no cache.
+    The file system's cache is as warm as the last start left it; only a reboot empties it. A
+    `cache`, a folder or "off", overrules `SVFAP_EDGE_CACHE`.
     """
     environment = {} if cache is None else {"SVFAP_EDGE_CACHE": cache}
     start = time.time()  # the one clock that two processes share everywhere
     predicted, peak_mb = run_apart(
         predict_once, f"Starting {timed}", environment, timed=timed, threads=threads
     )
-    return ColdStart(predicted - start, peak_mb)
+    return predicted - start, peak_mb
 
 
 def predict_once(timed: Timed, threads: int | None) -> tuple[float, float]:

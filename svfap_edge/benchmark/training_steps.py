@@ -1,7 +1,6 @@
 """Clips a second of a training step, beside the same step written as in the published code.
 
-The published code trains in fp32 with the attention's three products written out. Each variant runs
-in a fresh process, the variants take turns, and a ratio is that of the medians.
+Each variant runs in a fresh process, the variants take turns, and a ratio is that of the medians.
 """
 
 from __future__ import annotations
@@ -47,13 +46,7 @@ def time_training(
     steps: int = 3,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[TrainingSpeed]:
-    """Time every variant of every preset.
-
-    Args:
-        presets: Names out of `svfap_edge.training.model.PRESETS`.
-        batch: Clips of a step.
-        rounds: Processes of each variant.
-        steps: Counted steps of a process.
+    """Time every variant of every preset: `rounds` processes, each of `steps` steps that count.
 
     Raises:
         ConfigError: no preset of that name.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from svfap_edge.benchmark.capacity import Capacity
-    from svfap_edge.benchmark.rounds import Benchmark
+    from svfap_edge.benchmark.results import Benchmark
     from svfap_edge.bundle import Bundle
 
 
@@ -92,7 +92,7 @@ def benchmark(
         names = options.split(compare) or []
         if compare is not None and len(names) < 2:
             raise SvfapError(f"--compare needs two or more, such as A,B; got '{compare}'.")
-        from svfap_edge.benchmark.rounds import BenchmarkOptions
+        from svfap_edge.benchmark.results import BenchmarkOptions
         from svfap_edge.benchmark.rounds import benchmark as measure
         from svfap_edge.bundle import Bundle
         from svfap_edge.perception.detectors import check_detector

@@ -60,13 +60,9 @@ def warn(text: str) -> None:
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Turn an error into a message and an exit code.
+    """Turn an `SvfapError`, Ctrl-C or a closed output into a message and an exit code.
 
-    Args:
-        as_json: Print the error as a JSON object on standard output, not as text on standard error.
-
-    Raises:
-        typer.Exit: always when an `SvfapError`, Ctrl-C or a closed output ended the command.
+    With `--json` an error is a JSON object on standard output, otherwise text on standard error.
     """
     try:
         yield
@@ -88,15 +84,8 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 @contextmanager
 def requiring(extra: str, what: str) -> Iterator[None]:
-    """Import packages of an extra in this context.
-
-    Args:
-        extra: Name of the extra, such as "export".
-        what: Begins the message: "Exporting".
-
-    Raises:
-        DependencyMissing: a package is not installed; the message names it and the extra.
-    """
+    """Raise a DependencyMissing that begins with `what` and names the package and its extra, if a
+    package cannot be imported in this context."""
     try:
         yield
     except ImportError as error:

@@ -12,7 +12,7 @@ from .options import ArtifactNames, DetectorName, EngineName, FaceModel, Json, s
 
 if TYPE_CHECKING:
     from svfap_edge.bundle import Bundle
-    from svfap_edge.evaluation.analysis_types import Analysis, ArtifactAnalysis
+    from svfap_edge.evaluation.analysis_types import Analysis
 
 
 def evaluate(
@@ -92,10 +92,7 @@ def evaluate(
 def _record(bundles: list[Bundle], found: Analysis) -> None:
     from svfap_edge.bundle import record_quality
 
-    rows: list[tuple[ArtifactAnalysis, dict[str, float]]] = [(found.baseline, {})]
-    rows += [
-        (c.artifact, {d.metric: round(d.points, 2) for d in c.drops}) for c in found.candidates
-    ]
+    drops = [{}, *({d.metric: round(d.points, 2) for d in c.drops} for c in found.candidates)]
     for bundle in bundles:
         measured = {
             row.artifact: {
@@ -103,7 +100,7 @@ def _record(bundles: list[Bundle], found: Analysis) -> None:
                 "data": f"{found.data}, {found.files} files, {found.created[:10]}",
                 **({"drop_points": drop} if drop else {}),
             }
-            for row, drop in rows
+            for row, drop in zip(found.artifacts, drops, strict=True)
             if row.path == str(bundle.path)
         }
         record_quality(bundle, measured)
@@ -116,7 +113,7 @@ def _print_evaluation(found: Analysis) -> None:
     )
     primary = [m.name for m in found.baseline.metrics if m.low is not None]
     rows = table("artifact", *primary, "p50 ms", "MB")
-    for row in (found.baseline, *(c.artifact for c in found.candidates)):
+    for row in found.artifacts:
         cells = [f"{m.value:.3f}" for m in row.metrics if m.low is not None]
         latency = f"{row.latency.p50_ms:.1f}" if row.latency else "-"
         rows.add_row(

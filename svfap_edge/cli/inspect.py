@@ -12,6 +12,9 @@ from svfap_edge.errors import SvfapError
 from .console import console, print_json, reporting, requiring, table
 from .options import Depths, Heads, Json
 
+PLAIN = (type(None), bool, int, float, str)
+"""Types of a checkpoint's own settings that are shown."""
+
 
 def inspect(
     path: Annotated[
@@ -99,7 +102,7 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         "parameters": loaded.parameters,
         "config": config.to_dict(),
         **({"epoch": loaded.info["epoch"]} if "epoch" in loaded.info else {}),
-        "args": {k: v for k, v in loaded.info.get("args", {}).items() if _plain(v)},
+        "args": {k: v for k, v in loaded.info.get("args", {}).items() if isinstance(v, PLAIN)},
     }
     if as_json:
         print_json(content)
@@ -115,10 +118,6 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         if key in content["args"]:
             out.print(f"{key:<11} {content['args'][key]}")
     out.print(f"next        svfap-edge export {path} --task TASK -o DIR")
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:

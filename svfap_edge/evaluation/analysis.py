@@ -1,9 +1,4 @@
-"""Analysis of an evaluation: metrics with intervals, what each artifact lost, and a verdict.
-
-analysis = analyse(Evaluation(task, "test.txt", ..., baseline=fp32, candidates=(int8,)))
-for candidate in analysis.candidates:
-    print(candidate.verdict)
-"""
+"""Analysis of an evaluation: metrics with intervals, what each artifact lost, and a verdict."""
 
 from __future__ import annotations
 
@@ -32,8 +27,6 @@ from .analysis_types import (
     Right,
 )
 from .verdict import judge, sentence
-
-__all__ = ["Analysis", "ArtifactPredictions", "Evaluation", "analyse"]
 
 DEFAULT_LIMIT = 1.0
 """Points that a metric may drop when the user set no limit. Only the verdict uses it."""
@@ -82,6 +75,10 @@ def _compare(
     limit: float,
 ) -> CandidateAnalysis:
     drops = _drops(evaluation, result, baseline, artifact)
+    mcnemar = None
+    if evaluation.task.kind == "classes":
+        right = [r.predicted == evaluation.targets for r in (evaluation.baseline, result)]
+        mcnemar = McNemar(*metrics.mcnemar_exact(*right))
     speedup = None
     if baseline.latency and artifact.latency:
         speedup = baseline.latency.p50_ms / artifact.latency.p50_ms
@@ -89,13 +86,12 @@ def _compare(
     files = len(evaluation.files)
     outcome, drop = judge(drops, files, limit, speedup, shrink)
     allowed = evaluation.max_drop
-    classes = evaluation.task.kind == "classes"
     return CandidateAnalysis(
         artifact=artifact,
         drops=drops,
-        mcnemar=_mcnemar(evaluation, result) if classes else None,
+        mcnemar=mcnemar,
         agreement=_agreement(evaluation, result),
-        flips=_flips(evaluation, result) if classes else (),
+        flips=_flips(evaluation, result) if mcnemar else (),
         speedup=speedup,
         outcome=outcome,
         verdict=sentence(outcome, drop, baseline, artifact, files, limit, speedup),
@@ -123,8 +119,15 @@ def _measure(
             for i, (label, (recall, f1)) in enumerate(zip(task.labels, scores, strict=True))
         )
     else:
-        outputs = _output_scores(task, targets, result.scores)
+        span = task.high - task.low
+        outputs = tuple(
+            OutputScore(
+                label, metrics.pcc(x, y), metrics.ccc(x, y), metrics.one_minus_mae(x, y, span)
+            )
+            for label, x, y in zip(task.labels, targets.T, result.scores.T, strict=True)
+        )
         values = _output_metrics(task, targets, result.scores, outputs)
+    order = {metric: place for place, metric in enumerate(task.metrics)}
     return ArtifactAnalysis(
         name=name,
         artifact=result.name,
@@ -133,7 +136,8 @@ def _measure(
         engine=result.engine,
         precision=result.precision,
         bytes=result.bytes,
-        metrics=values,
+        # In the order in which the field reports them; what it does not report comes last.
+        metrics=tuple(sorted(values, key=lambda m: order.get(m.name, len(order)))),
         classes=classes,
         outputs=outputs,
         confusion=tuple(tuple(int(v) for v in row) for row in matrix),
@@ -146,24 +150,12 @@ def _class_metrics(
 ) -> tuple[Metric, ...]:
     correct = (result.predicted == targets)[:, None]
     draws = intervals.resampled_uar_war(targets, correct, len(task.labels))[:, :, 0]
-    primary = _primary_first(
-        task,
+    return (
         Metric("UAR", metrics.uar(matrix), *intervals.interval(draws[:, 0])),
         Metric("WAR", metrics.war(matrix), *intervals.interval(draws[:, 1])),
-    )
-    return (
-        *primary,
         Metric("macro F1", metrics.macro_f1(matrix)),
         Metric("weighted F1", metrics.weighted_f1(matrix)),
         Metric("ECE", metrics.ece(result.scores, targets)),
-    )
-
-
-def _output_scores(task: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[OutputScore, ...]:
-    span = task.high - task.low
-    return tuple(
-        OutputScore(label, metrics.pcc(x, y), metrics.ccc(x, y), metrics.one_minus_mae(x, y, span))
-        for label, x, y in zip(task.labels, targets.T, scores.T, strict=True)
     )
 
 
@@ -172,19 +164,10 @@ def _output_metrics(
 ) -> tuple[Metric, ...]:
     draws = intervals.resampled_agreement(targets, scores, task.high - task.low)
     means = np.mean([(o.pcc, o.ccc, o.one_minus_mae) for o in outputs], axis=0)
-    return _primary_first(
-        task,
-        *(
-            Metric(name, float(mean), *intervals.interval(draws[:, i]))
-            for i, (name, mean) in enumerate(zip(intervals.AGREEMENT, means, strict=True))
-        ),
+    return tuple(
+        Metric(name, float(mean), *intervals.interval(draws[:, i]))
+        for i, (name, mean) in enumerate(zip(intervals.AGREEMENT, means, strict=True))
     )
-
-
-def _primary_first(task: Task, *found: Metric) -> tuple[Metric, ...]:
-    """In the order that the task's field reports them; what it does not report comes last."""
-    order = {name: i for i, name in enumerate(task.metrics)}
-    return tuple(sorted(found, key=lambda m: order.get(m.name, len(order))))
 
 
 def _drops(
@@ -214,11 +197,6 @@ def _drops(
         for ours, theirs in zip(baseline.metrics, artifact.metrics, strict=True)
         if ours.name in column
     )
-
-
-def _mcnemar(evaluation: Evaluation, result: ArtifactPredictions) -> McNemar:
-    ours, theirs = (r.predicted == evaluation.targets for r in (evaluation.baseline, result))
-    return McNemar(*metrics.mcnemar_exact(ours, theirs))
 
 
 def _agreement(evaluation: Evaluation, result: ArtifactPredictions) -> float:

@@ -243,11 +243,9 @@ class Analysis:
 
     Attributes:
         task, kind, labels: Name, kind and output order of the task.
-        data, data_sha256: Name of the list or folder of labelled files, and digest of the list.
         files: Number of files with a prediction.
-        missing: Names of the files without one.
         coverage: Share of all files that have a prediction.
-        max_drop: Points that a primary metric may drop by at most; None for no limit.
+        data, data_sha256, missing, machine, created, max_drop: As in `Evaluation`.
         limit: Points used by the verdicts: max_drop, or `analysis.DEFAULT_LIMIT`.
     """
 
@@ -265,6 +263,11 @@ class Analysis:
     candidates: tuple[CandidateAnalysis, ...]
     machine: dict[str, str]
     created: str
+
+    @property
+    def artifacts(self) -> tuple[ArtifactAnalysis, ...]:
+        """Figures of the baseline, then those of the candidates."""
+        return (self.baseline, *(c.artifact for c in self.candidates))
 
     @property
     def passed(self) -> bool | None:

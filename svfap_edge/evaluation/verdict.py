@@ -39,10 +39,8 @@ def judge(
 
     Args:
         drops: Drops of the primary metrics, the most important one first.
-        files: Number of files.
         limit: Points that a metric may drop by.
-        speedup: Baseline p50 / candidate p50; None when not measured.
-        shrink: Baseline size / candidate size.
+        speedup, shrink: Latency and size of the baseline, divided by those of the candidate.
 
     Returns:
         The rule, and the drop to show with it: the first that meets it, else the first of all.

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from svfap_edge.errors import SourceError, TaskError
-from svfap_edge.evaluation.analysis import ArtifactPredictions, Evaluation, analyse
-from svfap_edge.evaluation.analysis_types import Drop
+from svfap_edge.evaluation.analysis import analyse
+from svfap_edge.evaluation.analysis_types import ArtifactPredictions, Drop, Evaluation
 from svfap_edge.evaluation.verdict import judge, signed
 from svfap_edge.tasks import TASKS, Task
 

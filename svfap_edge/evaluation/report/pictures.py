@@ -13,7 +13,7 @@ import numpy as np
 from svfap_edge.evaluation.analysis_types import Analysis
 from svfap_edge.sinks.palette import PALETTE
 
-from .tables import artifacts_of, megabytes
+from .tables import megabytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -49,28 +49,23 @@ class Picture:
 
 
 def draw_pictures(analysis: Analysis) -> list[Picture]:
-    pictures = []
+    def add(draw: Callable[[Analysis], Figure], name: str, title: str, text: str) -> None:
+        buffer = io.BytesIO()
+        figure = draw(analysis)
+        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+        pictures.append(Picture(name, title, text, buffer.getvalue()))
+
+    pictures: list[Picture] = []
     if analysis.candidates:
         text = f"Change of each primary metric against {analysis.baseline.name}, with intervals"
-        pictures.append(Picture("drop.png", "Change", text, _png(_draw_changes, analysis)))
-    measured = [a for a in artifacts_of(analysis) if a.latency]
-    if measured:
+        add(_draw_changes, "drop.png", "Change", text)
+    if any(artifact.latency for artifact in analysis.artifacts):
         text = "Accuracy over the latency of one clip; the area of a point is the artifact's size"
-        pictures.append(
-            Picture("speed.png", "Speed and accuracy", text, _png(_draw_speed, analysis))
-        )
+        add(_draw_speed, "speed.png", "Speed and accuracy", text)
     if analysis.kind == "classes":
         text = "Confusion matrix of each artifact: rows are true classes, columns predicted ones"
-        pictures.append(
-            Picture("confusion.png", "Confusion", text, _png(_draw_confusion, analysis))
-        )
+        add(_draw_confusion, "confusion.png", "Confusion", text)
     return pictures
-
-
-def _png(draw: Callable[[Analysis], Figure], analysis: Analysis) -> bytes:
-    buffer = io.BytesIO()
-    draw(analysis).savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
-    return buffer.getvalue()
 
 
 def _draw_changes(analysis: Analysis) -> Figure:
@@ -115,7 +110,7 @@ def _draw_speed(analysis: Analysis) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    artifacts = artifacts_of(analysis)
+    artifacts = analysis.artifacts
     metric = analysis.baseline.metrics[0].name
     factor = 100 if analysis.kind == "classes" else 1
     largest = max(a.bytes for a in artifacts) or 1
@@ -171,7 +166,7 @@ def _draw_confusion(analysis: Analysis) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    artifacts = artifacts_of(analysis)
+    artifacts = analysis.artifacts
     labels = [_plain_text(_short(label, 14)) for label in analysis.labels]
     short = _short_names(analysis)
     side = max(2.2, 0.36 * len(labels) + 0.3)
@@ -226,7 +221,7 @@ def _tidy(ax: Axes) -> None:
 
 def _short_names(analysis: Analysis) -> dict[str, str]:
     """Shortened names of the artifacts; the full ones where two would become the same."""
-    names = [artifact.name for artifact in artifacts_of(analysis)]
+    names = [artifact.name for artifact in analysis.artifacts]
     short = {name: _short(name) for name in names}
     return short if len(set(short.values())) == len(short) else {name: name for name in names}
 

@@ -80,10 +80,6 @@ def tables_of(analysis: Analysis) -> list[Table]:
     return tables
 
 
-def artifacts_of(analysis: Analysis) -> list[ArtifactAnalysis]:
-    return [analysis.baseline, *(c.artifact for c in analysis.candidates)]
-
-
 def _accuracy_table(analysis: Analysis) -> Table:
     baseline = analysis.baseline
     unit = " %" if analysis.kind == "classes" else ""
@@ -149,7 +145,7 @@ def _comparison_table(analysis: Analysis) -> Table:
 def _speed_table(analysis: Analysis) -> Table:
     speedups = [None, *(c.speedup for c in analysis.candidates)]
     rows: list[tuple[str, ...]] = []
-    for artifact, speedup in zip(artifacts_of(analysis), speedups, strict=True):
+    for artifact, speedup in zip(analysis.artifacts, speedups, strict=True):
         latency = artifact.latency
         times = (f"{latency.p50_ms:.1f}", f"{latency.p95_ms:.1f}") if latency else ("–", "–")
         speed = "–" if speedup is None else f"{speedup:.2f}x"
@@ -157,7 +153,7 @@ def _speed_table(analysis: Analysis) -> Table:
         columns = (artifact.name, artifact.bundle, artifact.engine, artifact.precision)
         rows.append((*columns, size, *times, speed if rows else ""))
     header = ("Artifact", "bundle", "engine", "precision", "MB", "p50 ms", "p95 ms", "speed")
-    clips = max((a.latency.clips for a in artifacts_of(analysis) if a.latency), default=0)
+    clips = max((a.latency.clips for a in analysis.artifacts if a.latency), default=0)
     note = (
         f"One clip at a time, {clips:,} times: half of the predictions came within p50, 95 % "
         f"within p95. Speed against {analysis.baseline.name}."
@@ -167,32 +163,22 @@ def _speed_table(analysis: Analysis) -> Table:
 
 
 def _class_table(analysis: Analysis) -> Table:
-    artifacts = artifacts_of(analysis)
-    rows = [
-        (
-            label,
-            f"{analysis.baseline.classes[i].count:,}",
-            *(_number(analysis, artifact.classes[i].recall) for artifact in artifacts),
-        )
-        for i, label in enumerate(analysis.labels)
-    ]
-    header = ("Class", "files", *(artifact.name for artifact in artifacts))
+    rows = []
+    for i, label in enumerate(analysis.labels):
+        recalls = [_number(analysis, a.classes[i].recall) for a in analysis.artifacts]
+        rows.append((label, f"{analysis.baseline.classes[i].count:,}", *recalls))
+    header = ("Class", "files", *(artifact.name for artifact in analysis.artifacts))
     return Table("Recall of each class, %", header, tuple(rows))
 
 
 def _output_table(analysis: Analysis) -> Table:
-    artifacts = artifacts_of(analysis)
     fields = {"PCC": "pcc", "CCC": "ccc", "1-MAE": "one_minus_mae"}
-    rows = [
-        (
-            label,
-            metric.name,
-            *(_number(analysis, getattr(a.outputs[i], fields[metric.name])) for a in artifacts),
-        )
-        for i, label in enumerate(analysis.labels)
-        for metric in analysis.baseline.metrics
-    ]
-    header = ("Output", "metric", *(artifact.name for artifact in artifacts))
+    rows = []
+    for i, label in enumerate(analysis.labels):
+        for metric in analysis.baseline.metrics:
+            values = [getattr(a.outputs[i], fields[metric.name]) for a in analysis.artifacts]
+            rows.append((label, metric.name, *(_number(analysis, value) for value in values)))
+    header = ("Output", "metric", *(artifact.name for artifact in analysis.artifacts))
     return Table("Each output", header, tuple(rows), words=2)
 
 
