@@ -158,11 +158,9 @@ def play(
 
 
 def read_frames(source: str, seconds: float) -> tuple[list[np.ndarray], float]:
-    """Read the first seconds of a video.
+    """Read the first seconds of a video, and measure the mean milliseconds to decode a frame.
 
-    Returns:
-        Frames, (H, W, 3) uint8 RGB, repeated or left out so that they are 1/30 s apart; and the
-        mean milliseconds to decode a frame.
+    The frames, (H, W, 3) uint8 RGB, are repeated or left out so that they are 1/30 s apart.
 
     Raises:
         SourceError: the video cannot be read, or is empty.

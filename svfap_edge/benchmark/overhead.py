@@ -129,14 +129,8 @@ def _adding_ms(engine: Engine) -> float:
 
 
 def raw_call(engine: Engine, clip: np.ndarray) -> tuple[str, Callable[[], np.ndarray]]:
-    """The library's own call for a clip, as its user would write it.
-
-    Args:
-        clip: (1, frames, size, size, 3) uint8 RGB.
-
-    Returns:
-        The name of the library's call, and a function that makes it and returns the logits (1, L).
-    """
+    """The library's own call as its user would write it: its name, and a function that makes it for
+    a clip, (1, frames, size, size, 3) uint8 RGB, and returns the logits, (1, L)."""
     backend: Any = engine.backend
     if (session := getattr(backend, "_session", None)) is not None:
         return "InferenceSession.run", lambda: np.asarray(session.run(None, {INPUT_NAME: clip})[0])

@@ -56,7 +56,7 @@ def answer_of(
     """Run Python in a fresh process that prints its answer, JSON, as its last line.
 
     Args:
-        arguments: Arguments of the interpreter: "-m", a module, and its options.
+        arguments: Arguments of the interpreter.
         what: Begins the message of an error: "Timing fp32.onnx on openvino".
         environment: Variables added to those of this process.
         timeout_s: Seconds after which the process is ended; None to wait for ever.
@@ -135,7 +135,7 @@ def _json_of(content: Any) -> str:
 
 def _value_of(content: Any, kind: Any) -> Any:
     """What was made plain for JSON, as this type again."""
-    return msgspec.convert(content, kind, str_keys=True, dec_hook=lambda plain, value: plain(value))
+    return msgspec.convert(content, kind, str_keys=True, dec_hook=lambda path, text: path(text))
 
 
 if __name__ == "__main__":

@@ -73,11 +73,7 @@ def benchmark(
 def runnable(
     bundle: Bundle, artifacts: Sequence[str] | None = None, engine: str = "all"
 ) -> tuple[list[Timed], list[LeftOut]]:
-    """Find what the installed engines should run, and what they cannot.
-
-    Args:
-        artifacts: Names of artifacts; None for all of the bundle.
-        engine: "all", "auto", or a name, as in `BenchmarkOptions`.
+    """Find what the installed engines should run, and what they cannot; see `BenchmarkOptions`.
 
     Raises:
         BundleError: no such artifact.

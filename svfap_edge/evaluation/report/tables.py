@@ -35,8 +35,7 @@ class Table:
     """Text of a table, for the page and for Markdown alike.
 
     Attributes:
-        title: Heading above the table.
-        header: Heading of each column.
+        title, header: Heading of the table, and of each column.
         rows: Text of the cells; a second line in a cell follows a newline.
         words: Number of columns of words, on the left; the others are numbers, aligned right.
         note: Paragraph below the table.
