@@ -49,10 +49,13 @@ class Picture:
 
 
 def draw_pictures(analysis: Analysis) -> list[Picture]:
+    from matplotlib import rc_context
+
     def add(draw: Callable[[Analysis], Figure], name: str, title: str, text: str) -> None:
         buffer = io.BytesIO()
-        figure = draw(analysis)
-        figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+        with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+            figure = draw(analysis)
+            figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
         pictures.append(Picture(name, title, text, buffer.getvalue()))
 
     pictures: list[Picture] = []
@@ -89,13 +92,11 @@ def _draw_changes(analysis: Analysis) -> Figure:
     ax.set(
         xlim=(min(edges) - margin, max(edges) + margin),
         ylim=(len(rows) - 0.5, -0.5),
-        xlabel=_plain_text(
-            f"points against {analysis.baseline.name} (left is worse; bars: 95 % interval)"
-        ),
+        xlabel=f"points against {analysis.baseline.name} (left is worse; bars: 95 % interval)",
     )
     short = _short_names(analysis)
     names = [f"{short[c.artifact.name]}  {drop.metric}" for c, drop in rows]
-    ax.set_yticks(range(len(rows)), [_plain_text(name) for name in names])
+    ax.set_yticks(range(len(rows)), names)
     ax.annotate(
         f"limit {-analysis.limit:g}", (-analysis.limit, 1), (0, 4), ha="center", fontsize=8,
         color=BAD, xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -122,7 +123,7 @@ def _draw_speed(analysis: Analysis) -> Figure:
             continue
         look: dict[str, Any] = {
             "marker": MARKERS[i % len(MARKERS)], "color": COLORS[i % len(COLORS)],
-            "label": _plain_text(f"{short[artifact.name]}, {megabytes(artifact.bytes)} MB"),
+            "label": f"{short[artifact.name]}, {megabytes(artifact.bytes)} MB",
         }  # fmt: skip
         x, y = artifact.latency.p50_ms, factor * artifact.metrics[0].value
         points.append((x, y))
@@ -167,7 +168,7 @@ def _draw_confusion(analysis: Analysis) -> Figure:
     from matplotlib.figure import Figure
 
     artifacts = analysis.artifacts
-    labels = [_plain_text(_short(label, 14)) for label in analysis.labels]
+    labels = [_short(label, 14) for label in analysis.labels]
     short = _short_names(analysis)
     side = max(2.2, 0.36 * len(labels) + 0.3)
     columns = max(1, min(PANELS_PER_ROW, len(artifacts), int(PAGE_INCHES / side)))
@@ -181,10 +182,8 @@ def _draw_confusion(analysis: Analysis) -> Figure:
         _draw_matrix(ax, np.array(artifact.confusion), labels, colors)
         value = artifact.metrics[0]
         ax.set_title(
-            _plain_text(
-                f"{short[artifact.name]}{' (baseline)' if artifact is artifacts[0] else ''}\n"
-                f"{value.name} {100 * value.value:.1f} %"
-            ),
+            f"{short[artifact.name]}{' (baseline)' if artifact is artifacts[0] else ''}\n"
+            f"{value.name} {100 * value.value:.1f} %",
             fontsize=9,
         )
     for ax in grid[:, 0]:
@@ -230,8 +229,3 @@ def _short(text: str, width: int = 30) -> str:
     """Shortened in the middle: names that differ often do so at their end."""
     half = (width - 1) // 2
     return text if len(text) <= width else f"{text[:half]}…{text[-half:]}"
-
-
-def _plain_text(text: str) -> str:
-    """Keep matplotlib from reading a dollar sign as mathematics."""
-    return text.replace("$", r"\$")
