@@ -2,8 +2,7 @@
 
 Frames of a real video with one face are decoded once and played to more and more cameras, forwards
 and backwards without a cut, at 30 fps of simulated time. A number of cameras is held if processing
-a second of all of them takes no more than a second. Decoding is not part of it, because cameras
-deliver frames in many ways; the time to decode this video is given beside the result.
+a second of all of them takes no more than a second; decoding is not part of it.
 """
 
 from __future__ import annotations
@@ -61,17 +60,10 @@ class Trial:
 
 @dataclass(frozen=True)
 class Capacity:
-    """The most cameras held, and all numbers tried.
-
-    Attributes:
-        cameras: The most cameras held; 0 if not even one is.
-        trials: What each number took that was tried, in ascending order.
-        decode_ms: Mean milliseconds to decode a frame of the video.
-    """
+    """The most cameras held, 0 if not even one is, and all trials by their number of cameras."""
 
     cameras: int
     trials: tuple[Trial, ...]
-    decode_ms: float
 
     @property
     def at_limit(self) -> Trial:
@@ -84,7 +76,6 @@ def find_capacity(
     frames: Sequence[np.ndarray],
     *,
     seconds: float = 4.0,
-    decode_ms: float = 0.0,
     workers: int = 1,
     progress: Callable[[str], None] = lambda message: None,
     **options: Any,
@@ -94,10 +85,7 @@ def find_capacity(
     Args:
         frames: (H, W, 3) uint8 RGB, 1/30 s apart, with one face.
         seconds: Simulated seconds for each number of cameras.
-        decode_ms: Mean milliseconds to decode a frame, for the result.
-        workers: Threads that look at frames, as `Cameras` takes it.
-        progress: Called with what begins.
-        options: Other options of `Cameras`.
+        workers, options: As `Cameras` takes them.
     """
     trials: dict[int, Trial] = {}
 
@@ -113,7 +101,7 @@ def find_capacity(
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if held(middle) else (low, middle)
-    return Capacity(low, tuple(trials[count] for count in sorted(trials)), decode_ms)
+    return Capacity(low, tuple(trials[count] for count in sorted(trials)))
 
 
 def play(
@@ -128,6 +116,7 @@ def play(
 ) -> Trial:
     """Process `count` cameras for `seconds` of simulated time; options as in `find_capacity`."""
     names = [f"camera{k}" for k in range(count)]
+    cycle = [*frames, *frames[-2:0:-1]]  # there and back
     warm = round((engine.spec.clip.span_s + WARM_UP_S) * CAMERA_FPS)
     # Whole hops are counted: all people are predicted in the same frame of each.
     counted = round(max(1, round(seconds / hop_s)) * hop_s * CAMERA_FPS)
@@ -137,7 +126,7 @@ def play(
     with Cameras(engine, names, workers=workers, hop_s=hop_s, **options) as cameras:
         for number in range(warm + counted):
             pictures = {
-                name: (frames[_there_and_back(number + 7 * k, len(frames))], number / CAMERA_FPS)
+                name: (cycle[(number + 7 * k) % len(cycle)], number / CAMERA_FPS)
                 for k, name in enumerate(names)
             }
             before = _spent(cameras)
@@ -169,11 +158,9 @@ def play(
 
 
 def read_frames(source: str, seconds: float) -> tuple[list[np.ndarray], float]:
-    """Read the first seconds of a video.
+    """Read the first seconds of a video, and measure the mean milliseconds to decode a frame.
 
-    Returns:
-        Frames, (H, W, 3) uint8 RGB, repeated or left out so that they are 1/30 s apart; and the
-        mean milliseconds to decode a frame.
+    The frames, (H, W, 3) uint8 RGB, are repeated or left out so that they are 1/30 s apart.
 
     Raises:
         SourceError: the video cannot be read, or is empty.
@@ -194,13 +181,6 @@ def read_frames(source: str, seconds: float) -> tuple[list[np.ndarray], float]:
     if not frames:
         raise SourceError(f"'{source}' has no frames.")
     return frames, 1e3 * spent / decoded
-
-
-def _there_and_back(number: int, count: int) -> int:
-    if count == 1:
-        return 0
-    place = number % (2 * count - 2)
-    return min(place, 2 * count - 2 - place)
 
 
 def _spent(cameras: Cameras) -> dict[str, float]:

@@ -1,28 +1,24 @@
 """What `Engine.step` costs beyond the engine library's own call, on the same clip.
 
-Both are called in turns in one process, in the opposite order in every other turn, on one loaded
-model; the overhead is the median of the difference within each turn. `Engine.step` gathers the clip
-of a stream's frames, checks shapes and values, and makes a prediction of the logits; reading and
-resizing frames (`Stream.add`) is timed apart.
+Both are called in turns in one process, in the opposite order in every other turn; the overhead is
+the median of the difference within each turn. `Stream.add` is timed apart.
 """
 
 from __future__ import annotations
 
-import json
-import sys
+import itertools
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from svfap_edge.errors import InferenceError
-from svfap_edge.runtimes import Engine, Stream
+from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.backend import INPUT_NAME
 
-from .processes import answer_of, answering
-from .timing import WARM_UP, Timed
+from .timing import WARM_UP, Timed, time_calls
 
 MIN_TURNS = 20
 PARTS = 5
@@ -39,13 +35,11 @@ class Overhead:
     Attributes:
         name: The artifact and engine: "int8.onnx on openvino".
         precision: What the engine really computed in.
-        raw: Name of the library's call that was timed.
-        turns: Number of turns.
-        raw_ms: Time of the library's call.
+        raw, raw_ms: Name and time of the library's call.
         step_ms: Time of `Engine.step`.
         added_ms: Difference of both within a turn.
-        low_ms: Smallest median difference of a fifth of the turns.
-        high_ms: Largest median difference of a fifth of the turns.
+        share: Added time as a share of the library's call.
+        low_ms, high_ms: Smallest and largest median difference of a fifth of the turns.
         add_ms: Time of `Stream.add` with a frame of twice the model's side.
     """
 
@@ -56,135 +50,87 @@ class Overhead:
     raw_ms: float
     step_ms: float
     added_ms: float
+    share: float
     low_ms: float
     high_ms: float
     add_ms: float
 
-    @property
-    def share(self) -> float:
-        """Added time as a share of the library's call."""
-        return self.added_ms / self.raw_ms
-
-    def to_json(self) -> dict[str, Any]:
-        content = {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
-        return {**content, "share": round(self.share, 5)}
-
 
 def time_overhead(timed: Timed, seconds: float = 5.0, threads: int | None = None) -> Overhead:
-    """Measure in a fresh process.
-
-    Args:
-        timed: An artifact.
-        seconds: Shortest time that all turns take together.
-        threads: CPU threads of the engine; None for its own choice.
-
-    Raises:
-        SvfapError: the process failed; see `answer_of`.
-    """
-    job = {
-        "folder": str(timed.bundle),
-        "artifact": timed.artifact,
-        "engine": timed.engine,
-        "seconds": seconds,
-        "threads": threads,
-    }
-    return Overhead(**answer_of(["-m", __name__, json.dumps(job)], f"Timing {timed}"))
-
-
-def measure(
-    folder: str, artifact: str, engine: str, seconds: float, threads: int | None
-) -> Overhead:
-    """`time_overhead` in this process.
+    """Measure an artifact in this process, which should be a fresh one, for at least `seconds`.
 
     Raises:
         InferenceError: both calls do not give the same logits.
     """
-    with Engine.load(folder, artifact=artifact, engine=engine, threads=threads) as loaded:
-        turns = _Turns(loaded)
-        what, call = raw_call(loaded, turns.clip)
-        for _ in range(WARM_UP):
-            turns.prepare()
-            turns.compare(call())
-        raw: list[float] = []
-        step: list[float] = []
-        deadline = time.perf_counter() + seconds
-        while len(raw) < MIN_TURNS or time.perf_counter() < deadline:
-            turns.prepare()
-            order = ((call, raw), (turns.step, step))
-            for run, row in order if len(raw) % 2 == 0 else order[::-1]:
-                start = time.perf_counter()
-                run()
-                row.append((time.perf_counter() - start) * 1e3)
+    with timed.load(threads) as loaded:
+        what, raw, step = _time_both(loaded, seconds)
         difference = np.array(step) - np.array(raw)
         parts = [float(np.median(part)) for part in np.array_split(difference, PARTS)]
+        added_ms, raw_ms = float(np.median(difference)), float(np.median(raw))
         return Overhead(
-            name=f"{loaded.spec.artifact} on {loaded.spec.engine}",
+            name=str(timed),
             precision=loaded.spec.precision,
             raw=what,
             turns=len(raw),
-            raw_ms=float(np.median(raw)),
+            raw_ms=raw_ms,
             step_ms=float(np.median(step)),
-            added_ms=float(np.median(difference)),
+            added_ms=added_ms,
+            share=added_ms / raw_ms,
             low_ms=min(parts),
             high_ms=max(parts),
-            add_ms=turns.time_adding(),
+            add_ms=_adding_ms(loaded),
         )
 
 
-class _Turns:
-    """A stream with the same clip ready for every turn."""
+def _time_both(engine: Engine, seconds: float) -> tuple[str, list[float], list[float]]:
+    """The name of the library's call, and the milliseconds that it and `Engine.step` took in each
+    turn on one clip."""
+    spec = engine.spec.clip
+    clip = np.random.default_rng(0).integers(0, 256, (1, *spec.shape), np.uint8)
+    stream = engine.open_stream("overhead", hop_s=0.5 * spec.spacing_s, min_coverage=1.0)
+    ticks = itertools.count()
+    what, call = raw_call(engine, clip)
 
-    def __init__(self, engine: Engine) -> None:
-        spec = engine.spec.clip
-        random = np.random.default_rng(0)
-        self.clip = random.integers(0, 256, (1, *spec.shape), np.uint8)
-        self._engine = engine
-        self._spacing_s = spec.spacing_s
-        self._time_s = 0.0
-        self._stream = self._open("overhead")
-
-    def _open(self, name: str) -> Stream:
-        hop_s = 0.5 * self._spacing_s  # a clip is due with every frame
-        return self._engine.open_stream(name, hop_s=hop_s, min_coverage=1.0)
-
-    def prepare(self) -> None:
+    def prepare() -> None:
         """Make the clip ready: its frames once more, later in time."""
-        for frame in self.clip[0]:
-            self._time_s += self._spacing_s
-            self._stream.add(frame, self._time_s)
+        for frame in clip[0]:
+            stream.add(frame, next(ticks) * spec.spacing_s)
 
-    def step(self) -> np.ndarray:
-        (prediction,) = self._engine.step([self._stream])
+    def step() -> np.ndarray:
+        (prediction,) = engine.step([stream])
         return prediction.logits
 
-    def compare(self, raw: np.ndarray) -> None:
-        difference = float(np.abs(self.step() - raw[0]).max())
+    for _ in range(WARM_UP):
+        prepare()
+        difference = float(np.abs(step() - call()[0]).max())
         if not difference <= TOLERANCE:
             raise InferenceError(
                 f"Engine.step and the engine itself differ by {difference:.2g} on one clip."
             )
-
-    def time_adding(self) -> float:
-        """Median milliseconds of `Stream.add` with a frame that has to be resized."""
-        frame = np.repeat(np.repeat(self.clip[0, 0], 2, 0), 2, 1)
-        stream = self._open("adding")
-        found = []
-        for number in range(200):
+    spent: dict[Callable[[], np.ndarray], list[float]] = {call: [], step: []}
+    deadline = time.perf_counter() + seconds
+    while len(spent[call]) < MIN_TURNS or time.perf_counter() < deadline:
+        prepare()
+        for run in (call, step) if len(spent[call]) % 2 == 0 else (step, call):
             start = time.perf_counter()
-            stream.add(frame, number * self._spacing_s)
-            found.append((time.perf_counter() - start) * 1e3)
-        return float(np.median(found))
+            run()
+            spent[run].append((time.perf_counter() - start) * 1e3)
+    return what, spent[call], spent[step]
+
+
+def _adding_ms(engine: Engine) -> float:
+    """Median milliseconds of `Stream.add` with a frame that has to be resized."""
+    spec = engine.spec.clip
+    frame = np.zeros((2 * spec.size, 2 * spec.size, 3), np.uint8)
+    stream = engine.open_stream("adding", hop_s=0.5 * spec.spacing_s, min_coverage=1.0)
+    ticks = itertools.count()
+    found = time_calls(lambda: stream.add(frame, next(ticks) * spec.spacing_s), 200)
+    return float(np.median(found))
 
 
 def raw_call(engine: Engine, clip: np.ndarray) -> tuple[str, Callable[[], np.ndarray]]:
-    """The library's own call for a clip, as its user would write it.
-
-    Args:
-        clip: (1, frames, size, size, 3) uint8 RGB.
-
-    Returns:
-        The name of the library's call, and a function that makes it and returns the logits (1, L).
-    """
+    """The library's own call as its user would write it: its name, and a function that makes it for
+    a clip, (1, frames, size, size, 3) uint8 RGB, and returns the logits, (1, L)."""
     backend: Any = engine.backend
     if (session := getattr(backend, "_session", None)) is not None:
         return "InferenceSession.run", lambda: np.asarray(session.run(None, {INPUT_NAME: clip})[0])
@@ -197,8 +143,3 @@ def raw_call(engine: Engine, clip: np.ndarray) -> tuple[str, Callable[[], np.nda
 
         return "InferRequest.infer", infer
     return f"{type(backend).__name__}.run", lambda: np.asarray(backend.run(clip).logits)
-
-
-if __name__ == "__main__":
-    with answering() as answer:
-        answer(asdict(measure(**json.loads(sys.argv[1]))))

@@ -1,11 +1,12 @@
 """Python in a fresh process: what is measured or tried there cannot disturb, or crash, this one.
 
-The parent calls `answer_of`, the child answers within `answering`: with its result, or with the
-error that stopped it, as one line of JSON.
+The parent calls `run_apart`, or `answer_of` for a program of its own. The child answers within
+`answering`: with its result, or with the error that stopped it, as one line of JSON.
 """
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 import signal
@@ -13,13 +14,37 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any
+from typing import Any, TypeVar, get_type_hints
+
+import msgspec
 
 from svfap_edge import errors
 from svfap_edge.errors import InferenceError, SvfapError
 
+T = TypeVar("T")
+
 LAST_CHARACTERS = 400
 """Characters of what a failed process printed that its error repeats."""
+
+
+def run_apart(
+    function: Callable[..., T],
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    timeout_s: float | None = None,
+    **arguments: Any,
+) -> T:
+    """Call a function of a module in a fresh process.
+
+    Args:
+        function: Its annotations say what its arguments and its result are made of.
+        what, environment, timeout_s: As in `answer_of`, where the errors are described.
+        arguments: Arguments of the function: plain values, paths and dataclasses.
+    """
+    call = _json_of([function.__module__, function.__name__, arguments])
+    answer = answer_of(["-m", __name__, call], what, environment, timeout_s)
+    result: T = _value_of(answer, get_type_hints(function)["return"])
+    return result
 
 
 def answer_of(
@@ -31,7 +56,7 @@ def answer_of(
     """Run Python in a fresh process that prints its answer, JSON, as its last line.
 
     Args:
-        arguments: Arguments of the interpreter: "-m", a module, and its options.
+        arguments: Arguments of the interpreter.
         what: Begins the message of an error: "Timing fp32.onnx on openvino".
         environment: Variables added to those of this process.
         timeout_s: Seconds after which the process is ended; None to wait for ever.
@@ -75,7 +100,7 @@ def answering() -> Iterator[Callable[[Any], None]]:
     """
 
     def answer(content: Any) -> None:
-        print("\n" + json.dumps(content), flush=True)  # what a library printed may lack its end
+        print("\n" + _json_of(content), flush=True)  # what a library printed may lack its end
 
     try:
         yield answer
@@ -88,12 +113,7 @@ def _to_json(error: SvfapError) -> dict[str, Any]:
     """The error as its nearest class in `svfap_edge.errors`, which a parent can build again."""
     kind = next(k for k in type(error).__mro__ if k.__module__ == errors.__name__)
     arguments = error.args if kind is type(error) else (str(error),)
-    return {
-        "class": kind.__name__,
-        "message": str(error),
-        "arguments": [str(argument) for argument in arguments],
-        "exit_code": error.exit_code,
-    }
+    return {"class": kind.__name__, "arguments": [str(argument) for argument in arguments]}
 
 
 def _failure(code: int, answer: Any, said: str, what: str) -> SvfapError:
@@ -107,3 +127,20 @@ def _failure(code: int, answer: Any, said: str, what: str) -> SvfapError:
         return InferenceError(f"{what} crashed ({name}). {said[-LAST_CHARACTERS:]}".rstrip())
     last = said.splitlines()[-1][-LAST_CHARACTERS:] if said else f"exit code {code}"
     return InferenceError(f"{what} failed: {last}")
+
+
+def _json_of(content: Any) -> str:
+    return msgspec.json.encode(content, enc_hook=str).decode()  # str is for paths
+
+
+def _value_of(content: Any, kind: Any) -> Any:
+    """What was made plain for JSON, as this type again."""
+    return msgspec.convert(content, kind, str_keys=True, dec_hook=lambda path, text: path(text))
+
+
+if __name__ == "__main__":
+    with answering() as answer:
+        module, name, arguments = json.loads(sys.argv[1])
+        function = getattr(importlib.import_module(module), name)
+        hints = get_type_hints(function)
+        answer(function(**{key: _value_of(v, hints[key]) for key, v in arguments.items()}))

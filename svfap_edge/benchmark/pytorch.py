@@ -39,17 +39,10 @@ def written_out(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 def open_model(
     checkpoint: Path, variant: str, threads: int | None
 ) -> Callable[[int], Callable[[], object]]:
-    """Load a model into this process, whose PyTorch is set up for it.
-
-    Args:
-        variant: Out of `VARIANTS`.
-        threads: CPU threads of PyTorch; None for its own choice.
+    """Load a variant of a model into this process, whose PyTorch is set up for it.
 
     Returns:
-        A function that takes a number of clips and gives the call that infers so many random ones.
-
-    Raises:
-        CheckpointError: the file cannot be opened, or is not one of this model.
+        A function from a number of clips to the call that infers that many random ones.
     """
     import torch
 
@@ -65,11 +58,6 @@ def open_model(
 
     def call_of(batch: int) -> Callable[[], object]:
         clips = torch.randn(batch, 3, config.frames, config.size, config.size, dtype=kind)
-
-        def infer() -> object:
-            with torch.inference_mode():
-                return model(clips)
-
-        return infer
+        return torch.inference_mode()(lambda: model(clips))
 
     return call_of

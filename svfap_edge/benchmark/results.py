@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ import numpy as np
 from svfap_edge.errors import ConfigError
 from svfap_edge.sources.passwords import without_passwords
 
-from .stages import PER_PREDICTION, StageTimes
+from .stages import PER_PREDICTION, STAGES, StageTimes
 from .timing import ModelTimes, Timed
 
 MIN_FOR_P99 = 100
@@ -37,17 +37,15 @@ class BenchmarkOptions:
             other one. Without `artifacts`, nothing else is measured. The same one twice shows
             how far two equal rows differ.
         checkpoint: PyTorch checkpoint that is measured too; every row is compared with its
-            reference, see `svfap_edge.benchmark.pytorch`. None for none.
+            reference, see `svfap_edge.benchmark.pytorch`.
         source: Video of the application, "sample", or None for none.
-        detector: Face detector of the application, as `Perceiver` takes it.
-        face_model: YuNet's file, as `Perceiver` takes it.
+        detector, face_model: As `Perceiver` takes them.
         seconds: Time that each measurement of an artifact takes, all rounds together.
         rounds: Processes of each measurement.
-        cold: Counted cold starts without cache, and as many with it; 0 for none.
+        cold: Counted cold starts without cache, and as many with it.
         threads: CPU threads of the engine; None for its own choice.
         batches: Numbers of clips in a call; one clip is always measured.
-        isa: Instruction set that oneDNN (in OpenVINO and PyTorch) may use at most, one of `ISAS`;
-            None for all of this machine.
+        isa: Instruction set that oneDNN (in OpenVINO and PyTorch) may use at most, out of `ISAS`.
     """
 
     artifacts: Sequence[str] | None = None
@@ -78,14 +76,7 @@ class BenchmarkOptions:
 
 @dataclass(frozen=True)
 class Spread:
-    """Percentiles of measured values.
-
-    Attributes:
-        p50: Median.
-        p95: 95th percentile.
-        p99: 99th percentile; None for fewer than `MIN_FOR_P99` values.
-        count: Number of values.
-    """
+    """Percentiles and number of measured values; p99 is None for fewer than `MIN_FOR_P99`."""
 
     p50: float
     p95: float
@@ -99,9 +90,6 @@ class Spread:
             return None
         p50, p95, p99 = (float(p) for p in np.percentile(values, [50, 95, 99]))
         return cls(p50, p95, p99 if len(values) >= MIN_FOR_P99 else None, len(values))
-
-    def to_json(self) -> dict[str, Any]:
-        return {name: round(v, 4) if v is not None else None for name, v in asdict(self).items()}
 
 
 @dataclass
@@ -147,34 +135,28 @@ class Row:
             found[batch] = batch * len(calls) * 1e3 / sum(calls)
         return found
 
-    def stage(self, name: str) -> Spread | None:
-        """Milliseconds of a stage of the application; None if it never ran."""
-        return Spread.of([ms for times in self.stages for ms in times.ms.get(name, ())])
-
-    def stage_names(self) -> list[str]:
-        return list(dict.fromkeys(name for times in self.stages for name in times.total_s))
-
     def application(self) -> dict[str, Any] | None:
         """Frames per second and stages of the application; None if it was not measured."""
-        if not sum(times.frames for times in self.stages):
+        predictions = [number for times in self.stages for number in times.predictions]
+        if not predictions:
             return None
-        wall_s = sum(times.wall_s for times in self.stages)
-        frames = sum(times.frames for times in self.stages)
+        columns = {name: [v for times in self.stages for v in times.ms[name]] for name in STAGES}
+        wall_ms = sum(map(sum, columns.values()))
         stages = {}
-        for name in self.stage_names():
-            spread = self.stage(name)
-            total_s = sum(times.total_s[name] for times in self.stages)
+        for name, ms in columns.items():
+            rare = name in PER_PREDICTION
+            counted = [v for v, found in zip(ms, predictions, strict=True) if found or not rare]
             stages[name] = {
-                "per": "frame with predictions" if name in PER_PREDICTION else "frame",
-                "share": round(total_s / wall_s, 4),
-                "ms": spread.to_json() if spread else None,
+                "per": "frame with predictions" if rare else "frame",
+                "share": sum(ms) / wall_ms,
+                "ms": Spread.of(counted),
             }
         return {
             "detector": self.stages[0].detector,
-            "frames": frames,
-            "predictions": sum(times.predictions for times in self.stages),
-            "fps": round(frames / wall_s, 2),
-            "peak_mb": round(max(times.peak_mb for times in self.stages), 1),
+            "frames": len(predictions),
+            "predictions": sum(predictions),
+            "fps": 1e3 * len(predictions) / wall_ms,
+            "peak_mb": max(times.peak_mb for times in self.stages),
             "stages": stages,
         }
 
@@ -189,9 +171,9 @@ class Row:
                 "without_cache": _of_starts(self.uncached_s),
                 "with_cache": _of_starts(self.cached_s),
             },
-            "latency_ms": self.latency().to_json(),
-            "clips_per_s": {str(b): round(rate, 3) for b, rate in self.throughput().items()},
-            "peak_mb": round(self.peak_mb, 1) or None,
+            "latency_ms": self.latency(),
+            "clips_per_s": self.throughput(),
+            "peak_mb": self.peak_mb or None,
             "application": self.application(),
         }
 
@@ -201,13 +183,10 @@ class Comparison:
     """How two rows relate: the ratio of the first to the second.
 
     Attributes:
-        first: Name of the first row.
-        second: Name of the second row.
+        first, second: Names of the rows.
         what: "latency", or "clips/s of 4".
         ratio: Median over the rounds of the ratio within each.
-        low: Smallest ratio of a round.
-        high: Largest ratio of a round.
-        rounds: Number of rounds.
+        low, high: Smallest and largest ratio of a round.
     """
 
     first: str
@@ -218,19 +197,10 @@ class Comparison:
     high: float
     rounds: int
 
-    def to_json(self) -> dict[str, Any]:
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
-
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An artifact that cannot run here.
-
-    Attributes:
-        artifact: Name of the artifact.
-        engine: The engine that cannot run it.
-        reason: Message of the error.
-    """
+    """An artifact, the engine that cannot run it here, and the message that says why."""
 
     artifact: str
     engine: str
@@ -239,17 +209,7 @@ class LeftOut:
 
 @dataclass
 class Benchmark:
-    """All that was found.
-
-    Attributes:
-        bundle: Folder of the bundle.
-        options: What was asked for.
-        rows: What was measured.
-        left_out: What could not run.
-        comparisons: Ratios between rows.
-        notes: Sentences about what was not measured, or not as usual.
-        machine: Description by `svfap_edge.machine.describe_machine`.
-    """
+    """All that was found; the notes are about what was not measured, or not as usual."""
 
     bundle: Path
     options: BenchmarkOptions
@@ -260,18 +220,9 @@ class Benchmark:
     machine: dict[str, str]
 
     def to_json(self) -> dict[str, Any]:
-        options = asdict(self.options)
-        options = {k: str(v) if isinstance(v, Path) else v for k, v in options.items()}
-        options["source"] = self.options.source_name
-        return {
-            "bundle": str(self.bundle),
-            "machine": self.machine,
-            "options": options,
-            "rows": [row.to_json() for row in self.rows],
-            "comparisons": [found.to_json() for found in self.comparisons],
-            "left_out": [asdict(each) for each in self.left_out],
-            "notes": self.notes,
-        }
+        rows = [row.to_json() for row in self.rows]
+        options = {**asdict(self.options), "source": self.options.source_name}
+        return {**asdict(replace(self, rows=[])), "options": options, "rows": rows}
 
 
 def compare(first: Row, second: Row) -> list[Comparison]:
@@ -291,5 +242,4 @@ def compare(first: Row, second: Row) -> list[Comparison]:
 def _of_starts(seconds: Sequence[float]) -> dict[str, float] | None:
     if not seconds:
         return None
-    values = {"median": float(np.median(seconds)), "min": min(seconds), "max": max(seconds)}
-    return {name: round(value, 4) for name, value in values.items()}
+    return {"median": float(np.median(seconds)), "min": min(seconds), "max": max(seconds)}

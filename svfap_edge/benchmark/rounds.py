@@ -2,8 +2,7 @@
 of the whole application by stage.
 
 Every measurement runs in a fresh process. In each round all artifacts take their turn, in the
-opposite order in every other round, so that a machine that grows slower slows all of them; a
-comparison takes the ratio within each round.
+opposite order in every other round; a comparison takes the ratio within each round.
 """
 
 from __future__ import annotations
@@ -13,6 +12,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import BackendUnavailable, BundleError, SvfapError
@@ -20,11 +20,10 @@ from svfap_edge.machine import describe_machine
 from svfap_edge.runtimes.choice import ENGINES, choose, split_engine
 
 from . import pytorch
+from .processes import run_apart
 from .results import Benchmark, BenchmarkOptions, LeftOut, Row, compare
 from .stages import time_stages
 from .timing import Timed, cold_start, time_model
-
-__all__ = ["Benchmark", "BenchmarkOptions", "benchmark", "runnable"]
 
 MIN_CALLS = 3
 """Smallest number of counted calls in a process, however slow the model."""
@@ -38,7 +37,8 @@ def benchmark(
     """Measure everything that the options ask for.
 
     Raises:
-        BundleError: no such artifact.
+        BundleError: no such artifact, or the bundle is damaged.
+        CheckpointError: the checkpoint cannot be opened.
         BackendUnavailable: nothing can run here.
         SvfapError: the source cannot be read, or what was named to be compared cannot run.
     """
@@ -73,11 +73,7 @@ def benchmark(
 def runnable(
     bundle: Bundle, artifacts: Sequence[str] | None = None, engine: str = "all"
 ) -> tuple[list[Timed], list[LeftOut]]:
-    """Find what the installed engines should run, and what they cannot.
-
-    Args:
-        artifacts: Names of artifacts; None for all of the bundle.
-        engine: "all", "auto", or a name, as in `BenchmarkOptions`.
+    """Find what the installed engines should run, and what they cannot; see `BenchmarkOptions`.
 
     Raises:
         BundleError: no such artifact.
@@ -112,30 +108,23 @@ def nothing_runs(bundle: Bundle, left_out: Sequence[LeftOut]) -> BackendUnavaila
 def _held_to(isa: str | None) -> Iterator[None]:
     """Let processes started in this context use no instruction set beyond this one. They keep no
     cache, which does not know the instruction set."""
-    setting = {} if isa is None else {"ONEDNN_MAX_CPU_ISA": isa.upper(), "SVFAP_EDGE_CACHE": "off"}
-    before = {name: os.environ.get(name) for name in setting}
-    os.environ.update(setting)
+    before = dict(os.environ)
+    if isa is not None:
+        os.environ.update({"ONEDNN_MAX_CPU_ISA": isa.upper(), "SVFAP_EDGE_CACHE": "off"})
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def _checkpoint_rows(options: BenchmarkOptions, progress: Callable[[str], None]) -> list[Row]:
-    """The rows of the checkpoint, the reference first; none without a checkpoint.
-
-    Raises:
-        CheckpointError: it cannot be opened.
-    """
+    """The rows of the checkpoint, the reference first; none without a checkpoint."""
     if options.checkpoint is None:
         return []
     found = [Timed(options.checkpoint, variant, pytorch.NAME) for variant in pytorch.VARIANTS]
     progress(f"Opening {options.checkpoint}")
-    time_model(found[0], calls=1, batches=())
+    run_apart(time_model, f"Timing {found[0]}", timed=found[0], calls=1, batches=())
     size = options.checkpoint.stat().st_size
     return [Row(f"{pytorch.NAME} {timed.artifact}", timed, size) for timed in found]
 
@@ -161,11 +150,7 @@ def _start_cold(
     left_out: list[LeftOut],
     progress: Callable[[str], None],
 ) -> list[Row]:
-    """Time the cold starts; the first start of each, not counted, shows which rows run at all.
-
-    Raises:
-        SvfapError: the bundle is damaged, no row runs, or one to be compared does not.
-    """
+    """Time the cold starts; the first start of each, not counted, shows which rows run at all."""
     able = []
     failure: SvfapError | None = None
     with tempfile.TemporaryDirectory(prefix="svfap-edge-cold-") as scratch:
@@ -191,32 +176,26 @@ def _start_cold(
 
 
 def _count_starts(row: Row, cache: Path, threads: int | None) -> None:
-    found = cold_start(row.timed, threads, "off")
-    row.uncached_s.append(found.seconds)
-    row.peak_mb = max(row.peak_mb, found.peak_mb)
+    seconds, peak_mb = cold_start(row.timed, threads, "off")
+    row.uncached_s.append(seconds)
+    row.peak_mb = max(row.peak_mb, peak_mb)
     if any(file.is_file() for file in cache.rglob("*")):
-        row.cached_s.append(cold_start(row.timed, threads, str(cache)).seconds)
+        row.cached_s.append(cold_start(row.timed, threads, str(cache))[0])
 
 
 def _take_turn(row: Row, options: BenchmarkOptions) -> None:
-    share = options.seconds / options.rounds
+    common: dict[str, Any] = {
+        "timed": row.timed,
+        "seconds": options.seconds / options.rounds,
+        "threads": options.threads,
+    }
     batches = sorted({1, *options.batches})
-    row.times.append(
-        time_model(
-            row.timed, calls=MIN_CALLS, seconds=share, batches=batches, threads=options.threads
-        )
-    )
+    what = f"Timing {row.timed}"
+    row.times.append(run_apart(time_model, what, calls=MIN_CALLS, batches=batches, **common))
     if options.source is not None and row.timed.engine != pytorch.NAME:
-        row.stages.append(
-            time_stages(
-                row.timed,
-                options.source,
-                share,
-                detector=options.detector,
-                face_model=options.face_model,
-                threads=options.threads,
-            )
-        )
+        common |= {"detector": options.detector, "face_model": options.face_model}
+        what = f"Running {row.timed}"
+        row.stages.append(run_apart(time_stages, what, source=options.source, **common))
 
 
 def _notes(options: BenchmarkOptions) -> list[str]:

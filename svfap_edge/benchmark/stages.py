@@ -5,18 +5,24 @@ One process reads a video as `svfap-edge run` does, without writing anything.
 
 from __future__ import annotations
 
-import json
-import sys
 import time
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
 
-from .processes import answer_of, answering
 from .timing import WARM_UP, Timed
 
+if TYPE_CHECKING:
+    from svfap_edge.perception.detectors import Detector
+    from svfap_edge.runtimes import Engine
+
+STAGES = ("decode", "detect", "crop", "model", "rest")
+"""All stages, in the order in which a frame passes through them."""
+
 PER_PREDICTION = ("model",)
-"""Stages counted once for each frame that brought predictions; the others for every frame."""
+"""Stages that count only in frames that brought predictions; the others count in every frame."""
 
 MIN_ANSWERS = 3
 """Frames with predictions to wait for when the time is over: a stream warms up first."""
@@ -31,118 +37,73 @@ class StageTimes:
 
     Attributes:
         detector: Name of the face detector.
-        frames: Counted frames.
-        predictions: Predictions in the counted frames.
-        wall_s: Seconds that the counted frames took.
+        predictions: Number of predictions in each counted frame.
+        ms: Milliseconds that each stage took in each counted frame.
         peak_mb: Most memory, in MB, that the process held.
-        ms: Milliseconds of each stage, one entry for each frame; see `PER_PREDICTION`.
-        total_s: Seconds of each stage in all frames; their sum is `wall_s`.
     """
 
     detector: str
-    frames: int = 0
-    predictions: int = 0
-    wall_s: float = 0.0
+    predictions: list[int]
+    ms: dict[str, list[float]]
     peak_mb: float = 0.0
-    ms: dict[str, list[float]] = field(default_factory=dict)
-    total_s: dict[str, float] = field(default_factory=dict)
-
-    def enough(self, seconds: float) -> bool:
-        """Whether the frames counted suffice for a measurement of so long."""
-        answers = len(self.ms.get("model", ()))
-        return self.wall_s >= seconds * (1 if answers >= MIN_ANSWERS else PATIENCE)
-
-    def add(self, seconds: dict[str, float], predictions: int) -> None:
-        """Count one frame."""
-        self.frames += 1
-        self.predictions += predictions
-        self.wall_s += sum(seconds.values())
-        for stage, value in seconds.items():
-            self.total_s[stage] = self.total_s.get(stage, 0.0) + value
-            values = self.ms.setdefault(stage, [])
-            if predictions or stage not in PER_PREDICTION:
-                values.append(value * 1e3)
 
 
 def time_stages(
     timed: Timed,
     source: str,
     seconds: float,
-    *,
     detector: str = "auto",
     face_model: Path | None = None,
     threads: int | None = None,
 ) -> StageTimes:
-    """Run the application in a fresh process.
+    """Run the application in this process, which should be a fresh one, for at least `seconds`.
 
-    Args:
-        timed: An artifact.
-        source: A video or "sample"; a short one is repeated.
-        seconds: Shortest time to run.
-        detector: As `svfap_edge.perception.detectors.open_detector` takes it.
-        face_model: As `svfap_edge.perception.detectors.open_detector` takes it.
-        threads: CPU threads of the engine; None for its own choice.
-
-    Raises:
-        SvfapError: the process failed; see `svfap_edge.benchmark.processes.answer_of`.
+    A short source is repeated. The other arguments are as in `BenchmarkOptions`.
     """
-    job: dict[str, Any] = {
-        "folder": str(timed.bundle),
-        "artifact": timed.artifact,
-        "engine": timed.engine,
-        "source": source,
-        "seconds": seconds,
-        "detector": detector,
-        "face_model": None if face_model is None else str(face_model),
-        "threads": threads,
-    }
-    return StageTimes(**answer_of(["-m", __name__, json.dumps(job)], f"Running {timed}"))
-
-
-def measure(
-    folder: str,
-    artifact: str,
-    engine: str,
-    source: str,
-    seconds: float,
-    detector: str,
-    face_model: str | None,
-    threads: int | None,
-) -> StageTimes:
-    """`time_stages` in this process. The first frames, on which libraries set up, do not count."""
     import numpy as np
 
     from svfap_edge.machine import peak_memory_mb
     from svfap_edge.perception.detectors import open_detector
-    from svfap_edge.runtimes import Engine
 
     finder = open_detector(detector, face_model)
-    times = StageTimes(finder.name)
-    with Engine.load(folder, artifact=artifact, engine=engine, threads=threads) as loaded:
+    times = StageTimes(finder.name, [], {stage: [] for stage in STAGES})
+    wall_s, answers = 0.0, 0
+    with timed.load(threads) as loaded:
         for _ in range(WARM_UP):
             loaded.infer(np.zeros((1, *loaded.spec.clip.shape), np.uint8))
-        while times.wall_s < seconds:
-            before = times.frames
-            _one_pass(loaded, finder, source, seconds, times)
-            if times.frames == before:  # no more than the frames that do not count
+        while wall_s < seconds:
+            before = len(times.predictions)
+            for stages, predictions in _frames(loaded, finder, source):
+                for stage, spent_s in stages.items():
+                    times.ms[stage].append(spent_s * 1e3)
+                times.predictions.append(predictions)
+                answers += predictions > 0
+                wall_s += sum(stages.values())
+                if wall_s >= seconds * (1 if answers >= MIN_ANSWERS else PATIENCE):
+                    break
+            if len(times.predictions) == before:  # no more than the frames that do not count
                 break
     times.peak_mb = peak_memory_mb()
     return times
 
 
-def _one_pass(loaded: Any, finder: Any, source: str, seconds: float, times: StageTimes) -> None:
-    """Read the source once, or until the time is over."""
+def _frames(
+    engine: Engine, detector: Detector, source: str
+) -> Iterator[tuple[dict[str, float], int]]:
+    """The seconds of each stage, and the number of predictions, of the frames of a source.
+
+    The first frames, on which libraries set up, are left out.
+    """
     from svfap_edge.perception.perceiver import Perceiver
     from svfap_edge.sources.opening import open_source
 
-    perceiver = Perceiver(loaded, detector=finder)
-    with open_source(source) as opened:
+    with Perceiver(engine, detector=detector) as perceiver, open_source(source) as opened:
         frames = iter(opened)
-        for index in range(sys.maxsize):
+        for index in count():
             start = time.perf_counter()
             frame = next(frames, None)
             decoded = time.perf_counter()
-            if frame is None or times.enough(seconds):
+            if frame is None:
                 break
             spent = dict(perceiver.seconds)
             perception = perceiver.process(frame.image, frame.timestamp_s)
@@ -151,10 +112,4 @@ def _one_pass(loaded: Any, finder: Any, source: str, seconds: float, times: Stag
             stages |= {name: perceiver.seconds[name] - spent[name] for name in spent}
             stages["rest"] = max(0.0, whole - sum(stages.values()))
             if index >= WARM_UP:
-                times.add(stages, len(perception.predictions))
-    perceiver.finish()
-
-
-if __name__ == "__main__":
-    with answering() as answer:
-        answer(asdict(measure(**json.loads(sys.argv[1]))))
+                yield stages, len(perception.predictions)

@@ -1,23 +1,19 @@
 """Clips a second of a training step, beside the same step written as in the published code.
 
-The published code trains in fp32 with the attention's three products written out. Each variant runs
-in a fresh process, the variants take turns, and a ratio is that of the medians.
+Each variant runs in a fresh process, the variants take turns, and a ratio is that of the medians.
 """
 
 from __future__ import annotations
 
-import json
-import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from svfap_edge.errors import ConfigError
 
-from .processes import answer_of, answering
+from .processes import run_apart
 from .pytorch import write_attention_out
 
 PLAIN = "plain fp32"
@@ -31,8 +27,7 @@ class TrainingSpeed:
     """How fast a model trains in one variant.
 
     Attributes:
-        preset: Name of the model's configuration.
-        variant: Out of `VARIANTS`.
+        preset, variant: Out of `PRESETS` of the model, and out of `VARIANTS`.
         clips_per_s: Median over all steps of all rounds.
         ratio: `clips_per_s` divided by that of the plain variant.
     """
@@ -41,9 +36,6 @@ class TrainingSpeed:
     variant: str
     clips_per_s: float
     ratio: float
-
-    def to_json(self) -> dict[str, Any]:
-        return {k: round(v, 4) if isinstance(v, float) else v for k, v in asdict(self).items()}
 
 
 def time_training(
@@ -54,18 +46,11 @@ def time_training(
     steps: int = 3,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[TrainingSpeed]:
-    """Time every variant of every preset.
-
-    Args:
-        presets: Names out of `svfap_edge.training.model.PRESETS`.
-        batch: Clips of a step.
-        rounds: Processes of each variant.
-        steps: Counted steps of a process.
-        progress: Called with what begins.
+    """Time every variant of every preset: `rounds` processes, each of `steps` steps that count.
 
     Raises:
         ConfigError: no preset of that name.
-        InferenceError: a process failed; see `answer_of`.
+        InferenceError: a process failed; see `run_apart`.
     """
     from svfap_edge.training.model import PRESETS
 
@@ -79,8 +64,14 @@ def time_training(
             for variant, row in rates.items():
                 what = f"{preset}, {variant}"
                 progress(f"Round {number + 1} of {rounds}: {what}")
-                job = {"name": preset, "variant": variant, "batch": batch, "steps": steps}
-                row += answer_of(["-m", __name__, json.dumps(job)], f"Training {what}")
+                row += run_apart(
+                    train,
+                    f"Training {what}",
+                    name=preset,
+                    variant=variant,
+                    batch=batch,
+                    steps=steps,
+                )
         medians = {variant: float(np.median(row)) for variant, row in rates.items()}
         found += [
             TrainingSpeed(preset, variant, median, median / medians[PLAIN])
@@ -89,7 +80,7 @@ def time_training(
     return found
 
 
-def measure(name: str, variant: str, batch: int, steps: int) -> list[float]:
+def train(name: str, variant: str, batch: int, steps: int) -> list[float]:
     """Train in this process; the clips a second of each counted step."""
     import torch
 
@@ -114,8 +105,3 @@ def measure(name: str, variant: str, batch: int, steps: int) -> list[float]:
         optimizer.step()
         found.append(batch / (time.perf_counter() - start))
     return found[WARM_UP:]
-
-
-if __name__ == "__main__":
-    with answering() as answer:
-        answer(measure(**json.loads(sys.argv[1])))

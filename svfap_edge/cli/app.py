@@ -1,10 +1,5 @@
 """The command line as a whole. Each command imports what it needs when it runs, so that help is
-quick.
-
-Exit codes: 0 fine, 1 the engine failed while running, 2 usage or bad input, 3 engine or optional
-package missing, 4 quality gate failed, 5 artifact incompatible with this machine, 130 interrupted
-by Ctrl-C or SIGTERM.
-"""
+quick. The exit codes are explained in `svfap_edge.errors`; 130 is Ctrl-C or SIGTERM."""
 
 from __future__ import annotations
 

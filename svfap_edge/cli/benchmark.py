@@ -10,34 +10,20 @@ import typer
 
 from svfap_edge.errors import DependencyMissing, SvfapError
 
+from . import options
 from .console import console, print_json, reporting, requiring, steps, stopping_cleanly, table
-from .options import (
-    ArtifactName,
-    ArtifactNames,
-    BundleArgument,
-    DetectEvery,
-    DetectorName,
-    EngineName,
-    FaceModel,
-    Hop,
-    Json,
-    Mode,
-    Threads,
-    check_positive,
-    split,
-)  # fmt: skip
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from svfap_edge.benchmark.capacity import Capacity
-    from svfap_edge.benchmark.rounds import Benchmark
+    from svfap_edge.benchmark.results import Benchmark
     from svfap_edge.bundle import Bundle
 
 
 def benchmark(
-    bundle: BundleArgument = None,
-    artifact: ArtifactNames = None,
+    bundle: options.BundleArgument = None,
+    artifact: options.ArtifactNames = None,
     engine: Annotated[
         str,
         typer.Option(
@@ -59,8 +45,8 @@ def benchmark(
             help="Video for the whole application; by default 'sample'. 'none': no video."
         ),
     ] = None,
-    detector: DetectorName = "auto",
-    face_model: FaceModel = None,
+    detector: options.DetectorName = "auto",
+    face_model: options.FaceModel = None,
     seconds: Annotated[
         float, typer.Option(help="Time for each measurement of an artifact, all rounds together.")
     ] = 5.0,
@@ -73,7 +59,7 @@ def benchmark(
             metavar="A,B", help="Print the ratios of A to B; each is ARTIFACT or ARTIFACT@ENGINE."
         ),
     ] = None,
-    threads: Threads = None,
+    threads: options.Threads = None,
     batch: Annotated[
         str, typer.Option(help="Numbers of clips in a call, separated by commas, besides 1.")
     ] = "4",
@@ -91,7 +77,7 @@ def benchmark(
             "--overhead", help="Measure only what Engine.step adds to the engine's own call."
         ),
     ] = False,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure latency, throughput and memory of a bundle.
 
@@ -101,12 +87,12 @@ def benchmark(
     svfap-edge benchmark dfew-bundle --compare int8.onnx,fp32.onnx
     """
     with reporting(as_json):
-        check_positive(seconds=seconds)
+        options.check_positive(seconds=seconds)
         batches = _batches(batch)
-        names = split(compare) or []
+        names = options.split(compare) or []
         if compare is not None and len(names) < 2:
             raise SvfapError(f"--compare needs two or more, such as A,B; got '{compare}'.")
-        from svfap_edge.benchmark.rounds import BenchmarkOptions
+        from svfap_edge.benchmark.results import BenchmarkOptions
         from svfap_edge.benchmark.rounds import benchmark as measure
         from svfap_edge.bundle import Bundle
         from svfap_edge.perception.detectors import check_detector
@@ -119,10 +105,10 @@ def benchmark(
                     "--overhead measures artifacts on this machine as it is; leave out "
                     "--checkpoint and --isa, or --overhead."
                 )
-            _overhead(opened, split(artifact), engine, seconds, threads, as_json)
+            _overhead(opened, options.split(artifact), engine, seconds, threads, as_json)
             return
-        options = BenchmarkOptions(
-            artifacts=split(artifact),
+        wanted = BenchmarkOptions(
+            artifacts=options.split(artifact),
             engine=engine,
             compare=names,
             checkpoint=checkpoint,
@@ -140,7 +126,7 @@ def benchmark(
             with requiring("export", "Measuring a checkpoint"):
                 import torch  # noqa: F401
         with stopping_cleanly(), steps(as_json) as step:
-            found = measure(opened, options, step)
+            found = measure(opened, wanted, step)
         if as_json:
             print_json(found.to_json())
         else:
@@ -149,20 +135,20 @@ def benchmark(
 
 def benchmark_cameras(
     video: Annotated[str, typer.Argument(help="A video with one face.")],
-    bundle: BundleArgument = None,
-    artifact: ArtifactName = None,
-    engine: EngineName = "auto",
-    mode: Mode = "throughput",
-    threads: Threads = None,
+    bundle: options.BundleArgument = None,
+    artifact: options.ArtifactName = None,
+    engine: options.EngineName = "auto",
+    mode: options.Mode = "throughput",
+    threads: options.Threads = None,
     workers: Annotated[int, typer.Option(help="Threads that search frames for faces.", min=1)] = 1,
-    detector: DetectorName = "auto",
-    face_model: FaceModel = None,
-    detect_every: DetectEvery = 1,
-    hop: Hop = 0.5,
+    detector: options.DetectorName = "auto",
+    face_model: options.FaceModel = None,
+    detect_every: options.DetectEvery = 1,
+    hop: options.Hop = 0.5,
     seconds: Annotated[
         float, typer.Option(help="Simulated time for each number of cameras.")
     ] = 4.0,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Find how many cameras this machine holds.
 
@@ -172,9 +158,7 @@ def benchmark_cameras(
     svfap-edge benchmark-cameras face.mp4 --detect-every 3
     """
     with reporting(as_json), stopping_cleanly(), steps(as_json) as step:
-        if mode not in ("latency", "throughput"):
-            raise SvfapError(f"--mode must be latency or throughput; got '{mode}'.")
-        check_positive(hop=hop, seconds=seconds)
+        options.check_positive(hop=hop, seconds=seconds)
         from svfap_edge.benchmark.capacity import find_capacity, read_frames
         from svfap_edge.machine import describe_machine
         from svfap_edge.runtimes import Engine
@@ -182,10 +166,10 @@ def benchmark_cameras(
         frames, decode_ms = read_frames(video, seconds)
         with Engine.load(
             bundle, artifact=artifact, engine=engine, threads=threads,
-            mode="throughput" if mode == "throughput" else "latency",
+            mode=mode,  # type: ignore[arg-type]  # refused there if it is no mode
         ) as loaded:  # fmt: skip
             found = find_capacity(
-                loaded, frames, seconds=seconds, decode_ms=decode_ms, workers=workers,
+                loaded, frames, seconds=seconds, workers=workers,
                 progress=step, detector=detector, face_model=face_model,
                 detect_every=detect_every, hop_s=hop,
             )  # fmt: skip
@@ -199,12 +183,13 @@ def benchmark_cameras(
             "detector": detector,
             "hop_s": hop,
             "detect_every": detect_every,
-            "frame": list(frames[0].shape),
+            "frame": frames[0].shape,
+            "decode_ms": round(decode_ms, 3),
         }
         machine = describe_machine()
         if as_json:
-            content = {**asdict(found), "limit": found.at_limit.limit, **facts}
-            print_json({**content, "machine": machine})
+            limit = found.at_limit.limit
+            print_json({**asdict(found), "limit": limit, **facts, "machine": machine})
         else:
             _print_capacity(found, facts, machine, console(stderr=False))
 
@@ -220,7 +205,7 @@ def benchmark_training(
     step_count: Annotated[
         int, typer.Option("--steps", help="Counted steps of a process.", min=1)
     ] = 3,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Measure clips a second of training on the CPU.
 
@@ -236,12 +221,13 @@ def benchmark_training(
         with requiring("train", "Training"):
             import torch  # noqa: F401
         with stopping_cleanly(), steps(as_json) as step:
+            presets = options.split(preset) or []
             found = time_training(
-                split(preset) or [], batch=batch, rounds=rounds, steps=step_count, progress=step
+                presets, batch=batch, rounds=rounds, steps=step_count, progress=step
             )
         machine = describe_machine()
         if as_json:
-            print_json({"machine": machine, "rows": [row.to_json() for row in found]})
+            print_json({"machine": machine, "rows": found})
             return
         out = console(stderr=False)
         _print_machine(machine, out)
@@ -262,6 +248,7 @@ def _overhead(
 ) -> None:
     """Measure the overhead of every artifact on every engine, for `--overhead`."""
     from svfap_edge.benchmark.overhead import time_overhead
+    from svfap_edge.benchmark.processes import run_apart
     from svfap_edge.benchmark.rounds import nothing_runs, runnable
     from svfap_edge.machine import describe_machine
 
@@ -272,10 +259,10 @@ def _overhead(
         found = []
         for timed in wanted:
             step(f"Timing {timed}")
-            found.append(time_overhead(timed, seconds, threads))
+            job: dict[str, Any] = {"timed": timed, "seconds": seconds, "threads": threads}
+            found.append(run_apart(time_overhead, f"Timing {timed}", **job))
     if as_json:
-        rows = [row.to_json() for row in found]
-        print_json({"bundle": str(bundle.path), "machine": describe_machine(), "overhead": rows})
+        print_json({"bundle": bundle.path, "machine": describe_machine(), "overhead": found})
         return
     out = console(stderr=False)
     for row in found:
@@ -288,7 +275,7 @@ def _overhead(
 
 def _batches(text: str) -> tuple[int, ...]:
     try:
-        found = tuple(int(part) for part in split(text) or ())
+        found = tuple(int(part) for part in options.split(text) or ())
     except ValueError:
         found = (0,)
     if not all(0 < number <= 256 for number in found):
@@ -367,7 +354,7 @@ def _print_application(found: Benchmark, out: Console) -> None:
         cells = []
         for stage in content["stages"].values():
             ms = stage["ms"]
-            times = f"{ms['p50']:.2f} / {ms['p95']:.2f}" if ms else "-"
+            times = f"{ms.p50:.2f} / {ms.p95:.2f}" if ms else "-"
             cells.append(f"{times} ({stage['share']:.0%})")
         rows.add_row(name, f"{content['fps']:.0f}", *cells, f"{content['peak_mb']:.0f}")
     out.print(rows)
@@ -394,7 +381,7 @@ def _print_capacity(
     last = found.at_limit
     out.print(
         f"Held in real time: {found.cameras} cameras of {CAMERA_FPS:.0f} fps; {last.limit} limits "
-        f"it. Decoding is not counted ({found.decode_ms:.1f} ms a frame of this video)."
+        f"it. Decoding is not counted ({facts['decode_ms']} ms a frame of this video)."
     )
     if not 0.9 * last.expected <= last.predictions <= 1.1 * last.expected:
         out.print(

@@ -45,8 +45,12 @@ def table(first: str, *others: str) -> Table:
 
 
 def print_json(content: Any) -> None:
-    """The one line that a command writes with `--json`."""
-    print(json.dumps(content, ensure_ascii=False))
+    """Print the one line that a command writes with `--json`; dataclasses are objects in it, and
+    paths are text."""
+    import msgspec
+
+    plain = msgspec.to_builtins(content, enc_hook=str, str_keys=True)
+    print(json.dumps(plain, ensure_ascii=False))
 
 
 def warn(text: str) -> None:
@@ -56,13 +60,9 @@ def warn(text: str) -> None:
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Turn an error into a message and an exit code.
+    """Turn an `SvfapError`, Ctrl-C or a closed output into a message and an exit code.
 
-    Args:
-        as_json: Print the error as a JSON object on standard output, not as text on standard error.
-
-    Raises:
-        typer.Exit: always when an `SvfapError`, Ctrl-C or a closed output ended the command.
+    With `--json` an error is a JSON object on standard output, otherwise text on standard error.
     """
     try:
         yield
@@ -84,15 +84,8 @@ def reporting(as_json: bool) -> Iterator[None]:
 
 @contextmanager
 def requiring(extra: str, what: str) -> Iterator[None]:
-    """Import packages of an extra in this context.
-
-    Args:
-        extra: Name of the extra, such as "export".
-        what: Begins the message: "Exporting".
-
-    Raises:
-        DependencyMissing: a package is not installed; the message names it and the extra.
-    """
+    """Raise a DependencyMissing that begins with `what` and names the package and its extra, if a
+    package cannot be imported in this context."""
     try:
         yield
     except ImportError as error:
@@ -137,14 +130,9 @@ def progress(title: str, quiet: bool) -> Iterator[Callable[[int, int | None], No
     if quiet or not err.is_terminal:
         yield lambda done, total: None
         return
-    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.progress import MofNCompleteColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.completed}/{task.total} frames"),
-        TimeRemainingColumn(),
-    )
+    columns = (*Progress.get_default_columns(), MofNCompleteColumn(), TextColumn("frames"))
     with Progress(*columns, console=err, transient=True) as bar:
         task = bar.add_task(title, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

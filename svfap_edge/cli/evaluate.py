@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import console, reporting, steps, stopping_cleanly
+from .console import console, print_json, reporting, steps, stopping_cleanly, table
 from .options import ArtifactNames, DetectorName, EngineName, FaceModel, Json, split
 
 if TYPE_CHECKING:
     from svfap_edge.bundle import Bundle
-    from svfap_edge.evaluation.analysis_types import Analysis, ArtifactAnalysis
+    from svfap_edge.evaluation.analysis_types import Analysis
 
 
 def evaluate(
@@ -77,7 +76,7 @@ def evaluate(
             if record:
                 _record(opened, found)
         if as_json:
-            print(json.dumps(found.to_json(), ensure_ascii=False))
+            print_json(found.to_json())
         else:
             _print_evaluation(found)
         failed = [c.artifact.name for c in found.candidates if c.passed is False]
@@ -93,10 +92,7 @@ def evaluate(
 def _record(bundles: list[Bundle], found: Analysis) -> None:
     from svfap_edge.bundle import record_quality
 
-    rows: list[tuple[ArtifactAnalysis, dict[str, float]]] = [(found.baseline, {})]
-    rows += [
-        (c.artifact, {d.metric: round(d.points, 2) for d in c.drops}) for c in found.candidates
-    ]
+    drops = [{}, *({d.metric: round(d.points, 2) for d in c.drops} for c in found.candidates)]
     for bundle in bundles:
         measured = {
             row.artifact: {
@@ -104,30 +100,25 @@ def _record(bundles: list[Bundle], found: Analysis) -> None:
                 "data": f"{found.data}, {found.files} files, {found.created[:10]}",
                 **({"drop_points": drop} if drop else {}),
             }
-            for row, drop in rows
+            for row, drop in zip(found.artifacts, drops, strict=True)
             if row.path == str(bundle.path)
         }
         record_quality(bundle, measured)
 
 
 def _print_evaluation(found: Analysis) -> None:
-    from rich.table import Table
-
     out = console(stderr=False)
     out.print(
         f"{found.files} files, {found.coverage:.1%} with a face; baseline {found.baseline.name}"
     )
-    table = Table(box=None, pad_edge=False)
-    table.add_column("artifact")
-    primary = [m for m in found.baseline.metrics if m.low is not None]
-    for heading in (*(m.name for m in primary), "p50 ms", "MB"):
-        table.add_column(heading, justify="right")
-    for row in (found.baseline, *(c.artifact for c in found.candidates)):
+    primary = [m.name for m in found.baseline.metrics if m.low is not None]
+    rows = table("artifact", *primary, "p50 ms", "MB")
+    for row in found.artifacts:
         cells = [f"{m.value:.3f}" for m in row.metrics if m.low is not None]
         latency = f"{row.latency.p50_ms:.1f}" if row.latency else "-"
-        table.add_row(
+        rows.add_row(
             f"{row.name} ({row.engine}, {row.precision})", *cells, latency, f"{row.bytes / 1e6:.1f}"
         )
-    out.print(table)
+    out.print(rows)
     for candidate in found.candidates:
         out.print(candidate.verdict)

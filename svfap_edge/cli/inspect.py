@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,8 +9,11 @@ import typer
 
 from svfap_edge.errors import SvfapError
 
-from .console import console, reporting
+from .console import console, print_json, reporting, requiring, table
 from .options import Depths, Heads, Json
+
+PLAIN = (type(None), bool, int, float, str)
+"""Types of a checkpoint's own settings that are shown."""
 
 
 def inspect(
@@ -39,10 +41,8 @@ def show_bundle(path: Path, as_json: bool) -> None:
         bundle.verify(name)
     manifest = bundle.manifest
     if as_json:
-        print(json.dumps({"path": str(path), **manifest.to_json()}, ensure_ascii=False))
+        print_json({"path": path, **manifest.to_json()})
         return
-    from rich.table import Table
-
     out = console(stderr=False)
     task, clip = manifest.task, manifest.clip
     out.print(f"bundle    {path} ({manifest.name})")
@@ -59,22 +59,22 @@ def show_bundle(path: Path, as_json: bool) -> None:
             f"{made.get('checkpoint')} ({str(made.get('checkpoint_sha256'))[:12]}), "
             f"{made.get('created')}"
         )
-    table = Table(box=None, pad_edge=False)
-    for heading in ("artifact", "MB", "runs here on", "made by", "SHA-256"):
-        table.add_column(heading, justify="right" if heading == "MB" else "left")
+    rows = table("artifact", "MB")
+    for heading in ("runs here on", "made by", "SHA-256"):
+        rows.add_column(heading)
     for artifact in manifest.artifacts.values():
         able = available_engines(artifact.format)
         here = [engine for engine in able if obstacle(artifact, engine) is None]
         none = "not this machine" if able else "nothing installed"
         tools = ", ".join(f"{tool} {number}" for tool, number in artifact.built_by.items())
-        table.add_row(
+        rows.add_row(
             artifact.name,
             f"{artifact.bytes / 1e6:.1f}",
             ", ".join(here) or none,
             tools,
             artifact.files[0].sha256[:12],
         )
-    out.print(table)
+    out.print(rows)
     if "float_cost" in manifest.quantization:
         out.print(f"int8      {manifest.quantization['float_cost']}")
     for name, quality in manifest.quality.items():
@@ -92,26 +92,20 @@ def show_bundle(path: Path, as_json: bool) -> None:
 
 
 def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None:
-    try:
+    with requiring("export", "Opening a checkpoint"):
         from svfap_edge.training.checkpoint import load_checkpoint
-    except ImportError as error:
-        from svfap_edge.errors import DependencyMissing
-
-        raise DependencyMissing(
-            f"Opening a checkpoint needs '{error.name}': pip install \"svfap-edge[export]\""
-        ) from error
     loaded = load_checkpoint(path, **changes)
     config = loaded.model.config
     content = {
-        "path": str(path),
+        "path": path,
         "kind": loaded.kind,
         "parameters": loaded.parameters,
         "config": config.to_dict(),
         **({"epoch": loaded.info["epoch"]} if "epoch" in loaded.info else {}),
-        "args": {k: v for k, v in loaded.info.get("args", {}).items() if _plain(v)},
+        "args": {k: v for k, v in loaded.info.get("args", {}).items() if isinstance(v, PLAIN)},
     }
     if as_json:
-        print(json.dumps(content, ensure_ascii=False))
+        print_json(content)
         return
     out = console(stderr=False)
     out.print(f"checkpoint  {path}: {loaded.kind}, {loaded.parameters / 1e6:.1f} M parameters")
@@ -124,10 +118,6 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         if key in content["args"]:
             out.print(f"{key:<11} {content['args'][key]}")
     out.print(f"next        svfap-edge export {path} --task TASK -o DIR")
-
-
-def _plain(value: Any) -> bool:
-    return value is None or isinstance(value, (bool, int, float, str))
 
 
 def geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:

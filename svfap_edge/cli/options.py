@@ -90,14 +90,7 @@ def split(text: str | None) -> list[str] | None:
 
 
 def check_positive(**values: float) -> None:
-    """Refuse options that must be finite numbers above 0.
-
-    Args:
-        values: Value by the name of the option, with underscores.
-
-    Raises:
-        SvfapError: one is not.
-    """
+    """Raise an SvfapError for an option, named with underscores, that is not finite and above 0."""
     for name, value in values.items():
         if not 0 < value < float("inf"):
             option = name.replace("_", "-")

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from svfap_edge.errors import SvfapError
 
 from .console import console, print_json, reporting, table
 from .options import Json, split
@@ -62,30 +64,24 @@ def prepare(
     it does not, the output says so.
     """
     with reporting(as_json):
-        from svfap_edge.errors import SvfapError
         from svfap_edge.training.datasets.prepare import prepare as write_lists
         from svfap_edge.training.datasets.prepare import prepare_images
 
+        common: dict[str, Any] = {
+            "val_share": val_share, "seed": seed, "relative": relative, "force": force,
+        }  # fmt: skip
         if name.lower() == "images":
             if clips is not None or fold not in ("all", "1"):
                 raise SvfapError("images has one fold and no --clips: ROOT holds the images.")
             order = tuple(split(labels) or ())
-            done = [
-                prepare_images(
-                    root, output, labels=order, val_share=val_share, seed=seed,
-                    relative=relative, force=force,
-                )
-            ]  # fmt: skip
+            done = [prepare_images(root, output, labels=order, **common)]
         elif labels is not None:
             raise SvfapError("--labels is for images; a data set's labels come with its task.")
         else:
             done = [
-                write_lists(
-                    name, root, output, number, val_share=val_share, seed=seed, clips=clips,
-                    relative=relative, force=force,
-                )
+                write_lists(name, root, output, number, clips=clips, **common)
                 for number in _folds(name, fold)
-            ]  # fmt: skip
+            ]
         if as_json:
             print_json({"folds": [each.to_json() for each in done]})
             return
@@ -98,7 +94,6 @@ def prepare(
 
 def _folds(name: str, fold: str) -> list[int]:
     """The numbers of the wanted folds; whether they exist is checked where they are read."""
-    from svfap_edge.errors import SvfapError
     from svfap_edge.training.datasets.prepare import DATASETS
 
     if fold == "all":

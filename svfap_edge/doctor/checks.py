@@ -1,4 +1,4 @@
-"""What surrounds the engines: packages, the processor, memory and disk."""
+"""The findings of `doctor`: engines, packages, the processor, memory and disk."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import os
 import platform
 import shutil
 from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from svfap_edge.cache import FACE_MODEL_NAME, cache_root
 from svfap_edge.errors import SvfapError
@@ -20,7 +22,11 @@ from svfap_edge.machine import (
     usable_cores,
 )
 
-from .check import Answer, Check, State, one_line, version_of
+State = Literal["ok", "missing", "broken", "note"]
+"""It works; it is not there; it is there and does not work; it works, with something to know."""
+
+Answer = dict[str, Any] | SvfapError
+"""Facts that a probe found, or why there are none."""
 
 OPTIONAL = (
     ("scikit-image", "the built-in sample", "demo"),
@@ -44,15 +50,44 @@ LOW_MEMORY_BYTES = 1 << 30
 LOW_DISK_BYTES = 1 << 29
 
 
+@dataclass(frozen=True)
+class Check:
+    """One finding.
+
+    Attributes:
+        group: "software", "model", "engines", "processor", "gpu", "video", "space" or "optional".
+        name: What was looked at.
+        state: See `State`.
+        fact: What was found.
+        advice: What to do; empty where nothing is.
+    """
+
+    group: str
+    name: str
+    state: State
+    fact: str
+    advice: str = ""
+
+
+def broken(group: str, name: str, problem: object, advice: str) -> Check:
+    """The finding for what is there and does not work, with its error on one line."""
+    return Check(group, name, "broken", " ".join(str(problem).split())[:400], advice)
+
+
+def version_of(distribution: str) -> str:
+    """Version of an installed distribution; empty if it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
+
+
 def check_software() -> Iterator[Check]:
     system = f"{platform.system()} {platform.machine()}"
     yield Check("software", "python", "ok", f"{platform.python_version()} on {system}")
     for name in ("svfap-edge", "numpy"):
         found = version_of(name)
-        if found:
-            yield Check("software", name, "ok", found)
-        else:
-            yield Check("software", name, "note", "not installed by pip", "")
+        yield Check("software", name, "ok" if found else "note", found or "not installed by pip")
     for folder, names in SHARING:
         there = [f"{name} {version_of(name)}" for name in names if version_of(name)]
         if len(there) > 1:
@@ -111,26 +146,20 @@ def check_space() -> Iterator[Check]:
         yield Check("space", "memory", "note" if low else "ok", fact, advice)
     root = cache_root()
     if root is None:
-        yield Check(
-            "space", "cache", "note", "off: OpenVINO compiles at every start",
-            "Set SVFAP_EDGE_CACHE to a folder.",
-        )  # fmt: skip
+        fact = "off: OpenVINO compiles at every start"
+        yield Check("space", "cache", "note", fact, "Set SVFAP_EDGE_CACHE to a folder.")
         return
     existing = next(folder for folder in (root, *root.absolute().parents) if folder.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK | os.X_OK):
-        yield Check(
-            "space", "cache", "broken", f"{root} cannot be written",
-            "Make it writable, or set SVFAP_EDGE_CACHE to another folder.",
-        )  # fmt: skip
+        advice = "Make it writable, or set SVFAP_EDGE_CACHE to another folder."
+        yield broken("space", "cache", f"{root} cannot be written", advice)
         return
     size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) if root.is_dir() else 0
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK_BYTES
-    yield Check(
-        "space", "cache", "note" if low else "ok",
-        f"{root}: {size / 1e6:.1f} MB used, {free / 1e9:.1f} GB free on its disk",
-        "Free some disk space." if low else "",
-    )  # fmt: skip
+    fact = f"{root}: {size / 1e6:.1f} MB used, {free / 1e9:.1f} GB free on its disk"
+    advice = "Free some disk space." if low else ""
+    yield Check("space", "cache", "note" if low else "ok", fact, advice)
 
 
 def check_optional() -> Iterator[Check]:
@@ -160,12 +189,7 @@ def engine_table() -> tuple[dict[str, Any], list[Check]]:
     try:
         from svfap_edge.runtimes.choice import ENGINES
     except Exception as error:  # a broken numpy raises all kinds of errors
-        return {}, [
-            Check(
-                "engines", "all", "broken", one_line(str(error)),
-                "pip install --force-reinstall numpy",
-            )
-        ]  # fmt: skip
+        return {}, [broken("engines", "all", error, "pip install --force-reinstall numpy")]
     return {name: entry for name, entry in ENGINES.items() if "onnx" in entry.formats}, []
 
 
@@ -173,7 +197,7 @@ def check_package_model(answer: Answer) -> Check:
     name = "model in the package"
     if isinstance(answer, SvfapError):
         advice = "Install svfap-edge again: pip install --force-reinstall --no-deps svfap-edge"
-        return Check("model", name, "broken", one_line(str(answer)), advice)
+        return broken("model", name, answer, advice)
     return Check("model", name, "ok", f"{answer['name']}: {', '.join(answer['artifacts'])}")
 
 
@@ -191,13 +215,13 @@ def check_engine(name: str, entry: Any, answer: Answer | None, model: Answer) ->
         reason = "installed; not tried, for the model in the package has no artifact for it"
         return Check("engines", name, "note", reason, "Try it: svfap-edge benchmark BUNDLE")
     advice = f"Install it again: {entry.install} --force-reinstall"
-    return Check("engines", name, "broken", one_line(str(answer)), advice)
+    return broken("engines", name, answer, advice)
 
 
 def check_driver(answer: Answer) -> Check:
     if isinstance(answer, SvfapError):
         advice = "See nvidia-smi. In a container, start it with its GPUs (--gpus all)."
-        return Check("gpu", "nvidia driver", "broken", one_line(str(answer)), advice)
+        return broken("gpu", "nvidia driver", answer, advice)
     if "problem" in answer:
         advice = "Nothing, unless this machine should run TensorRT."
         return Check("gpu", "nvidia driver", "missing", "not installed", advice)
@@ -215,9 +239,7 @@ def check_gpu_packages(answers: dict[str, Answer]) -> Iterator[Check]:
             advice = f"For NVIDIA GPUs only: {install}"
             yield Check("gpu", name, "missing", "not installed", advice)
         elif isinstance(answer, SvfapError):
-            yield Check(
-                "gpu", name, "broken", one_line(str(answer)), f"Install it again: {install}"
-            )
+            yield broken("gpu", name, answer, f"Install it again: {install}")
         else:
             found = answer["version"] or version_of(name) or "unknown version"
             yield Check("gpu", name, "ok", f"{found}, loads")
@@ -233,7 +255,7 @@ def check_opencv(answer: Answer) -> Iterator[Check]:
             'Install it again: pip install --force-reinstall "opencv-python>=4.10,<5"; on a '
             "machine without libGL, opencv-python-headless instead."
         )
-        yield Check("video", "opencv", "broken", one_line(str(answer)), advice)
+        yield broken("video", "opencv", answer, advice)
         return
     yield Check("video", "opencv", "ok", f"{answer['version']} ({answer['file']})")
     uses = {
@@ -257,22 +279,22 @@ def check_detectors(answer: Answer, face_model: Path | None) -> Iterator[Check]:
     haar = facts.get("haar", "not tried without OpenCV")
     if face_model is None:
         where = f"copy it to {cache_root() or 'the cache folder'}, or set SVFAP_EDGE_FACE_MODEL"
-        yield Check(
-            "video", "yunet", "missing", "no file, so that the Haar cascade finds the faces",
-            f"Better faces: get {FACE_MODEL_NAME} from OpenCV Zoo and {where}.",
-        )  # fmt: skip
+        advice = f"Better faces: get {FACE_MODEL_NAME} from OpenCV Zoo and {where}."
+        fact = "no file, so that the Haar cascade finds the faces"
+        yield Check("video", "yunet", "missing", fact, advice)
     else:
-        yield _yunet(face_model, facts.get("yunet", "not tried without OpenCV"))
+        yield _check_yunet(face_model, facts.get("yunet", "not tried without OpenCV"))
     if haar:
-        yield Check("video", "haar", "missing", one_line(haar), "Use YuNet, or --detector none.")
+        advice = "Use YuNet, or --detector none."
+        yield Check("video", "haar", "missing", " ".join(haar.split()), advice)
     else:
         yield Check("video", "haar", "ok", "OpenCV's frontal-face cascade")
 
 
-def _yunet(path: Path, problem: str) -> Check:
+def _check_yunet(path: Path, problem: str) -> Check:
     again = f"Copy {FACE_MODEL_NAME} from OpenCV Zoo again."
     if problem:
-        return Check("video", "yunet", "broken", one_line(problem), again)
+        return broken("video", "yunet", problem, again)
     found = hashlib.sha256(path.read_bytes()).hexdigest()
     if found != FACE_MODEL_SHA256:
         fact = f"{path} works, but is another file (SHA-256 {found[:12]}...) than was tested"

@@ -6,30 +6,18 @@ or hangs is a line of the report.
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from svfap_edge.benchmark.processes import answer_of
+from svfap_edge.benchmark.processes import run_apart
 from svfap_edge.cache import find_face_model
 from svfap_edge.errors import SvfapError
 
-from .check import Answer, Check, present
-from .checks import (
-    GPU_PACKAGES,
-    check_detectors,
-    check_driver,
-    check_engine,
-    check_gpu_packages,
-    check_opencv,
-    check_optional,
-    check_package_model,
-    check_processor,
-    check_software,
-    check_space,
-    engine_table,
-)
+from . import checks, probes
+from .checks import GPU_PACKAGES, Answer, Check
 
 TIMEOUT_S = 20.0
 """Seconds after which a probe without an answer counts as broken."""
@@ -52,53 +40,48 @@ class Diagnosis:
         return 3 if self.obstacles else 0
 
     def to_json(self) -> dict[str, Any]:
-        return {
-            "ok": not self.obstacles,
-            "exit": self.exit_code,
-            "obstacles": list(self.obstacles),
-            "checks": [asdict(check) for check in self.checks],
-        }
+        return {"ok": not self.obstacles, "exit": self.exit_code, **asdict(self)}
 
 
 def diagnose(progress: Callable[[str], None] = lambda message: None) -> Diagnosis:
     """Look at everything. Raises nothing for what is missing or broken."""
-    engines, problem = engine_table()
+    engines, problem = checks.engine_table()
     face_model = find_face_model()
     installed = [name for name, entry in engines.items() if any(map(present, entry.libraries))]
     progress(f"Trying {', '.join([*installed, 'OpenCV', 'drivers'])}")
     with ThreadPoolExecutor(max_workers=4) as pool:
 
-        def ask(probe: str, *options: str) -> Future[Answer]:
-            return pool.submit(_answer, probe, *options)
+        def ask(probe: Callable[..., dict[str, Any]], **options: Any) -> Future[Answer]:
+            return pool.submit(_answer, probe, **options)
 
-        model = ask("package_model")
-        tried = {name: ask("engine", name) for name in installed}
-        opencv = ask("opencv", str(face_model or ""))
-        cuda = ask("cuda")
+        model = ask(probes.package_model)
+        tried = {name: ask(probes.engine, name=name) for name in installed}
+        opencv = ask(probes.opencv, face_model=face_model)
+        cuda = ask(probes.cuda)
         gpu_packages = {
-            name: ask(probe, option)
+            name: ask(getattr(probes, probe), name=option)
             for name, modules, probe, option, _ in GPU_PACKAGES
-            if any(present(module) for module in modules)
+            if any(map(present, modules))
         }
         answers = {name: future.result() for name, future in tried.items()}
-        package_model = model.result()
-        checks = [
-            *check_software(),
-            check_package_model(package_model),
+        gpu_answers = {name: future.result() for name, future in gpu_packages.items()}
+        found = [
+            *checks.check_software(),
+            checks.check_package_model(model.result()),
             *problem,
             *(
-                check_engine(name, entry, answers.get(name), package_model)
+                checks.check_engine(name, entry, answers.get(name), model.result())
                 for name, entry in engines.items()
             ),
-            *check_processor(answers.get("openvino")),
-            check_driver(cuda.result()),
-            *check_gpu_packages({name: future.result() for name, future in gpu_packages.items()}),
-            *check_opencv(opencv.result()),
-            *check_detectors(opencv.result(), face_model),
-            *check_space(),
-            *check_optional(),
+            *checks.check_processor(answers.get("openvino")),
+            checks.check_driver(cuda.result()),
+            *checks.check_gpu_packages(gpu_answers),
+            *checks.check_opencv(opencv.result()),
+            *checks.check_detectors(opencv.result(), face_model),
+            *checks.check_space(),
+            *checks.check_optional(),
         ]
-    return Diagnosis(tuple(checks), tuple(_obstacles(checks)))
+    return Diagnosis(tuple(found), tuple(_obstacles(found)))
 
 
 def _obstacles(checks: list[Check]) -> Iterator[str]:
@@ -111,11 +94,17 @@ def _obstacles(checks: list[Check]) -> Iterator[str]:
         yield "OpenCV does not work"
 
 
-def _answer(probe: str, *options: str) -> Answer:
-    what = f"Trying {options[0] if options and options[0] else probe}"
-    command = ["-m", "svfap_edge.doctor.probes", probe, *options]
+def _answer(probe: Callable[..., dict[str, Any]], **options: Any) -> Answer:
+    what = f"Trying {options.get('name', probe.__name__)}"
     try:
-        found: dict[str, Any] = answer_of(command, what, timeout_s=TIMEOUT_S)
+        return run_apart(probe, what, timeout_s=TIMEOUT_S, **options)
     except SvfapError as error:
         return error
-    return found
+
+
+def present(module: str) -> bool:
+    """Whether a module is installed; imports at most the namespace it lies in."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False

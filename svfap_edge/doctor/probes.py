@@ -1,7 +1,5 @@
 """What `svfap-edge doctor` tries in processes of their own, so that a crash is just a finding.
 
-    python -m svfap_edge.doctor.probes NAME [ARGUMENT]
-
 Each probe returns facts; whatever it raises is the finding.
 """
 
@@ -11,10 +9,9 @@ import importlib
 import re
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-
-from svfap_edge.benchmark.processes import answering
 
 
 def package_model() -> dict[str, Any]:
@@ -58,24 +55,20 @@ def module(name: str) -> dict[str, Any]:
     return {"version": str(getattr(found, "__version__", ""))}
 
 
-def tensorrt(flavour: str) -> dict[str, Any]:
+def tensorrt(name: str) -> dict[str, Any]:
     """Whether TensorRT ("tensorrt") or TensorRT for RTX ("rtx") loads."""
     from svfap_edge.export.trt.builder import find_builder
 
-    return {"version": find_builder(flavour).version}  # type: ignore[arg-type]
+    return {"version": find_builder(name).version}  # type: ignore[arg-type]
 
 
-def opencv(face_model: str = "") -> dict[str, Any]:
-    """What this OpenCV can do, and whether the face detectors work.
-
-    Args:
-        face_model: YuNet's file, or nothing.
-    """
+def opencv(face_model: Path | None) -> dict[str, Any]:
+    """What this OpenCV can do, and whether the face detectors work; YuNet only if it has a file."""
     import cv2
     import numpy as np
 
     from svfap_edge.errors import SvfapError
-    from svfap_edge.perception.detectors import HaarDetector, YuNetDetector
+    from svfap_edge.perception.detectors import Detector, HaarDetector, YuNetDetector
 
     said = cv2.getBuildInformation()
     parts = {"FFmpeg": "FFMPEG", "GStreamer": "GStreamer", "V4L": "v4l/v4l2"}
@@ -84,13 +77,12 @@ def opencv(face_model: str = "") -> dict[str, Any]:
         match = re.search(rf"^\s*{re.escape(key)}:\s*(\S+)", said, re.MULTILINE)
         facts[name] = bool(match) and match[1] not in ("NO", "NONE")  # type: ignore[index]
     frame = np.zeros((64, 64, 3), np.uint8)
-    for detector, make in (
-        ("haar", HaarDetector), ("yunet", lambda: YuNetDetector(Path(face_model)))
-    ):  # fmt: skip
-        if detector == "yunet" and not face_model:
-            continue
+    detectors: dict[str, Callable[[], Detector]] = {"haar": HaarDetector}
+    if face_model is not None:
+        detectors["yunet"] = lambda: YuNetDetector(face_model)
+    for detector, make in detectors.items():
         try:
-            make().detect(frame)  # type: ignore[operator]
+            make().detect(frame)
             facts[detector] = ""
         except SvfapError as error:
             facts[detector] = str(error)
@@ -113,25 +105,7 @@ def cuda() -> dict[str, Any]:
     return {
         "cuda": gpus[0].cuda if gpus else "",
         "gpus": [
-            {
-                "name": gpu.name,
-                "compute_capability": gpu.capability,
-                "memory_mib": gpu.memory >> 20,
-            }
-            for gpu in gpus
+            {"name": g.name, "compute_capability": g.capability, "memory_mib": g.memory >> 20}
+            for g in gpus
         ],
     }
-
-
-PROBES = {
-    "package_model": package_model,
-    "engine": engine,
-    "module": module,
-    "opencv": opencv,
-    "cuda": cuda,
-    "tensorrt": tensorrt,
-}
-
-if __name__ == "__main__":
-    with answering() as answer:
-        answer(PROBES[sys.argv[1]](*sys.argv[2:]))  # type: ignore[operator]

@@ -1,15 +1,9 @@
-"""Analysis of an evaluation: metrics with intervals, what each artifact lost, and a verdict.
-
-analysis = analyse(Evaluation(task, "test.txt", ..., baseline=fp32, candidates=(int8,)))
-for candidate in analysis.candidates:
-    print(candidate.verdict)
-"""
+"""Analysis of an evaluation: metrics with intervals, what each artifact lost, and a verdict."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -20,9 +14,11 @@ from . import intervals
 from .analysis_types import (
     Analysis,
     ArtifactAnalysis,
+    ArtifactPredictions,
     CandidateAnalysis,
     ClassScore,
     Drop,
+    Evaluation,
     Flip,
     Latency,
     McNemar,
@@ -30,10 +26,7 @@ from .analysis_types import (
     OutputScore,
     Right,
 )
-from .predictions import ArtifactPredictions, Evaluation
 from .verdict import judge, sentence
-
-__all__ = ["Analysis", "ArtifactPredictions", "Evaluation", "analyse"]
 
 DEFAULT_LIMIT = 1.0
 """Points that a metric may drop when the user set no limit. Only the verdict uses it."""
@@ -48,7 +41,7 @@ def analyse(evaluation: Evaluation) -> Analysis:
     task, targets = evaluation.task, evaluation.targets
     results = (evaluation.baseline, *evaluation.candidates)
     baseline, *others = (
-        replace(_measure(task, targets, result), name=name)
+        _measure(task, targets, result, name)
         for result, name in zip(results, _names(results), strict=True)
     )
     limit = DEFAULT_LIMIT if evaluation.max_drop is None else evaluation.max_drop
@@ -82,6 +75,10 @@ def _compare(
     limit: float,
 ) -> CandidateAnalysis:
     drops = _drops(evaluation, result, baseline, artifact)
+    mcnemar = None
+    if evaluation.task.kind == "classes":
+        right = [r.predicted == evaluation.targets for r in (evaluation.baseline, result)]
+        mcnemar = McNemar(*metrics.mcnemar_exact(*right))
     speedup = None
     if baseline.latency and artifact.latency:
         speedup = baseline.latency.p50_ms / artifact.latency.p50_ms
@@ -89,13 +86,12 @@ def _compare(
     files = len(evaluation.files)
     outcome, drop = judge(drops, files, limit, speedup, shrink)
     allowed = evaluation.max_drop
-    classes = evaluation.task.kind == "classes"
     return CandidateAnalysis(
         artifact=artifact,
         drops=drops,
-        mcnemar=_mcnemar(evaluation, result) if classes else None,
+        mcnemar=mcnemar,
         agreement=_agreement(evaluation, result),
-        flips=_flips(evaluation, result) if classes else (),
+        flips=_flips(evaluation, result) if mcnemar else (),
         speedup=speedup,
         outcome=outcome,
         verdict=sentence(outcome, drop, baseline, artifact, files, limit, speedup),
@@ -103,7 +99,9 @@ def _compare(
     )
 
 
-def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> ArtifactAnalysis:
+def _measure(
+    task: Task, targets: np.ndarray, result: ArtifactPredictions, name: str
+) -> ArtifactAnalysis:
     latency = None
     if result.latency_ms.size:
         p50, p95 = np.percentile(result.latency_ms, [50, 95])
@@ -113,26 +111,33 @@ def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> Ar
     outputs: tuple[OutputScore, ...] = ()
     matrix = np.zeros((0, 0), np.int64)
     if task.kind == "classes":
-        predicted = result.predicted
-        matrix = metrics.confusion_matrix(targets, predicted, len(task.labels))
-        values = _class_metrics(task, targets, predicted, matrix, result.scores)
+        matrix = metrics.confusion_matrix(targets, result.predicted, len(task.labels))
+        values = _class_metrics(task, targets, result, matrix)
         scores = zip(metrics.recalls(matrix), metrics.f1(matrix), strict=True)
         classes = tuple(
             ClassScore(label, int(matrix[i].sum()), float(recall), float(f1))
             for i, (label, (recall, f1)) in enumerate(zip(task.labels, scores, strict=True))
         )
     else:
-        outputs = _output_scores(task, targets, result.scores)
+        span = task.high - task.low
+        outputs = tuple(
+            OutputScore(
+                label, metrics.pcc(x, y), metrics.ccc(x, y), metrics.one_minus_mae(x, y, span)
+            )
+            for label, x, y in zip(task.labels, targets.T, result.scores.T, strict=True)
+        )
         values = _output_metrics(task, targets, result.scores, outputs)
+    order = {metric: place for place, metric in enumerate(task.metrics)}
     return ArtifactAnalysis(
-        name=result.name,
+        name=name,
         artifact=result.name,
         bundle=result.bundle,
         path=result.path,
         engine=result.engine,
         precision=result.precision,
         bytes=result.bytes,
-        metrics=values,
+        # In the order in which the field reports them; what it does not report comes last.
+        metrics=tuple(sorted(values, key=lambda m: order.get(m.name, len(order)))),
         classes=classes,
         outputs=outputs,
         confusion=tuple(tuple(int(v) for v in row) for row in matrix),
@@ -141,32 +146,16 @@ def _measure(task: Task, targets: np.ndarray, result: ArtifactPredictions) -> Ar
 
 
 def _class_metrics(
-    task: Task,
-    targets: np.ndarray,
-    predicted: np.ndarray,
-    matrix: np.ndarray,
-    scores: np.ndarray,
+    task: Task, targets: np.ndarray, result: ArtifactPredictions, matrix: np.ndarray
 ) -> tuple[Metric, ...]:
-    correct = (predicted == targets)[:, None]
+    correct = (result.predicted == targets)[:, None]
     draws = intervals.resampled_uar_war(targets, correct, len(task.labels))[:, :, 0]
-    primary = _primary_first(
-        task,
+    return (
         Metric("UAR", metrics.uar(matrix), *intervals.interval(draws[:, 0])),
         Metric("WAR", metrics.war(matrix), *intervals.interval(draws[:, 1])),
-    )
-    return (
-        *primary,
         Metric("macro F1", metrics.macro_f1(matrix)),
         Metric("weighted F1", metrics.weighted_f1(matrix)),
-        Metric("ECE", metrics.ece(scores, targets)),
-    )
-
-
-def _output_scores(task: Task, targets: np.ndarray, scores: np.ndarray) -> tuple[OutputScore, ...]:
-    span = task.high - task.low
-    return tuple(
-        OutputScore(label, metrics.pcc(x, y), metrics.ccc(x, y), metrics.one_minus_mae(x, y, span))
-        for label, x, y in zip(task.labels, targets.T, scores.T, strict=True)
+        Metric("ECE", metrics.ece(result.scores, targets)),
     )
 
 
@@ -175,19 +164,10 @@ def _output_metrics(
 ) -> tuple[Metric, ...]:
     draws = intervals.resampled_agreement(targets, scores, task.high - task.low)
     means = np.mean([(o.pcc, o.ccc, o.one_minus_mae) for o in outputs], axis=0)
-    return _primary_first(
-        task,
-        *(
-            Metric(name, float(mean), *intervals.interval(draws[:, i]))
-            for i, (name, mean) in enumerate(zip(intervals.AGREEMENT, means, strict=True))
-        ),
+    return tuple(
+        Metric(name, float(mean), *intervals.interval(draws[:, i]))
+        for i, (name, mean) in enumerate(zip(intervals.AGREEMENT, means, strict=True))
     )
-
-
-def _primary_first(task: Task, *found: Metric) -> tuple[Metric, ...]:
-    """In the order that the task's field reports them; what it does not report comes last."""
-    order = {name: i for i, name in enumerate(task.metrics)}
-    return tuple(sorted(found, key=lambda m: order.get(m.name, len(order))))
 
 
 def _drops(
@@ -217,11 +197,6 @@ def _drops(
         for ours, theirs in zip(baseline.metrics, artifact.metrics, strict=True)
         if ours.name in column
     )
-
-
-def _mcnemar(evaluation: Evaluation, result: ArtifactPredictions) -> McNemar:
-    ours, theirs = (r.predicted == evaluation.targets for r in (evaluation.baseline, result))
-    return McNemar(*metrics.mcnemar_exact(ours, theirs))
 
 
 def _agreement(evaluation: Evaluation, result: ArtifactPredictions) -> float:

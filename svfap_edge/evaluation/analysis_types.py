@@ -1,15 +1,92 @@
-"""The result of an analysis as plain values."""
+"""The input and the result of an analysis as plain values."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import numpy as np
 
 from svfap_edge.atomic import without_nan
+from svfap_edge.errors import SourceError, TaskError
+from svfap_edge.tasks import Task
 
 from .intervals import interval
+
+
+@dataclass(frozen=True, eq=False)
+class ArtifactPredictions:
+    """Predictions of one artifact.
+
+    Attributes:
+        name: Name of the artifact in its bundle, like "int8.openvino".
+        bundle: Name that tells the bundle from the others of the evaluation.
+        path: Folder of the bundle.
+        engine: Engine that ran the artifact.
+        precision: Precision that the engine really used, like "int8+bf16".
+        bytes: Size of the artifact's files.
+        scores: (n, L) probabilities for a task of classes, values otherwise.
+        latency_ms: (k,) times of single clips in milliseconds; empty when not measured.
+    """
+
+    name: str
+    bundle: str
+    path: str
+    engine: str
+    precision: str
+    bytes: int
+    scores: np.ndarray
+    latency_ms: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """(n,) int: the class with the highest score."""
+        return np.asarray(np.argmax(self.scores, axis=1))
+
+
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """Predictions of several artifacts for the same labelled files.
+
+    Attributes:
+        task: The task that all artifacts share.
+        data: Name of the list or folder of labelled files.
+        data_sha256: Digest of that list; empty for a folder.
+        files: Names of the n files, in the order of targets and scores.
+        targets: (n,) int class indexes, or (n, L) values.
+        missing: Files without a prediction (unreadable, no face); they are not in `files`.
+        baseline: The artifact that the candidates are compared with.
+        candidates: The other artifacts; they may include the baseline itself.
+        machine: Description of the machine: processor, instruction sets, versions.
+        created: Time of the evaluation, ISO 8601.
+        max_drop: Points that a primary metric may drop by at most; None for no limit.
+
+    Raises:
+        SourceError: There is a prediction for no file.
+        TaskError: max_drop is negative or no number.
+    """
+
+    task: Task
+    data: str
+    data_sha256: str
+    files: tuple[str, ...]
+    targets: np.ndarray
+    missing: tuple[str, ...]
+    baseline: ArtifactPredictions
+    candidates: tuple[ArtifactPredictions, ...]
+    machine: dict[str, str]
+    created: str
+    max_drop: float | None = None
+
+    def __post_init__(self) -> None:
+        if not self.files:
+            raise SourceError(
+                f"No file of '{self.data}' could be evaluated ({len(self.missing)} without a "
+                "prediction). Check the paths in the list, and that faces are found."
+            )
+        if self.max_drop is not None and not (self.max_drop >= 0 and math.isfinite(self.max_drop)):
+            raise TaskError(f"The allowed drop must be 0 or more points; got {self.max_drop}.")
 
 
 @dataclass(frozen=True)
@@ -92,11 +169,7 @@ class ArtifactAnalysis:
     Attributes:
         name: Name to show: the artifact's, with its bundle in front where two would be the same.
         artifact: Name of the artifact in its bundle.
-        bundle: Name that tells the bundle from the others of the evaluation.
-        path: Folder of the bundle.
-        engine: Engine that ran the artifact.
-        precision: Precision that the engine really used.
-        bytes: Size of the artifact's files.
+        bundle, path, engine, precision, bytes: As in `ArtifactPredictions`.
         metrics: All metrics, the primary ones first, in the task's order.
         classes: Figures of each class (classes only).
         outputs: Figures of each output (values and traits only).
@@ -143,7 +216,6 @@ class CandidateAnalysis:
     """One candidate compared with the baseline.
 
     Attributes:
-        artifact: Figures of the candidate by itself.
         drops: Drops of the primary metrics, in the order of `artifact.metrics`.
         mcnemar: McNemar's test; None for values and traits.
         agreement: Share of files with the same label; for values the mean PCC between the two.
@@ -171,11 +243,9 @@ class Analysis:
 
     Attributes:
         task, kind, labels: Name, kind and output order of the task.
-        data, data_sha256: Name of the list or folder of labelled files, and digest of the list.
         files: Number of files with a prediction.
-        missing: Names of the files without one.
         coverage: Share of all files that have a prediction.
-        max_drop: Points that a primary metric may drop by at most; None for no limit.
+        data, data_sha256, missing, machine, created, max_drop: As in `Evaluation`.
         limit: Points used by the verdicts: max_drop, or `analysis.DEFAULT_LIMIT`.
     """
 
@@ -193,6 +263,11 @@ class Analysis:
     candidates: tuple[CandidateAnalysis, ...]
     machine: dict[str, str]
     created: str
+
+    @property
+    def artifacts(self) -> tuple[ArtifactAnalysis, ...]:
+        """Figures of the baseline, then those of the candidates."""
+        return (self.baseline, *(c.artifact for c in self.candidates))
 
     @property
     def passed(self) -> bool | None:

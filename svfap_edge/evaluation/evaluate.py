@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from svfap_edge.benchmark.timing import Timed, time_artifacts
-from svfap_edge.bundle import Bundle, Manifest, digest
+from svfap_edge.bundle import Bundle, digest
 from svfap_edge.errors import BundleError, SourceError, SvfapError
 from svfap_edge.lists import (
     Item,
@@ -29,24 +29,11 @@ from svfap_edge.runtimes.choice import choose
 from svfap_edge.runtimes.prediction import softmax
 from svfap_edge.tasks import Task
 
+from .analysis_types import ArtifactPredictions, Evaluation
 from .face_clips import face_clips
-from .predictions import ArtifactPredictions, Evaluation
 
 BASELINES = ("fp32.onnx", "bf16.openvino")
 """What candidates are compared with where nothing is named: the first of these there is."""
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """An artifact to evaluate, and the engine that will run it."""
-
-    bundle: Bundle
-    artifact: str
-    engine: str
-
-    @property
-    def timed(self) -> Timed:
-        return Timed(self.bundle.path, self.artifact, self.engine)
 
 
 @dataclass(frozen=True)
@@ -61,7 +48,6 @@ class EvaluationOptions:
         max_drop: Points that a primary metric may lose at most; None for no limit.
         ignore: Labels whose files are left out, each a name or an index.
         speed: Whether to time the artifacts.
-        clips, rounds: Clips in a round and rounds of the timing; see `benchmark.timing`.
     """
 
     baseline: str | None = None
@@ -70,8 +56,6 @@ class EvaluationOptions:
     max_drop: float | None = None
     ignore: Sequence[str] = ()
     speed: bool = True
-    clips: int = 20
-    rounds: int = 3
 
 
 def evaluate(
@@ -99,36 +83,34 @@ def evaluate(
                 f"({', '.join(bundle.manifest.task.labels)}), '{bundles[0].path}' for "
                 f"'{task.name}' ({', '.join(task.labels)}). Compare bundles of one task."
             )
-    baseline, candidates = _choose(bundles, options)
+    chosen = _choose(bundles, options)
     items, targets = _labelled(data, task, options.ignore)
     _refuse_calibration_files(bundles, items)
-    chosen = [baseline, *candidates]
     with ExitStack() as stack:
+        by_path = {bundle.path: bundle for bundle in bundles}
         engines = [
-            stack.enter_context(Engine.load(c.bundle, artifact=c.artifact, engine=c.engine))
+            stack.enter_context(
+                Engine.load(by_path[c.bundle], artifact=c.artifact, engine=c.engine)
+            )
             for c in chosen
         ]
-        found, scores = _predict(items, chosen, engines, detector, progress)
-        precisions = [engine.spec.precision for engine in engines]
+        found, scores = _predict(items, engines, detector, progress)
     latencies = [np.empty(0)] * len(chosen)
     if options.speed:
-        timed = [candidate.timed for candidate in chosen]
-        latencies = time_artifacts(
-            timed, clips=options.clips, rounds=options.rounds, progress=progress
-        )
+        latencies = time_artifacts(chosen, progress=progress)
     bundle_names = _bundle_names(bundles)
     results = [
         ArtifactPredictions(
             name=c.artifact,
-            bundle=bundle_names[c.bundle.path],
-            path=str(c.bundle.path),
+            bundle=bundle_names[c.bundle],
+            path=str(c.bundle),
             engine=c.engine,
-            precision=precision,
-            bytes=c.bundle.artifact(c.artifact).bytes,
+            precision=engine.spec.precision,
+            bytes=by_path[c.bundle].artifact(c.artifact).bytes,
             scores=rows,
             latency_ms=latency,
         )
-        for c, precision, rows, latency in zip(chosen, precisions, scores, latencies, strict=True)
+        for c, engine, rows, latency in zip(chosen, engines, scores, latencies, strict=True)
     ]
     names = _file_names(items, data)
     predicted = set(found)
@@ -163,63 +145,55 @@ def _labelled(data: Path, task: Task, ignore: Sequence[str]) -> tuple[list[Item]
     return items, class_targets(items, task)
 
 
-def _choose(
-    bundles: Sequence[Bundle], options: EvaluationOptions
-) -> tuple[Candidate, list[Candidate]]:
-    """The baseline, and everything else an installed engine runs."""
+def _choose(bundles: Sequence[Bundle], options: EvaluationOptions) -> list[Timed]:
+    """The baseline, then everything else that an installed engine runs."""
     everything = []
     for bundle in bundles:
         for name in bundle.manifest.artifacts:
-            wanted_names = options.artifacts
-            if wanted_names is not None and name not in (*wanted_names, options.baseline):
+            if options.artifacts is not None and name not in (*options.artifacts, options.baseline):
                 continue
             try:
-                everything.append(Candidate(bundle, *choose(bundle, name, options.engine)))
+                everything.append(Timed(bundle.path, *choose(bundle, name, options.engine)))
             except SvfapError:
                 if options.artifacts is not None:
                     raise
-    first = [c.artifact for c in everything if c.bundle is bundles[0]]
+    first = [c.artifact for c in everything if c.bundle == bundles[0].path]
     wanted = options.baseline or next((name for name in BASELINES if name in first), None)
-    for candidate in everything:
-        if wanted is None or wanted in (
-            candidate.artifact, f"{candidate.bundle.path}/{candidate.artifact}"
-        ):  # fmt: skip
-            others = [other for other in everything if other is not candidate]
-            return candidate, others
-    runnable = ", ".join(f"{c.bundle.path}/{c.artifact}" for c in everything) or "nothing"
+    for place, each in enumerate(everything):
+        if wanted in (None, each.artifact, f"{each.bundle}/{each.artifact}"):
+            return [each, *everything[:place], *everything[place + 1 :]]
+    runnable = ", ".join(f"{c.bundle}/{c.artifact}" for c in everything) or "nothing"
     raise BundleError(f"No baseline '{wanted}'. Runnable here: {runnable}.")
 
 
 def _refuse_calibration_files(bundles: Sequence[Bundle], items: Sequence[Item]) -> None:
     """INT8 looks better than it is on the files it was calibrated on."""
-    used: dict[str, str] = {
-        name: str(bundle.path)
+    used = {
+        name: bundle.path
         for bundle in bundles
         for name in bundle.manifest.quantization.get("files", [])
     }
     if not used:
         return
-    shared = [item for item in items if item.path.exists() and file_digest(item.path) in used]
+    digests = {item.path: file_digest(item.path) for item in items if item.path.exists()}
+    shared = [path for path, found in digests.items() if found in used]
     if shared:
         raise SourceError(
             f"{len(shared)} of {len(items)} files were used to calibrate "
-            f"'{used[file_digest(shared[0].path)]}', first '{shared[0].path}'. Evaluate on files "
-            "that took no part, or calibrate on others."
+            f"'{used[digests[shared[0]]]}', first '{shared[0]}'. Evaluate on files that took no "
+            "part, or calibrate on others."
         )
 
 
 def _predict(
     items: Sequence[Item],
-    chosen: Sequence[Candidate],
     engines: Sequence[Engine],
     detector: Detector,
     progress: Callable[[str], None],
 ) -> tuple[list[int], list[np.ndarray]]:
-    """Indices of the files with a face, and per artifact their scores (n, L)."""
-    geometries: dict[tuple[object, float], Manifest] = {}
-    for candidate in chosen:
-        manifest = candidate.bundle.manifest
-        geometries.setdefault((manifest.clip, manifest.margin), manifest)
+    """Indices of the files with a face, and for each engine their scores (n, L)."""
+    manifests = [engine.manifest for engine in engines]
+    geometries = {(manifest.clip, manifest.margin): manifest for manifest in manifests}
     found: list[int] = []
     scores: list[list[np.ndarray]] = [[] for _ in engines]
     for number, item in enumerate(items):
@@ -234,13 +208,11 @@ def _predict(
         if not all(len(cut) for cut in clips.values()):
             continue
         found.append(number)
-        for rows, engine in zip(scores, engines, strict=True):
-            manifest = engine.manifest
+        for rows, engine, manifest in zip(scores, engines, manifests, strict=True):
             logits = engine.infer(clips[(manifest.clip, manifest.margin)]).logits
-            rows.append(
-                softmax(logits).mean(0) if manifest.task.kind == "classes" else logits.mean(0)
-            )
-    width = len(engines[0].manifest.task.labels)
+            values = softmax(logits) if manifest.task.kind == "classes" else logits
+            rows.append(values.mean(axis=0))
+    width = len(manifests[0].task.labels)
     return found, [np.array(rows, float).reshape(-1, width) for rows in scores]
 
 

@@ -70,8 +70,13 @@ def face_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClips:
         SourceError: The file cannot be read.
     """
     if is_image(path) and not path.is_dir():
-        clips = _image_clip(read_image(path), manifest, detector)
-        return FaceClips(clips, np.ones(len(clips)))
+        image = read_image(path)
+        box = find_face(image, detector)
+        if box is None:
+            return _no_clips(manifest.clip)
+        face = crop_face(image, box, manifest.margin, manifest.clip.size)
+        clip = np.repeat(face[None, None], manifest.clip.frames, axis=1)
+        return FaceClips(clip, np.ones(1))
     return _video_clips(path, manifest, detector)
 
 
@@ -86,20 +91,15 @@ def find_face(image: np.ndarray, detector: Detector) -> Box | None:
     return found[0].moved(-pad, -pad) if found else None
 
 
-def _image_clip(image: np.ndarray, manifest: Manifest, detector: Detector) -> np.ndarray:
-    spec = manifest.clip
-    box = find_face(image, detector)
-    if box is None:
-        return np.empty((0, *spec.shape), np.uint8)
-    face = crop_face(image, box, manifest.margin, spec.size)
-    return np.repeat(face[None, None], spec.frames, axis=1)
+def _no_clips(spec: ClipSpec) -> FaceClips:
+    return FaceClips(np.empty((0, *spec.shape), np.uint8), np.empty(0))
 
 
 def _video_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClips:
     spec = manifest.clip
     people = _watch(path, manifest, detector, spec.span_s / CLIPS_PER_SPAN)
     if not people:
-        return FaceClips(np.empty((0, *spec.shape), np.uint8), np.empty(0))
+        return _no_clips(spec)
     chosen = [entry for entry in _main_person(people) if entry[1] >= MIN_COVERAGE]
     if not chosen:  # too short for its hops: look again at every frame, take the best
         people = _watch(path, manifest, detector, spec.spacing_s / FRAMES_PER_SPACING)

@@ -62,24 +62,16 @@ def resampled_uar_war(
     return np.stack((mean_recall, hits.sum(axis=1) / n), axis=1)
 
 
-def resampled_agreement(
-    targets: np.ndarray,
-    scores: np.ndarray,
-    span: float = 1.0,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
-) -> np.ndarray:
+def resampled_agreement(targets: np.ndarray, scores: np.ndarray, span: float = 1.0) -> np.ndarray:
     """PCC, CCC and 1-MAE, each the mean of the outputs, on resampled items.
 
     All three follow from six moments, so a resample costs one row of a matrix product. The same n
-    and seed give the same items: call it once for each system and subtract to compare in pairs.
+    gives the same items: call it once for each system and subtract to compare in pairs.
 
     Args:
         targets: (n, L).
         scores: (n, L).
         span: Range of the values, as for `metrics.one_minus_mae`.
-        resamples: R.
-        seed: The same seed gives the same draws.
 
     Returns:
         (R, 3) in the order of `AGREEMENT`.
@@ -93,8 +85,8 @@ def resampled_agreement(
     bias = scores.mean(axis=0, dtype=np.float64) - targets.mean(axis=0, dtype=np.float64)
     error = np.abs(np.asarray(scores, np.float64) - targets)
     features = np.concatenate((x, y, x * x, y * y, x * y, error), axis=1)  # (n, 6 L)
-    rows = [w @ features / len(x) for w in _weights(len(x), resamples, seed)]
-    mx, my, xx, yy, xy, mae = np.moveaxis(np.concatenate(rows).reshape(resamples, 6, -1), 1, 0)
+    rows = [w @ features / len(x) for w in _weights(len(x))]
+    mx, my, xx, yy, xy, mae = np.moveaxis(np.concatenate(rows).reshape(RESAMPLES, 6, -1), 1, 0)
     vx, vy, cov = xx - mx**2, yy - my**2, xy - mx * my
     varies = (vx > _CONSTANT * x.var(axis=0)) & (vy > _CONSTANT * y.var(axis=0))
     vx, vy, cov = (np.where(varies, v, d) for v, d in ((vx, 1), (vy, 1), (cov, 0)))
@@ -103,12 +95,12 @@ def resampled_agreement(
     return np.stack([m.mean(axis=1) for m in (r, concordance, 1 - mae / span)], axis=1)
 
 
-def _weights(n: int, resamples: int, seed: int) -> Iterator[np.ndarray]:
+def _weights(n: int) -> Iterator[np.ndarray]:
     """(r, n) float64: how often each item is in each resample, a few resamples at a time."""
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     step = max(1, _CHUNK_ITEMS // n)
-    for start in range(0, resamples, step):
-        rows = min(step, resamples - start)
+    for start in range(0, RESAMPLES, step):
+        rows = min(step, RESAMPLES - start)
         draws = rng.integers(0, n, (rows, n)) + n * np.arange(rows)[:, None]
         counts = np.bincount(draws.ravel(), minlength=rows * n)
         yield counts.reshape(rows, n).astype(np.float64)

@@ -39,10 +39,8 @@ def judge(
 
     Args:
         drops: Drops of the primary metrics, the most important one first.
-        files: Number of files.
         limit: Points that a metric may drop by.
-        speedup: Baseline p50 / candidate p50; None when not measured.
-        shrink: Baseline size / candidate size.
+        speedup, shrink: Latency and size of the baseline, divided by those of the candidate.
 
     Returns:
         The rule, and the drop to show with it: the first that meets it, else the first of all.
@@ -104,27 +102,15 @@ def sentence(
         return f"{found}: over the limit of {limit:g}, but it may be chance: evaluate on more"
     if speedup is None:
         return f"{found}, speed not measured: the accuracy holds, measure the speed"
-    speed = _speed_text(speedup, baseline.name)
-    if outcome == "slower":
-        return f"{found}, {speed}: {_slower_text(artifact, baseline)}, do not"
-    if outcome == "no gain":
-        return f"{found}, {speed}: nothing gained, keep {baseline.name}"
-    if speedup < 1 + SAME_SPEED:
-        speed += f", {baseline.bytes / max(artifact.bytes, 1):.1f}x smaller"
-    return f"{found}, {speed}: ship it"
-
-
-def _speed_text(speedup: float, baseline: str) -> str:
     if speedup < 1 - SAME_SPEED:
-        return f"{speedup:.1f}x the speed of {baseline}"
-    if speedup < 1 + SAME_SPEED:
-        return f"as fast as {baseline}"
-    return f"{speedup:.1f}x faster than {baseline}"
-
-
-def _slower_text(artifact: ArtifactAnalysis, baseline: ArtifactAnalysis) -> str:
-    """Which kind of artifact is slower; by name where precision is not the difference."""
-    ours, theirs = (a.precision.replace("int", "INT") for a in (artifact, baseline))
-    if ours == theirs:
-        return f"it is slower than {baseline.name} here"
-    return f"{ours} is slower than {theirs} here"
+        slow = f"{found}, {speedup:.1f}x the speed of {baseline.name}"
+        ours, theirs = (a.precision.replace("int", "INT") for a in (artifact, baseline))
+        if ours == theirs:
+            return f"{slow}: it is slower than {baseline.name} here, do not"
+        return f"{slow}: {ours} is slower than {theirs} here, do not"
+    if speedup >= 1 + SAME_SPEED:
+        return f"{found}, {speedup:.1f}x faster than {baseline.name}: ship it"
+    equal = f"{found}, as fast as {baseline.name}"
+    if outcome == "no gain":
+        return f"{equal}: nothing gained, keep {baseline.name}"
+    return f"{equal}, {baseline.bytes / max(artifact.bytes, 1):.1f}x smaller: ship it"

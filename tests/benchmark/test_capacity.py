@@ -52,7 +52,7 @@ def test_all_trials_are_reported(
 
 def test_bad_options_exit_2(tiny: Bundle, video: Path, tmp_path: Path) -> None:
     for wrong, message in (
-        ((video, tiny.path, "--mode", "fast"), "--mode must be"),
+        ((video, tiny.path, "--mode", "fast"), "mode must be"),
         ((video, tiny.path, "--hop", 0), "--hop must be"),
         ((video, tiny.path, "--seconds", "inf"), "--seconds must be"),
         ((tmp_path / "no.mp4", tiny.path), "No source"),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -85,20 +87,20 @@ def test_bad_checkpoints_and_options_exit_2(tiny: Bundle, tmp_path: Path) -> Non
 
 
 def test_training_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of a tiny model in this process; processes are the business of `answer_of`."""
+    """Of a tiny model in this process; processes are the business of `run_apart`."""
     functional = torch.nn.functional
     fused = functional.scaled_dot_product_attention
     monkeypatch.setattr(functional, "scaled_dot_product_attention", fused)  # put back at the end
     monkeypatch.setitem(PRESETS, "lite", TINY)
 
-    def answer(arguments: list[str], what: str) -> list[float]:
+    def run_here(function: Callable[..., list[float]], what: str, **job: Any) -> list[float]:
         functional.scaled_dot_product_attention = fused
-        found = training_steps.measure(**json.loads(arguments[2]))
+        found = function(**job)
         plain = functional.scaled_dot_product_attention is pytorch.written_out
         assert plain == ("plain" in what)
         return found
 
-    monkeypatch.setattr(training_steps, "answer_of", answer)
+    monkeypatch.setattr(training_steps, "run_apart", run_here)
     options = ("--preset", "lite", "--batch", 1, "--rounds", 2, "--steps", 1, "--json")
     result = call("benchmark-training", *options)
     assert result.exit_code == 0, result.output

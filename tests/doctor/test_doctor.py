@@ -15,9 +15,8 @@ import pytest
 
 from svfap_edge.cache import FACE_MODEL_NAME
 from svfap_edge.doctor import checks as doctor_system
-from svfap_edge.doctor import diagnosis
-from svfap_edge.doctor.check import State
-from svfap_edge.doctor.checks import check_driver, check_engine
+from svfap_edge.doctor import diagnosis, probes
+from svfap_edge.doctor.checks import State, check_driver, check_engine
 from svfap_edge.errors import BackendUnavailable, BundleError, InferenceError
 from svfap_edge.runtimes.choice import ENGINES, available_engines
 from tests.conftest import ROOT
@@ -184,7 +183,7 @@ def test_cache(tmp_path: Path) -> None:
 def test_a_probe_that_hangs_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PYTHONPATH", str(stub(tmp_path, "slow", "import time; time.sleep(60)")))
     monkeypatch.setattr(diagnosis, "TIMEOUT_S", 1.0)
-    answer = diagnosis._answer("module", "slow")
+    answer = diagnosis._answer(probes.module, name="slow")
     assert isinstance(answer, InferenceError)
     assert "did not end within 1 s" in str(answer)
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from svfap_edge.errors import DependencyMissing, SourceError
-from svfap_edge.evaluation.analysis import Analysis, ArtifactPredictions, Evaluation, analyse
+from svfap_edge.evaluation.analysis import analyse
+from svfap_edge.evaluation.analysis_types import Analysis, ArtifactPredictions, Evaluation
 from svfap_edge.tasks import Task
 
 pytest.importorskip("matplotlib")

@@ -13,7 +13,7 @@ import numpy as np
 from svfap_edge.evaluation.analysis_types import Analysis
 from svfap_edge.sinks.palette import PALETTE
 
-from .tables import artifacts_of, megabytes
+from .tables import megabytes
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,14 +30,7 @@ MARKERS = "osD^vPX*"
 
 @dataclass(frozen=True)
 class Picture:
-    """A PNG of the report.
-
-    Attributes:
-        name: Name of its file.
-        title: Heading above it.
-        text: What it shows, for those who cannot see it.
-        png: Content of the file.
-    """
+    """A PNG of the report; the text says what it shows to those who cannot see it."""
 
     name: str
     title: str
@@ -56,32 +49,26 @@ class Picture:
 
 
 def draw_pictures(analysis: Analysis) -> list[Picture]:
-    pictures = []
+    from matplotlib import rc_context
+
+    def add(draw: Callable[[Analysis], Figure], name: str, title: str, text: str) -> None:
+        buffer = io.BytesIO()
+        with rc_context({"text.parse_math": False}):  # a name may hold dollar signs
+            figure = draw(analysis)
+            figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
+        pictures.append(Picture(name, title, text, buffer.getvalue()))
+
+    pictures: list[Picture] = []
     if analysis.candidates:
         text = f"Change of each primary metric against {analysis.baseline.name}, with intervals"
-        pictures.append(Picture("drop.png", "Change", text, _png(_draw_changes, analysis)))
-    measured = [a for a in artifacts_of(analysis) if a.latency]
-    if measured:
+        add(_draw_changes, "drop.png", "Change", text)
+    if any(artifact.latency for artifact in analysis.artifacts):
         text = "Accuracy over the latency of one clip; the area of a point is the artifact's size"
-        pictures.append(
-            Picture("speed.png", "Speed and accuracy", text, _png(_draw_speed, analysis))
-        )
+        add(_draw_speed, "speed.png", "Speed and accuracy", text)
     if analysis.kind == "classes":
         text = "Confusion matrix of each artifact: rows are true classes, columns predicted ones"
-        pictures.append(
-            Picture("confusion.png", "Confusion", text, _png(_draw_confusion, analysis))
-        )
+        add(_draw_confusion, "confusion.png", "Confusion", text)
     return pictures
-
-
-def _png(draw: Callable[[Analysis], Figure], analysis: Analysis) -> bytes:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    figure = draw(analysis)
-    FigureCanvasAgg(figure)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, bbox_inches="tight", pad_inches=0.15)
-    return buffer.getvalue()
 
 
 def _draw_changes(analysis: Analysis) -> Figure:
@@ -105,13 +92,11 @@ def _draw_changes(analysis: Analysis) -> Figure:
     ax.set(
         xlim=(min(edges) - margin, max(edges) + margin),
         ylim=(len(rows) - 0.5, -0.5),
-        xlabel=_plain_text(
-            f"points against {analysis.baseline.name} (left is worse; bars: 95 % interval)"
-        ),
+        xlabel=f"points against {analysis.baseline.name} (left is worse; bars: 95 % interval)",
     )
     short = _short_names(analysis)
     names = [f"{short[c.artifact.name]}  {drop.metric}" for c, drop in rows]
-    ax.set_yticks(range(len(rows)), [_plain_text(name) for name in names])
+    ax.set_yticks(range(len(rows)), names)
     ax.annotate(
         f"limit {-analysis.limit:g}", (-analysis.limit, 1), (0, 4), ha="center", fontsize=8,
         color=BAD, xycoords=("data", "axes fraction"), textcoords="offset points",
@@ -126,7 +111,7 @@ def _draw_speed(analysis: Analysis) -> Figure:
     from matplotlib.figure import Figure
     from matplotlib.lines import Line2D
 
-    artifacts = artifacts_of(analysis)
+    artifacts = analysis.artifacts
     metric = analysis.baseline.metrics[0].name
     factor = 100 if analysis.kind == "classes" else 1
     largest = max(a.bytes for a in artifacts) or 1
@@ -138,7 +123,7 @@ def _draw_speed(analysis: Analysis) -> Figure:
             continue
         look: dict[str, Any] = {
             "marker": MARKERS[i % len(MARKERS)], "color": COLORS[i % len(COLORS)],
-            "label": _plain_text(f"{short[artifact.name]}, {megabytes(artifact.bytes)} MB"),
+            "label": f"{short[artifact.name]}, {megabytes(artifact.bytes)} MB",
         }  # fmt: skip
         x, y = artifact.latency.p50_ms, factor * artifact.metrics[0].value
         points.append((x, y))
@@ -182,8 +167,8 @@ def _draw_confusion(analysis: Analysis) -> Figure:
     from matplotlib.colors import LinearSegmentedColormap
     from matplotlib.figure import Figure
 
-    artifacts = artifacts_of(analysis)
-    labels = [_plain_text(_short(label, 14)) for label in analysis.labels]
+    artifacts = analysis.artifacts
+    labels = [_short(label, 14) for label in analysis.labels]
     short = _short_names(analysis)
     side = max(2.2, 0.36 * len(labels) + 0.3)
     columns = max(1, min(PANELS_PER_ROW, len(artifacts), int(PAGE_INCHES / side)))
@@ -197,10 +182,8 @@ def _draw_confusion(analysis: Analysis) -> Figure:
         _draw_matrix(ax, np.array(artifact.confusion), labels, colors)
         value = artifact.metrics[0]
         ax.set_title(
-            _plain_text(
-                f"{short[artifact.name]}{' (baseline)' if artifact is artifacts[0] else ''}\n"
-                f"{value.name} {100 * value.value:.1f} %"
-            ),
+            f"{short[artifact.name]}{' (baseline)' if artifact is artifacts[0] else ''}\n"
+            f"{value.name} {100 * value.value:.1f} %",
             fontsize=9,
         )
     for ax in grid[:, 0]:
@@ -237,7 +220,7 @@ def _tidy(ax: Axes) -> None:
 
 def _short_names(analysis: Analysis) -> dict[str, str]:
     """Shortened names of the artifacts; the full ones where two would become the same."""
-    names = [artifact.name for artifact in artifacts_of(analysis)]
+    names = [artifact.name for artifact in analysis.artifacts]
     short = {name: _short(name) for name in names}
     return short if len(set(short.values())) == len(short) else {name: name for name in names}
 
@@ -246,8 +229,3 @@ def _short(text: str, width: int = 30) -> str:
     """Shortened in the middle: names that differ often do so at their end."""
     half = (width - 1) // 2
     return text if len(text) <= width else f"{text[:half]}…{text[-half:]}"
-
-
-def _plain_text(text: str) -> str:
-    """Keep matplotlib from reading a dollar sign as mathematics."""
-    return text.replace("$", r"\$")

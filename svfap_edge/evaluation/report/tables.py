@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -35,8 +35,7 @@ class Table:
     """Text of a table, for the page and for Markdown alike.
 
     Attributes:
-        title: Heading above the table.
-        header: Heading of each column.
+        title, header: Heading of the table, and of each column.
         rows: Text of the cells; a second line in a cell follows a newline.
         words: Number of columns of words, on the left; the others are numbers, aligned right.
         note: Paragraph below the table.
@@ -47,10 +46,6 @@ class Table:
     rows: tuple[tuple[str, ...], ...]
     words: int = 1
     note: str = ""
-
-    def first(self, rows: int) -> Table:
-        """The table without the rows after the first ones."""
-        return replace(self, rows=self.rows[:rows])
 
 
 def title_of(analysis: Analysis) -> str:
@@ -82,10 +77,6 @@ def tables_of(analysis: Analysis) -> list[Table]:
     elif len(analysis.labels) > 1:
         tables.append(_output_table(analysis))
     return tables
-
-
-def artifacts_of(analysis: Analysis) -> list[ArtifactAnalysis]:
-    return [analysis.baseline, *(c.artifact for c in analysis.candidates)]
 
 
 def _accuracy_table(analysis: Analysis) -> Table:
@@ -153,7 +144,7 @@ def _comparison_table(analysis: Analysis) -> Table:
 def _speed_table(analysis: Analysis) -> Table:
     speedups = [None, *(c.speedup for c in analysis.candidates)]
     rows: list[tuple[str, ...]] = []
-    for artifact, speedup in zip(artifacts_of(analysis), speedups, strict=True):
+    for artifact, speedup in zip(analysis.artifacts, speedups, strict=True):
         latency = artifact.latency
         times = (f"{latency.p50_ms:.1f}", f"{latency.p95_ms:.1f}") if latency else ("–", "–")
         speed = "–" if speedup is None else f"{speedup:.2f}x"
@@ -161,7 +152,7 @@ def _speed_table(analysis: Analysis) -> Table:
         columns = (artifact.name, artifact.bundle, artifact.engine, artifact.precision)
         rows.append((*columns, size, *times, speed if rows else ""))
     header = ("Artifact", "bundle", "engine", "precision", "MB", "p50 ms", "p95 ms", "speed")
-    clips = max((a.latency.clips for a in artifacts_of(analysis) if a.latency), default=0)
+    clips = max((a.latency.clips for a in analysis.artifacts if a.latency), default=0)
     note = (
         f"One clip at a time, {clips:,} times: half of the predictions came within p50, 95 % "
         f"within p95. Speed against {analysis.baseline.name}."
@@ -171,32 +162,22 @@ def _speed_table(analysis: Analysis) -> Table:
 
 
 def _class_table(analysis: Analysis) -> Table:
-    artifacts = artifacts_of(analysis)
-    rows = [
-        (
-            label,
-            f"{analysis.baseline.classes[i].count:,}",
-            *(_number(analysis, artifact.classes[i].recall) for artifact in artifacts),
-        )
-        for i, label in enumerate(analysis.labels)
-    ]
-    header = ("Class", "files", *(artifact.name for artifact in artifacts))
+    rows = []
+    for i, label in enumerate(analysis.labels):
+        recalls = [_number(analysis, a.classes[i].recall) for a in analysis.artifacts]
+        rows.append((label, f"{analysis.baseline.classes[i].count:,}", *recalls))
+    header = ("Class", "files", *(artifact.name for artifact in analysis.artifacts))
     return Table("Recall of each class, %", header, tuple(rows))
 
 
 def _output_table(analysis: Analysis) -> Table:
-    artifacts = artifacts_of(analysis)
     fields = {"PCC": "pcc", "CCC": "ccc", "1-MAE": "one_minus_mae"}
-    rows = [
-        (
-            label,
-            metric.name,
-            *(_number(analysis, getattr(a.outputs[i], fields[metric.name])) for a in artifacts),
-        )
-        for i, label in enumerate(analysis.labels)
-        for metric in analysis.baseline.metrics
-    ]
-    header = ("Output", "metric", *(artifact.name for artifact in artifacts))
+    rows = []
+    for i, label in enumerate(analysis.labels):
+        for metric in analysis.baseline.metrics:
+            values = [getattr(a.outputs[i], fields[metric.name]) for a in analysis.artifacts]
+            rows.append((label, metric.name, *(_number(analysis, value) for value in values)))
+    header = ("Output", "metric", *(artifact.name for artifact in analysis.artifacts))
     return Table("Each output", header, tuple(rows), words=2)
 
 

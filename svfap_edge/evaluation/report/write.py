@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from svfap_edge.atomic import folder_written_whole
 from svfap_edge.errors import DependencyMissing, SourceError
-from svfap_edge.evaluation.analysis_types import Analysis
+from svfap_edge.evaluation.analysis_types import Analysis, CandidateAnalysis
 
-from .page import render
-from .pictures import draw_pictures
+from .pictures import Picture, draw_pictures
+from .tables import changed_table, details_table, summary_of, tables_of, title_of
+
+TONES = {"ship": "good", "drop": "bad", "slower": "bad"}  # of the verdicts; others "unsure"
 
 FILES = ("report.json", "report.md", "report.html", "confusion.png", "drop.png", "speed.png")
 """All that a report folder may hold; one that holds anything else is never replaced."""
@@ -40,15 +45,12 @@ def write_report(analysis: Analysis, folder: Path) -> list[Path]:
         "report.json": json.dumps(
             analysis.to_json(), indent=2, ensure_ascii=False, allow_nan=False
         ).encode(),
-        **{name: text.encode() for name, text in render(analysis, pictures).items()},
+        **{name: text.encode() for name, text in _render(analysis, pictures).items()},
         **{picture.name: picture.png for picture in pictures},
     }
-    try:
-        with folder_written_whole(folder) as new:
-            for name, data in content.items():
-                (new / name).write_bytes(data)
-    except OSError as error:
-        raise SourceError(f"Cannot write the report '{folder}': {error}") from error
+    with folder_written_whole(folder, SourceError) as new:
+        for name, data in content.items():
+            (new / name).write_bytes(data)
     return [folder / name for name in content]
 
 
@@ -67,3 +69,47 @@ def _check_replaceable(folder: Path) -> None:
             f"'{folder}' is not an earlier report: it holds {held}. Nothing was changed; choose "
             "a new folder for the report."
         )
+
+
+def _render(analysis: Analysis, pictures: Sequence[Picture]) -> dict[str, str]:
+    """Text of `report.html` and `report.md`, from the templates beside this file. The page needs no
+    other file: pictures and style are inside."""
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader(__package__, ""),
+        autoescape=lambda name: name is None or ".html" in name,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["cell"] = _cell
+    content = {
+        "title": title_of(analysis),
+        "summary": summary_of(analysis),
+        "verdicts": [_verdict(candidate) for candidate in analysis.candidates],
+        "tables": tables_of(analysis),
+        "pictures": pictures,
+        "changed": [changed_table(analysis, c) for c in analysis.candidates if c.flips],
+        "details": details_table(analysis),
+        "missing": analysis.missing,
+    }
+    html, text = (
+        environment.get_template(f"{name}.jinja").render(content)
+        for name in ("report.html", "report.md")
+    )
+    return {"report.html": html + "\n", "report.md": re.sub(r"\n{3,}", "\n\n", text) + "\n"}
+
+
+def _verdict(candidate: CandidateAnalysis) -> dict[str, Any]:
+    name, text = candidate.artifact.name, candidate.verdict
+    finding, _, advice = text.removeprefix(f"{name}: ").rpartition(": ")
+    tone = TONES.get(candidate.outcome, "unsure")
+    return {"name": name, "text": text, "finding": finding, "advice": advice, "tone": tone}
+
+
+def _cell(text: str) -> str:
+    """Text that is safe in Markdown: a second line in brackets, nothing read as markup."""
+    first, *rest = text.split("\n")
+    text = first + (f" ({' '.join(rest)})" if rest else "")
+    return re.sub(r"([\\`*_|\[\]<>])", r"\\\1", text)
