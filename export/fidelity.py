@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,9 +36,6 @@ class Fidelity:
     cosine: float
     agreement: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def compare(reference: np.ndarray, found: np.ndarray) -> Fidelity:
     """Compare logits (N, L).
@@ -65,24 +61,19 @@ def compare(reference: np.ndarray, found: np.ndarray) -> Fidelity:
     )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What an artifact of a precision may differ by; None for no limit."""
-
-    max_abs: float | None = None
-    error: float | None = None
-    cosine: float | None = None
-    agreement: float | None = None
-
-
 LIMITS = {
-    "fp32": Limits(max_abs=1e-4),
-    "fp16": Limits(error=0.05, cosine=0.99, agreement=0.95),
-    "bf16": Limits(error=0.15, cosine=0.98, agreement=0.9),
-    "int8": Limits(error=0.35, cosine=0.94, agreement=0.85),
+    "fp32": {"max_abs": 1e-4},
+    "fp16": {"error": 0.05, "cosine": 0.99, "agreement": 0.95},
+    "bf16": {"error": 0.15, "cosine": 0.98, "agreement": 0.9},
+    "int8": {"error": 0.35, "cosine": 0.94, "agreement": 0.85},
 }
-"""By precision. Sound INT8 errs by 0.03 to 0.15 of the spread, a wrecked one by more than 0.5:
-docs/quantization.md, tests/export/test_smooth_quant.py."""
+"""Limits of the figures of `Fidelity`, by precision. Sound INT8 errs by 0.03 to 0.15 of the spread,
+a wrecked one by more than 0.5: docs/quantization.md, tests/export/test_smooth_quant.py."""
+
+WORDS = {
+    "max_abs": "max abs difference of logits",
+    "error": "logit error over between-clip deviation",
+}
 
 MIN_SPREAD = 1e-3
 """Clips whose logits differ by less than this share of their size cannot show a bad artifact."""
@@ -90,21 +81,14 @@ MIN_SPREAD = 1e-3
 
 def failures(fidelity: Fidelity, precision: str) -> list[str]:
     """What is beyond the limits, in words; empty if the artifact passes."""
-    limits = LIMITS[precision]
-    agreement = limits.agreement
-    if agreement is not None:  # chance flips some of few clips: two standard deviations of it
-        agreement -= 2 * float(np.sqrt(agreement * (1 - agreement) / fidelity.clips))
-    checks = (
-        ("max abs difference of logits", fidelity.max_abs, limits.max_abs, True),
-        ("logit error over between-clip deviation", fidelity.error, limits.error, True),
-        ("cosine", fidelity.cosine, limits.cosine, False),
-        ("agreement", fidelity.agreement, agreement, False),
-    )
     found = []
-    for name, value, limit, upper in checks:
-        # `not` first, so that NaN fails too
-        if limit is not None and not (value <= limit if upper else value >= limit - 1e-9):
-            found.append(f"{name} {value:.3g} (limit {limit:g})")
+    for name, limit in LIMITS[precision].items():
+        if name == "agreement":  # chance flips some of few clips: two standard deviations of it
+            limit -= 2 * float(np.sqrt(limit * (1 - limit) / fidelity.clips))
+        value = getattr(fidelity, name)
+        fine = value <= limit if name in ("max_abs", "error") else value >= limit - 1e-9
+        if not fine:  # NaN is not fine either
+            found.append(f"{WORDS.get(name, name)} {value:.3g} (limit {limit:g})")
     return found
 
 
@@ -119,7 +103,7 @@ def check(backend: Backend, reference: np.ndarray, clips: np.ndarray, precision:
     wrong = failures(fidelity, precision)
     count = min(3, len(clips))
     batch = np.abs(backend.run(np.asarray(clips[:count])).logits - single[:count]).max()
-    if not batch <= max(LIMITS["fp32"].max_abs or 0, 0.1 * fidelity.spread):
+    if not batch <= max(LIMITS["fp32"]["max_abs"], 0.1 * fidelity.spread):
         wrong.append(f"a batch differs from single clips by {batch:.2e}")
     if wrong:
         raise QualityGateError(

@@ -108,8 +108,13 @@ def sign_activations(model: onnx.ModelProto) -> None:
         # uint8 0..255 of `scale` covers what int8 0..127 of this scale does
         wider = (numpy_helper.to_array(constants[scale]) * (255 / 127)).astype(np.float32)
         node.input[1], node.input[2] = replace(scale, wider), replace(zero, zeros.astype(np.int8))
+    if signed:
+        drop_unused_constants(graph)
+
+
+def drop_unused_constants(graph: onnx.GraphProto) -> None:
+    """Remove the constants that no node reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    if signed:
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

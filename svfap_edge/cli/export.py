@@ -120,14 +120,9 @@ def export(
         changes = geometry(size=size, frames=frames, heads=heads, depths=depths)
         with requiring("export", "Exporting"):
             from svfap_edge.export.pipeline import ExportOptions, export_bundle
-        trt_options: tuple[tuple[str, str], ...] = ()
-        if trt:
-            from svfap_edge.export.trt.builder import parse_options
-
-            trt_options = parse_options(trt)
         options = ExportOptions(
             compute_capabilities=tuple(split(compute_capability) or ()),
-            trt_options=trt_options,
+            trt_options=tuple(trt or ()),
             task=chosen,
             artifacts=split(artifacts) or [],
             calib=calib,

@@ -62,7 +62,7 @@ def tensorrt(flavour: str) -> dict[str, Any]:
     """Whether TensorRT ("tensorrt") or TensorRT for RTX ("rtx") loads."""
     from svfap_edge.export.trt.builder import find_builder
 
-    return {"version": find_builder(flavour).version}  # type: ignore[arg-type]
+    return {"version": find_builder(flavour).version}
 
 
 def opencv(face_model: str = "") -> dict[str, Any]:
