@@ -75,6 +75,12 @@ WORDS = {
     "error": "logit error over between-clip deviation",
 }
 
+FLOAT_ADVICE = "Check that the checkpoint is finite and the engine up to date."
+INT8_ADVICE = (
+    "Calibrate on more and more varied clips (--calib, --calib-samples), or let the export leave "
+    "the layers that hurt in float (--max-drop)."
+)
+
 MIN_SPREAD = 1e-3
 """Clips whose logits differ by less than this share of their size cannot show a bad artifact."""
 
@@ -93,11 +99,8 @@ def failures(fidelity: Fidelity, precision: str) -> list[str]:
 
 
 def check(backend: Backend, reference: np.ndarray, clips: np.ndarray, precision: str) -> Fidelity:
-    """Run the clips one by one, and some as one batch; refuse an artifact beyond the limits.
-
-    Raises:
-        QualityGateError: with the figures and the limits.
-    """
+    """Run the clips one by one, and some as one batch; refuse an artifact beyond the limits by a
+    QualityGateError with the figures and the limits."""
     single = np.concatenate([backend.run(clip[None]).logits for clip in clips])
     fidelity = compare(reference, single)
     wrong = failures(fidelity, precision)
@@ -106,19 +109,16 @@ def check(backend: Backend, reference: np.ndarray, clips: np.ndarray, precision:
     if not batch <= max(LIMITS["fp32"]["max_abs"], 0.1 * fidelity.spread):
         wrong.append(f"a batch differs from single clips by {batch:.2e}")
     if wrong:
+        advice = INT8_ADVICE if precision == "int8" else FLOAT_ADVICE
         raise QualityGateError(
             f"'{backend.spec.artifact}' on {backend.spec.engine} is too far from PyTorch on "
-            f"{fidelity.clips} clips: {'; '.join(wrong)}. Nothing was written. {_advice(precision)}"
+            f"{fidelity.clips} clips: {'; '.join(wrong)}. Nothing was written. {advice}"
         )
     return fidelity
 
 
 def check_clips_tell(reference: np.ndarray) -> None:
-    """Refuse clips that cannot show a difference, such as black ones.
-
-    Raises:
-        QualityGateError: the model gives the same answer for all clips.
-    """
+    """Refuse clips that cannot show a difference, such as black ones, by a QualityGateError."""
     fidelity = compare(reference, reference)
     size = float(np.sqrt((reference.astype(np.float64) ** 2).mean()))
     if not fidelity.spread > MIN_SPREAD * max(size, 1e-12):
@@ -127,15 +127,6 @@ def check_clips_tell(reference: np.ndarray) -> None:
             f"deviate by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be "
             "worthless, and the gate could not see it. Give real, varied clips of faces (--calib)."
         )
-
-
-def _advice(precision: str) -> str:
-    if precision == "int8":
-        return (
-            "Calibrate on more and more varied clips (--calib, --calib-samples), or let the export "
-            "leave the layers that hurt in float (--max-drop)."
-        )
-    return "Check that the checkpoint is finite and the engine up to date."
 
 
 @torch.no_grad()

@@ -64,13 +64,8 @@ def quantizable_layers(model: onnx.ModelProto) -> list[str]:
 def int8_onnx_from_fp32(
     source: Path, target: Path, clips: Clips, float_layers: Collection[str] = ()
 ) -> None:
-    """Write int8.onnx.
-
-    Args:
-        source: fp32.onnx.
-        clips: Calibration clips (n, T, H, W, 3) uint8; read one at a time.
-        float_layers: Layers left in float beside those that always are.
-    """
+    """Write int8.onnx from fp32.onnx, calibrated on the clips, which are read one at a time; the
+    float layers are left in float beside those that always are."""
     model = onnx.load(str(source))
     ignored = _ignored([node.name for node in model.graph.node], float_layers)
     quantized = _quantize(model, clips, ignored)

@@ -60,12 +60,10 @@ def rank_layers(
 def fewest_float_layers(
     ranked: Sequence[LayerDamage], passes: Callable[[list[str]], bool]
 ) -> list[str] | None:
-    """The shortest head of the ranking that, left in float, makes `passes` true.
+    """The shortest head of the ranking that, left in float, makes `passes` true; None if not even
+    half of the layers in float pass, because INT8 is then not worth having.
 
     Looks at 1, 2, 4, ... layers and then between, so `passes` is called a dozen times.
-
-    Returns:
-        None if not even half of the layers in float pass: INT8 is then not worth having.
     """
     names = [damage.layer for damage in ranked]
     low, high = 0, 1

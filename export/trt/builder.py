@@ -121,7 +121,6 @@ def find_builder(flavour: str = "auto", compute_capabilities: Sequence[str] = ()
     Args:
         flavour: "tensorrt", "rtx", or "auto": TensorRT if it is installed, but TensorRT for RTX
             first where compute capabilities are asked for, which only it can build for.
-        compute_capabilities: Those asked for.
 
     Raises:
         BackendUnavailable: it is not installed, or does not load; says why and what to install.
@@ -194,12 +193,7 @@ def configured(builder: TensorRT, settings: PlanSettings) -> tuple[Any, Any]:
 
 
 def add_profile(maker: Any, config: Any, network: Any, settings: PlanSettings, log: Any) -> None:
-    """Give the builder the batches to expect of a network.
-
-    Raises:
-        SvfapError: the network has a batch of its own.
-        EngineIncompatible: the builder refuses them.
-    """
+    """Give the builder the batches to expect of a network, which may have a batch of its own."""
     first, *shape = tuple(network.get_input(0).shape)
     low, likely, high = settings.batch if first == -1 else (first,) * 3
     if first != -1 and settings.batch != (first,) * 3:

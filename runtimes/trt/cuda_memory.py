@@ -247,12 +247,8 @@ def runtime_of_cuda_python() -> Any:
 
 
 def checked(cuda: Any, returned: tuple[Any, ...]) -> Any:
-    """What a call of cuda-python returned beside its status.
-
-    Raises:
-        OutOfMemory: CUDA is out of memory.
-        CudaError: the call failed otherwise. The message has CUDA's words.
-    """
+    """What a call of cuda-python returned beside its status; OutOfMemory or CudaError with CUDA's
+    words if it failed."""
     status, *values = returned
     if status != cuda.cudaError_t.cudaSuccess:
         full = status == cuda.cudaError_t.cudaErrorMemoryAllocation

@@ -150,12 +150,8 @@ class Lanes:
 
     @contextmanager
     def one(self) -> Iterator[Lane]:
-        """A lane for this thread alone, with the CUDA context current.
-
-        Raises:
-            ConfigError: the lanes are closed.
-            InferenceError: there is no memory for the first lane, or CUDA fails.
-        """
+        """A lane for this thread alone, with the CUDA context current. It raises ConfigError after
+        `close`, and InferenceError where CUDA fails or has no memory for the first lane."""
         lane = self._reserve()
         while lane is None:
             lane = self._make() or self._reserve()

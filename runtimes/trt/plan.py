@@ -120,11 +120,8 @@ class Tensors:
 
 
 def deserialize(path: Path, artifact: Artifact, library: TensorRT) -> Any:
-    """TensorRT's engine of a plan. A CUDA context must be current.
-
-    Raises:
-        EngineIncompatible: TensorRT does not take the plan. The message has TensorRT's words.
-    """
+    """TensorRT's engine of a plan, or EngineIncompatible with TensorRT's words. A CUDA context must
+    be current."""
     log = log_of(library.trt)
     log.lines.clear()
     runtime = library.trt.Runtime(log)
@@ -155,11 +152,8 @@ def _invalid(runtime: Any, trt: Any, plan: Any) -> str:
 
 
 def tensors_of(engine: Any, trt: Any, path: Path) -> Tensors:
-    """Names, types and shapes of an engine's tensors.
-
-    Raises:
-        BundleError: they are not those of the SDK's models.
-    """
+    """Names, types and shapes of an engine's tensors; BundleError unless the SDK's models have
+    such ones."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
     outputs = [name for name in OUTPUT_NAMES if name in names]
