@@ -223,8 +223,10 @@ def load_backend(
     base, provider = split_engine(chosen)
     with ThreadPoolExecutor(1) as pool:  # both take long, and neither needs the other
         verifying = pool.submit(bundle.verify, name)
-        module = importlib.import_module(f"{__package__}.{ENGINES[base].module}")
-    path = verifying.result()
+        try:
+            module = importlib.import_module(f"{__package__}.{ENGINES[base].module}")
+        finally:
+            path = verifying.result()  # a damaged file is reported first
     options = {"provider": provider} if provider else {}
     backend: Backend = module.load(path, bundle, bundle.artifact(name), threads, mode, **options)
     return backend

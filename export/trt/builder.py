@@ -193,7 +193,7 @@ def configured(builder: TensorRT, settings: PlanSettings) -> tuple[Any, Any]:
 
 
 def add_profile(maker: Any, config: Any, network: Any, settings: PlanSettings, log: Any) -> None:
-    """Give the builder the batches to expect of a network, which may have a batch of its own."""
+    """Give the builder the batches to expect of a network; one of a fixed batch takes no other."""
     first, *shape = tuple(network.get_input(0).shape)
     low, likely, high = settings.batch if first == -1 else (first,) * 3
     if first != -1 and settings.batch != (first,) * 3:

@@ -198,7 +198,7 @@ class PycudaBuffer:
             try:
                 self.host = self._call(self._cuda.pagelocked_empty, size, np.uint8)
             except CudaError:
-                self._device.free()
+                self._call(self._device.free)
                 raise
 
     def upload(self, size: int, stream: Any) -> None:
