@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -37,9 +36,6 @@ class Fidelity:
     cosine: float
     agreement: float
 
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
 
 def compare(reference: np.ndarray, found: np.ndarray) -> Fidelity:
     """Compare logits (N, L).
@@ -65,24 +61,25 @@ def compare(reference: np.ndarray, found: np.ndarray) -> Fidelity:
     )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """What an artifact of a precision may differ by; None for no limit."""
-
-    max_abs: float | None = None
-    error: float | None = None
-    cosine: float | None = None
-    agreement: float | None = None
-
-
 LIMITS = {
-    "fp32": Limits(max_abs=1e-4),
-    "fp16": Limits(error=0.05, cosine=0.99, agreement=0.95),
-    "bf16": Limits(error=0.15, cosine=0.98, agreement=0.9),
-    "int8": Limits(error=0.35, cosine=0.94, agreement=0.85),
+    "fp32": {"max_abs": 1e-4},
+    "fp16": {"error": 0.05, "cosine": 0.99, "agreement": 0.95},
+    "bf16": {"error": 0.15, "cosine": 0.98, "agreement": 0.9},
+    "int8": {"error": 0.35, "cosine": 0.94, "agreement": 0.85},
 }
-"""By precision. Sound INT8 errs by 0.03 to 0.15 of the spread, a wrecked one by more than 0.5:
-docs/quantization.md, tests/export/test_smooth_quant.py."""
+"""Limits of the figures of `Fidelity`, by precision. Sound INT8 errs by 0.03 to 0.15 of the spread,
+a wrecked one by more than 0.5: docs/quantization.md, tests/export/test_smooth_quant.py."""
+
+WORDS = {
+    "max_abs": "max abs difference of logits",
+    "error": "logit error over between-clip deviation",
+}
+
+FLOAT_ADVICE = "Check that the checkpoint is finite and the engine up to date."
+INT8_ADVICE = (
+    "Calibrate on more and more varied clips (--calib, --calib-samples), or let the export leave "
+    "the layers that hurt in float (--max-drop)."
+)
 
 MIN_SPREAD = 1e-3
 """Clips whose logits differ by less than this share of their size cannot show a bad artifact."""
@@ -90,51 +87,38 @@ MIN_SPREAD = 1e-3
 
 def failures(fidelity: Fidelity, precision: str) -> list[str]:
     """What is beyond the limits, in words; empty if the artifact passes."""
-    limits = LIMITS[precision]
-    agreement = limits.agreement
-    if agreement is not None:  # chance flips some of few clips: two standard deviations of it
-        agreement -= 2 * float(np.sqrt(agreement * (1 - agreement) / fidelity.clips))
-    checks = (
-        ("max abs difference of logits", fidelity.max_abs, limits.max_abs, True),
-        ("logit error over between-clip deviation", fidelity.error, limits.error, True),
-        ("cosine", fidelity.cosine, limits.cosine, False),
-        ("agreement", fidelity.agreement, agreement, False),
-    )
     found = []
-    for name, value, limit, upper in checks:
-        # `not` first, so that NaN fails too
-        if limit is not None and not (value <= limit if upper else value >= limit - 1e-9):
-            found.append(f"{name} {value:.3g} (limit {limit:g})")
+    for name, limit in LIMITS[precision].items():
+        if name == "agreement":  # chance flips some of few clips: two standard deviations of it
+            limit -= 2 * float(np.sqrt(limit * (1 - limit) / fidelity.clips))
+        value = getattr(fidelity, name)
+        fine = value <= limit if name in ("max_abs", "error") else value >= limit - 1e-9
+        if not fine:  # NaN is not fine either
+            found.append(f"{WORDS.get(name, name)} {value:.3g} (limit {limit:g})")
     return found
 
 
 def check(backend: Backend, reference: np.ndarray, clips: np.ndarray, precision: str) -> Fidelity:
-    """Run the clips one by one, and some as one batch; refuse an artifact beyond the limits.
-
-    Raises:
-        QualityGateError: with the figures and the limits.
-    """
+    """Run the clips one by one, and some as one batch; refuse an artifact beyond the limits by a
+    QualityGateError with the figures and the limits."""
     single = np.concatenate([backend.run(clip[None]).logits for clip in clips])
     fidelity = compare(reference, single)
     wrong = failures(fidelity, precision)
     count = min(3, len(clips))
     batch = np.abs(backend.run(np.asarray(clips[:count])).logits - single[:count]).max()
-    if not batch <= max(LIMITS["fp32"].max_abs or 0, 0.1 * fidelity.spread):
+    if not batch <= max(LIMITS["fp32"]["max_abs"], 0.1 * fidelity.spread):
         wrong.append(f"a batch differs from single clips by {batch:.2e}")
     if wrong:
+        advice = INT8_ADVICE if precision == "int8" else FLOAT_ADVICE
         raise QualityGateError(
             f"'{backend.spec.artifact}' on {backend.spec.engine} is too far from PyTorch on "
-            f"{fidelity.clips} clips: {'; '.join(wrong)}. Nothing was written. {_advice(precision)}"
+            f"{fidelity.clips} clips: {'; '.join(wrong)}. Nothing was written. {advice}"
         )
     return fidelity
 
 
 def check_clips_tell(reference: np.ndarray) -> None:
-    """Refuse clips that cannot show a difference, such as black ones.
-
-    Raises:
-        QualityGateError: the model gives the same answer for all clips.
-    """
+    """Refuse clips that cannot show a difference, such as black ones, by a QualityGateError."""
     fidelity = compare(reference, reference)
     size = float(np.sqrt((reference.astype(np.float64) ** 2).mean()))
     if not fidelity.spread > MIN_SPREAD * max(size, 1e-12):
@@ -143,15 +127,6 @@ def check_clips_tell(reference: np.ndarray) -> None:
             f"deviate by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be "
             "worthless, and the gate could not see it. Give real, varied clips of faces (--calib)."
         )
-
-
-def _advice(precision: str) -> str:
-    if precision == "int8":
-        return (
-            "Calibrate on more and more varied clips (--calib, --calib-samples), or let the export "
-            "leave the layers that hurt in float (--max-drop)."
-        )
-    return "Check that the checkpoint is finite and the engine up to date."
 
 
 @torch.no_grad()

@@ -12,7 +12,7 @@ from svfap_edge.atomic import written_whole
 from svfap_edge.errors import EngineIncompatible
 from svfap_edge.runtimes.backend import INPUT_NAME
 
-from .model_files import adapt_to_tensorrt, read_onnx
+from .model_files import adapt_to_tensorrt, drop_unused_constants, read_onnx
 
 HALF_MAX = 65504.0
 HALF_SMALL = 2.0**-10
@@ -78,7 +78,9 @@ class _Half:
         for output in self.graph.output:
             if self.dtypes.get(output.name) == TensorProto.FLOAT16:
                 self._restore(output.name)
-        self._finish()
+        del self.graph.node[:]
+        self.graph.node.extend(self.nodes)
+        drop_unused_constants(self.graph)
 
     def _add(self, node: onnx.NodeProto, dtype: int) -> None:
         """Add a node that computes in the type given."""
@@ -164,13 +166,3 @@ class _Half:
                 names[:] = [f"{name}.half" if n == name else n for n in names]
         cast = helper.make_node("Cast", [f"{name}.half"], [name], to=TensorProto.FLOAT)
         self.nodes.append(cast)
-
-    def _finish(self) -> None:
-        used = {name for node in self.nodes for name in node.input}
-        constants = [tensor for tensor in self.graph.initializer if tensor.name in used]
-        for field, content in (
-            (self.graph.node, self.nodes),
-            (self.graph.initializer, constants),
-        ):
-            del field[:]
-            field.extend(content)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,6 @@ from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.errors import SvfapError
 from svfap_edge.perception.detectors import Detector, open_detector
 from svfap_edge.runtimes import available_engines, load_backend
-from svfap_edge.runtimes.choice import ENGINES
 from svfap_edge.training.checkpoint import Checkpoint
 
 from . import fidelity
@@ -64,12 +63,7 @@ def prepare(
     progress: Progress,
     scratch: Path,
 ) -> Job:
-    """Collect the clips, and what PyTorch answers for those that the gate looks at.
-
-    Raises:
-        SvfapError: too few calibration clips for INT8.
-        SourceError: nothing readable, or no face, in the calibration files.
-    """
+    """Collect the clips, and what PyTorch answers for those that the gate looks at."""
     detector, calibration, held_back = None, None, 0
     if options.calib is None:
         gate_clips = synthetic_clips(manifest.clip, CHECK_CLIPS)
@@ -104,11 +98,7 @@ def accept(
 ) -> None:
     """List an artifact in the manifest, then pass it through the gate on every engine.
 
-    Args:
-        held_to: The precision whose limits it must keep; that of its name by default.
-
-    Raises:
-        QualityGateError: it does not keep them.
+    `held_to` is the precision whose limits it must keep; that of its name by default.
     """
     artifact = Artifact(
         name,
@@ -119,14 +109,12 @@ def accept(
     job.manifest.artifacts[name] = artifact
     bundles.write_manifest(job.folder, job.manifest)
     checks = {}
-    for engine in available_engines():
-        if artifact.format not in ENGINES[engine].formats:
-            continue
+    for engine in available_engines(artifact.format):
         job.progress(f"Comparing {name} on {engine} with PyTorch")
         with closing(load_backend(Bundle.open(job.folder), name, engine)) as backend:
             limits = held_to or artifact.precision
             found = fidelity.check(backend, job.reference, job.gate_clips, limits)
-            checks[engine] = {**found.to_dict(), "computed_in": backend.spec.precision}
+            checks[engine] = {**asdict(found), "computed_in": backend.spec.precision}
     count = precisions_of_onnx if artifact.format == "onnx" else precisions_of_openvino
     job.manifest.quality[name] = {
         "parity": checks,

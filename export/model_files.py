@@ -32,10 +32,8 @@ def read_onnx(source: Path) -> onnx.ModelProto:
 
 
 def write_openvino(model: Any, target: Path, *, half: bool = False) -> None:
-    """Write an OpenVINO model: `target` (.xml), and its weights beside it (.bin).
-
-    Args:
-        half: Keep float weights in half precision.
+    """Write an OpenVINO model: `target` (.xml), and its weights beside it (.bin), in half precision
+    if asked for.
 
     Raises:
         OSError: it cannot be written. OpenVINO does not say why; a full disk most often.
@@ -57,9 +55,6 @@ def adapt_to_tensorrt(model: onnx.ModelProto) -> None:
     - The bytes of `clips` become numbers first. We cut the patches while they are bytes, which
       TensorRT cannot do. Half precision holds 0..255 exactly, at half the traffic of float32.
     - Unsigned activations become signed ones; see `sign_activations`.
-
-    Raises:
-        EngineIncompatible: unsigned quantization with another zero point, or of weights.
     """
     sign_activations(model)
     half = f"{INPUT_NAME}.half"
@@ -108,8 +103,13 @@ def sign_activations(model: onnx.ModelProto) -> None:
         # uint8 0..255 of `scale` covers what int8 0..127 of this scale does
         wider = (numpy_helper.to_array(constants[scale]) * (255 / 127)).astype(np.float32)
         node.input[1], node.input[2] = replace(scale, wider), replace(zero, zeros.astype(np.int8))
+    if signed:
+        drop_unused_constants(graph)
+
+
+def drop_unused_constants(graph: onnx.GraphProto) -> None:
+    """Remove the constants that no node reads."""
     used = {name for node in graph.node for name in node.input}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]
-    if signed:
-        del graph.initializer[:]
-        graph.initializer.extend(kept)
+    del graph.initializer[:]
+    graph.initializer.extend(kept)

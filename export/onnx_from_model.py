@@ -12,6 +12,7 @@ nodes carry the names of the state dict (`blocks.3.attn.qkv`), and it is laid ou
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,9 @@ def graph_of_model(model: TPSBT, *, features: bool = False) -> onnx.ModelProto:
     """The model as a checked ONNX model in memory; see `onnx_from_model`."""
     config = model.config
     graph = _Graph()
-    x = _embed(graph, model)
-    blocks = iter(enumerate(model.blocks))
-    for _ in range(config.depths[0]):
-        index, block = next(blocks)
+    x = (_embed_patches if model.patch_embed.stem is None else _embed_stem)(graph, model)
+    blocks = iter(model.blocks.named_children())  # (index, block)
+    for index, block in islice(blocks, config.depths[0]):
         x = _block(graph, f"blocks.{index}", block, x)
     steps = config.time_steps
     for stage, depth in enumerate(config.depths[1:]):
@@ -74,8 +74,7 @@ def graph_of_model(model: TPSBT, *, features: bool = False) -> onnx.ModelProto:
         full = _temporal(graph, model, stage, x, steps)
         name = f"spatial_downsamples.{stage}"
         bottleneck = _bottleneck(graph, name, model.spatial_downsamples[stage], full, steps)
-        for _ in range(depth - 1):
-            index, block = next(blocks)
+        for index, block in islice(blocks, depth - 1):
             bottleneck = _block(graph, f"blocks.{index}", block, bottleneck, context=full)
         index, block = next(blocks)
         x = _block(graph, f"blocks.{index}", block, full, context=bottleneck)
@@ -87,8 +86,7 @@ def graph_of_model(model: TPSBT, *, features: bool = False) -> onnx.ModelProto:
     named = {"logits": (outputs, config.outputs)}
     if features:
         named["features"] = (feature, config.width)
-    clips = ("clips", [config.frames, config.size, config.size, 3])
-    return graph.finish(clips, named)
+    return graph.finish([config.frames, config.size, config.size, 3], named)
 
 
 class _Graph:
@@ -125,26 +123,30 @@ class _Graph:
             return product
         return self.op("Add", name, product, self.floats(f"{name}.bias", bias))
 
+    def conv(
+        self, name: str, weight: np.ndarray, bias: np.ndarray | None, x: str, **geometry: list[int]
+    ) -> str:
+        """weight (out, in, height, width)"""
+        constants = [self.floats(f"{name}.weight", weight)]
+        if bias is not None:
+            constants.append(self.floats(f"{name}.bias", bias))
+        kernel = list(weight.shape[2:])
+        return self.op("Conv", name, x, *constants, kernel_shape=kernel, **geometry)
+
     def norm(self, name: str, norm: nn.LayerNorm, x: str) -> str:
         weight = self.floats(f"{name}.weight", _array(norm.weight))
         bias = self.floats(f"{name}.bias", _array(norm.bias))
         return self.op("LayerNormalization", name, x, weight, bias, axis=-1, epsilon=LAYER_NORM_EPS)
 
-    def finish(
-        self, clips: tuple[str, list[int]], outputs: dict[str, tuple[str, int]]
-    ) -> onnx.ModelProto:
-        for name, (source, _) in outputs.items():
+    def finish(self, clip: list[int], outputs: dict[str, tuple[str, int]]) -> onnx.ModelProto:
+        """A model of clips of this shape; outputs by name, each a value and its width."""
+        clips = helper.make_tensor_value_info("clips", TensorProto.UINT8, ["N", *clip])
+        named = []
+        for name, (source, width) in outputs.items():
             self.op("Identity", name, source)
-        graph = helper.make_graph(
-            self.nodes,
-            "tpsbt",
-            [helper.make_tensor_value_info(clips[0], TensorProto.UINT8, ["N", *clips[1]])],
-            [
-                helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width])
-                for name, (_, width) in outputs.items()
-            ],
-            list(self.constants.values()),
-        )
+            named.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", width]))
+        constants = list(self.constants.values())
+        graph = helper.make_graph(self.nodes, "tpsbt", [clips], named, constants)
         model = helper.make_model(
             graph,
             opset_imports=[helper.make_opsetid("", OPSET)],
@@ -163,10 +165,6 @@ def _array(parameter: Any) -> np.ndarray:
 def _linear_weights(layer: nn.Linear) -> tuple[np.ndarray, np.ndarray | None]:
     """(in, out) and bias."""
     return _array(layer.weight).T, None if layer.bias is None else _array(layer.bias)
-
-
-def _embed(graph: _Graph, model: TPSBT) -> str:
-    return (_embed_patches if model.patch_embed.stem is None else _embed_stem)(graph, model)
 
 
 def _position_and_bias(model: TPSBT, bias: np.ndarray) -> np.ndarray:
@@ -204,18 +202,16 @@ def _embed_stem(graph: _Graph, model: TPSBT) -> str:
     scale = 1 / (255 * IMAGENET_STD).reshape(1, 3, 1, 1)
     stem = model.patch_embed.stem
     assert stem is not None
-    layers = list(stem)
-    position = 0
-    while position < len(layers):
-        name, layer = f"patch_embed.stem.{position}", layers[position]
+    layers = iter(stem.named_children())  # (index, layer)
+    for index, layer in layers:
+        name = f"patch_embed.stem.{index}"
         if isinstance(layer, Residual):
             x = _residual(graph, name, layer, x)
-            position += 1
-        else:
-            x = _conv(graph, name, layer, layers[position + 1], x, scale)
-            x = graph.op("Relu", f"{name}.relu", x)
-            position += 3
-            scale = np.ones(1)
+            continue
+        _, norm = next(layers)
+        _, _relu = next(layers)
+        x = graph.op("Relu", f"{name}.relu", _conv(graph, name, layer, norm, x, scale))
+        scale = np.ones(1)
     # The frames of a tubelet become channels, so that the projection is a 2D convolution.
     side = model.patch_embed.proj.kernel_size[1]
     grid = config.size // config.patch
@@ -223,14 +219,7 @@ def _embed_stem(graph: _Graph, model: TPSBT) -> str:
     x = graph.reshape("patch_embed.tubelets", x, [-1, k * channels, side * grid, side * grid])
     weight = _array(model.patch_embed.proj.weight).transpose(0, 2, 1, 3, 4)  # (C, k, c, p, p)
     weight = weight.reshape(config.width, k * channels, side, side)
-    x = graph.op(
-        "Conv",
-        "patch_embed.proj",
-        x,
-        graph.floats("patch_embed.proj.weight", weight),
-        kernel_shape=[side, side],
-        strides=[side, side],
-    )
+    x = graph.conv("patch_embed.proj", weight, None, x, strides=[side, side])
     x = graph.reshape("patch_embed.flat", x, [-1, t, config.width, grid * grid])
     x = graph.transpose("patch_embed.order", x, [0, 1, 3, 2])
     x = graph.reshape("patch_embed.tokens", x, [-1, t * grid * grid, config.width])
@@ -248,31 +237,16 @@ def _residual(graph: _Graph, name: str, unit: Residual, x: str) -> str:
 
 
 def _conv(
-    graph: _Graph,
-    name: str,
-    conv: nn.Module,
-    norm: nn.Module,
-    x: str,
-    scale: np.ndarray | None = None,
+    graph: _Graph, name: str, conv: nn.Module, norm: nn.Module, x: str, scale: Any = 1.0
 ) -> str:
     """A convolution with the batch norm that follows it, and the scale before it, folded in."""
     assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
     assert norm.running_mean is not None and norm.running_var is not None
     gain = _array(norm.weight) / np.sqrt(_array(norm.running_var) + norm.eps)
-    weight = _array(conv.weight) * gain[:, None, None, None]
-    if scale is not None:
-        weight = weight * scale
+    weight = _array(conv.weight) * gain[:, None, None, None] * scale
     bias = _array(norm.bias) - gain * _array(norm.running_mean)
-    return graph.op(
-        "Conv",
-        name,
-        x,
-        graph.floats(f"{name}.weight", weight),
-        graph.floats(f"{name}.bias", bias),
-        kernel_shape=list(conv.kernel_size),
-        strides=list(conv.stride),
-        pads=[int(conv.padding[0])] * 4,
-    )
+    pads = [int(conv.padding[0])] * 4
+    return graph.conv(name, weight, bias, x, strides=list(conv.stride), pads=pads)
 
 
 def _block(graph: _Graph, name: str, block: nn.Module, x: str, context: str | None = None) -> str:

@@ -24,9 +24,6 @@ ARTIFACTS = (
 )
 """What this version exports."""
 
-DEFAULT_MARGIN = 0.0
-"""Crop side beyond the face box, as a share of the box; see `perception.detectors.crop_face`."""
-
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -40,13 +37,14 @@ class ExportOptions:
         detector, face_model: How the faces in `calib` are found; see
             `perception.detectors.open_detector`.
         span_s: Time a clip covers; None for the task's stride at 25 fps.
-        margin: Crop side beyond the face box, as a share of the box.
+        margin: Crop side beyond the face box, as a share of the box; see
+            `perception.detectors.crop_face`.
         features: Return the pooled feature as a second output.
         fresh_head: Accept a pre-training checkpoint, whose predictions mean nothing.
         overwrite: Replace a bundle that is there.
         name: Name in the manifest; None for the folder's.
         compute_capabilities: GPUs that plans are built for ahead of time, like "8.9".
-        trt_options: Builder settings, KEY and VALUE; see `export.trt.builder.plan_settings`.
+        trt_options: Builder settings KEY=VALUE; see `export.trt.builder.plan_settings`.
         rescue: Where INT8 fails the gate, find the fewest layers to leave in float.
         max_drop: Points INT8 may lose on `validate`; beyond it, and beyond the gate, rescue.
         validate: Labelled list or folder for `max_drop`, apart from `calib` and from the test.
@@ -59,13 +57,13 @@ class ExportOptions:
     detector: str = "auto"
     face_model: Path | None = None
     span_s: float | None = None
-    margin: float = DEFAULT_MARGIN
+    margin: float = 0.0
     features: bool = False
     fresh_head: bool = False
     overwrite: bool = False
     name: str | None = None
     compute_capabilities: tuple[str, ...] = ()
-    trt_options: tuple[tuple[str, str], ...] = ()
+    trt_options: tuple[str, ...] = ()
     rescue: bool = False
     max_drop: float | None = None
     validate: Path | None = None
@@ -116,8 +114,8 @@ def _check_engines(options: ExportOptions) -> None:
     """Each artifact can be run here; a plan is checked through the ONNX file it is built from."""
     for name in ("fp32.onnx", *options.artifacts):
         form = name.partition(".")[2]
-        engines = [e for e, entry in ENGINES.items() if form in entry.formats]
-        if form != "tensorrt" and not set(engines) & set(available_engines()):
+        if form != "tensorrt" and not available_engines(form):
+            engines = [e for e, entry in ENGINES.items() if form in entry.formats]
             raise DependencyMissing(
                 f"Checking '{name}' needs {' or '.join(engines)}: {ENGINES[engines[0]].install}"
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import platform
 import tempfile
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -140,7 +140,7 @@ def _plan(job: Job, source: str, name: str) -> None:
     job.manifest.quality[name] = {
         "checked_as": job.manifest.quality[source],
         "layers": info.layers,
-        "build": info.to_dict(),
+        "build": asdict(info),
     }
 
 

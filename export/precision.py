@@ -10,6 +10,7 @@ import onnx
 
 COMPUTE = ("MatMul", "Conv", "Gemm", "Convolution", "FullyConnected")
 _ONNX_TYPES = {onnx.TensorProto.FLOAT: "fp32", onnx.TensorProto.FLOAT16: "fp16"}
+_OPENVINO_TYPES = {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16"}
 
 
 def precisions_of_onnx(path: Path) -> dict[str, int]:
@@ -48,7 +49,8 @@ def precisions_of_openvino(path: Path) -> dict[str, int]:
         info = op.get_rt_info()
         kind = str(info["layerType"].astype(str)) if "layerType" in info else ""
         if kind in COMPUTE:
-            counts[_name(str(info["runtimePrecision"].astype(str)))] += 1
+            precision = str(info["runtimePrecision"].astype(str))
+            counts[_OPENVINO_TYPES.get(precision, precision)] += 1
     return dict(counts)
 
 
@@ -76,7 +78,3 @@ def precisions_of_tensorrt(network: Any) -> dict[str, int]:
         quantized = bool(inputs) and all(name in dequantized for name in inputs)
         counts["int8" if quantized else names[dtype]] += 1
     return dict(sorted(counts.items()))
-
-
-def _name(precision: str) -> str:
-    return {"i8": "int8", "u8": "int8", "f32": "fp32", "f16": "fp16"}.get(precision, precision)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
@@ -29,7 +30,18 @@ class Outputs(NamedTuple):
     """
 
     logits: np.ndarray
-    features: np.ndarray | None
+    features: np.ndarray | None = None
+
+
+def joined(parts: Sequence[Outputs]) -> Outputs:
+    """The outputs of all clips, of those of some clips each."""
+    if len(parts) == 1:
+        return parts[0]
+    features = [part.features for part in parts if part.features is not None]
+    return Outputs(
+        np.concatenate([part.logits for part in parts]),
+        np.concatenate(features) if features else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -85,12 +97,7 @@ def check_model(
 ) -> tuple[int, int]:  # fmt: skip
     """Compare what an engine read from a model with the manifest.
 
-    Args:
-        path: The model's file, for messages.
-        bundle: The bundle with the manifest.
-        input_shape: Shape of the model's input, None for a free dimension.
-        input_type: Element type of the input in the words of the engine.
-        outputs: Width of each output, None where free.
+    Sizes are None where they are free; `input_type` is in the words of the engine.
 
     Returns:
         Widths (L, F) of logits and features; F is 0 without features.
@@ -100,23 +107,24 @@ def check_model(
     """
     manifest = bundle.manifest
     want_shape = (None, *manifest.clip.shape)
-    fits = len(input_shape) == 5 and all(
-        a is None or b is None or a == b for a, b in zip(input_shape, want_shape, strict=True)
-    )
-    if not fits or input_type not in ("uint8", "u8", "tensor(uint8)"):
+    if not _fits(input_shape, want_shape) or input_type not in ("uint8", "u8", "tensor(uint8)"):
         raise BundleError(
             f"'{path}' reads {input_shape} {input_type}; the manifest says {want_shape} uint8. "
             "The files do not belong together; export the bundle again."
         )
     want = [len(manifest.task.labels)] + ([manifest.features] if manifest.features else [])
-    if len(outputs) != len(want) or any(
-        a is not None and a != b for a, b in zip(outputs, want, strict=True)
-    ):
+    if not _fits(outputs, want):
         raise BundleError(
             f"'{path}' returns outputs of width {outputs}; the manifest says {want} "
             f"({len(manifest.task.labels)} labels). Export the bundle again."
         )
     return want[0], manifest.features
+
+
+def _fits(found: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
+    return len(found) == len(wanted) and all(
+        None in pair or pair[0] == pair[1] for pair in zip(found, wanted, strict=True)
+    )
 
 
 def check_outputs(outputs: Outputs, count: int, spec: ModelSpec) -> None:

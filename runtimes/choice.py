@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import importlib.util
 import platform
-import threading
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import get_args
 
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.errors import BackendUnavailable, BundleError, ConfigError, SvfapError
@@ -23,14 +22,17 @@ class EngineEntry:
     """A row of `ENGINES`.
 
     Attributes:
-        module: Module of this package with the function `load`.
+        module: Module of this package with `load(path, bundle, artifact, threads, mode)`, which
+            returns a `Backend`. It is given the model's file, the bundle, the artifact, which is
+            verified, the CPU threads to use (None leaves that to the engine) and the mode; and the
+            keyword `provider` where one is named. It raises BundleError where the model does not
+            fit the manifest, and InferenceError where the engine refuses it.
         libraries: Python modules, one of which the engine needs.
         formats: Formats of artifacts that the engine runs.
         install: How to install the engine.
         check: Module of this package with `obstacle(artifact)`, which says why an artifact cannot
             run on this machine; "" where every machine with the library runs every artifact.
         providers: Words that may follow the engine's name after a colon; `auto` never uses them.
-        modes: Whether `load` takes a mode, because the engine shares CPU threads out among clips.
     """
 
     module: str
@@ -39,7 +41,6 @@ class EngineEntry:
     install: str
     check: str = ""
     providers: tuple[str, ...] = ()
-    modes: bool = False
 
 
 ENGINES: dict[str, EngineEntry] = {
@@ -55,7 +56,6 @@ ENGINES: dict[str, EngineEntry] = {
         ("openvino",),
         ("openvino", "onnx"),
         "pip install openvino",
-        modes=True,
     ),
     "onnxruntime": EngineEntry(
         "ort_backend",
@@ -63,7 +63,6 @@ ENGINES: dict[str, EngineEntry] = {
         ("onnx",),
         "pip install onnxruntime",
         providers=("cpu", "cuda", "tensorrt", "nvtensorrtrtx"),
-        modes=True,
     ),
 }
 """All engines by name, in the order in which `auto` tries them. On other processors than x86-64,
@@ -135,12 +134,7 @@ def choose(bundle: Bundle, artifact: str | None = None, engine: str = "auto") ->
     """Choose artifact and engine for a bundle on this machine.
 
     An explicit choice is obeyed or refused, never replaced. Without one, plans that this machine
-    cannot run are passed over.
-
-    Args:
-        bundle: The bundle.
-        artifact: Name of an artifact of it; None for the best one that an installed engine runs.
-        engine: "auto", a name of `ENGINES`, or a name with a provider: "onnxruntime:cuda".
+    cannot run are passed over. The arguments are those of `load_backend`.
 
     Returns:
         Name of the artifact and name of the engine.
@@ -165,7 +159,7 @@ def choose(bundle: Bundle, artifact: str | None = None, engine: str = "auto") ->
     obstacles = []
     for name in names:
         form = name.partition(".")[2]
-        for candidate in (e for e in _by_speed(form) if base in ("auto", e) and installed(e)):
+        for candidate in (e for e in _by_speed(form) if base in ("auto", e)):
             found = obstacle(bundle.artifact(name), candidate)
             if found is None:
                 return name, candidate if engine == "auto" else engine
@@ -194,7 +188,7 @@ def _by_preference(bundle: Bundle) -> list[str]:
 
 
 def _by_speed(form: str) -> list[str]:
-    able = [name for name, entry in ENGINES.items() if form in entry.formats]
+    able = available_engines(form)
     x86 = platform.machine().lower() in ("x86_64", "amd64")
     return able if x86 else able[::-1]
 
@@ -227,35 +221,12 @@ def load_backend(
         raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
     name, chosen = choose(bundle, artifact, engine)
     base, provider = split_engine(chosen)
-    path, module = _side_by_side(
-        lambda: bundle.verify(name),
-        lambda: importlib.import_module(f"{__package__}.{ENGINES[base].module}"),
-    )
-    options: dict[str, str] = {"provider": provider} if provider else {}
-    if ENGINES[base].modes:
-        options["mode"] = mode
-    backend: Backend = module.load(path, bundle, bundle.artifact(name), threads, **options)
-    return backend
-
-
-def _side_by_side(first: Callable[[], Any], second: Callable[[], Any]) -> tuple[Any, Any]:
-    """Results of both calls, the first of which is made in a thread. If both raise, the error of
-    the first is raised."""
-    found: list[Any] = []
-    raised: list[BaseException] = []
-
-    def run_first() -> None:
+    with ThreadPoolExecutor(1) as pool:  # both take long, and neither needs the other
+        verifying = pool.submit(bundle.verify, name)
         try:
-            found.append(first())
-        except BaseException as error:
-            raised.append(error)
-
-    thread = threading.Thread(target=run_first)
-    thread.start()
-    try:
-        other = second()
-    finally:
-        thread.join()
-        if raised:
-            raise raised[0]
-    return found[0], other
+            module = importlib.import_module(f"{__package__}.{ENGINES[base].module}")
+        finally:
+            path = verifying.result()  # a damaged file is reported first
+    options = {"provider": provider} if provider else {}
+    backend: Backend = module.load(path, bundle, bundle.artifact(name), threads, mode, **options)
+    return backend

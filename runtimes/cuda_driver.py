@@ -49,12 +49,7 @@ class DriverMissing(BackendUnavailable):
 
 @functools.cache
 def _driver() -> Any:
-    """The driver's library, initialized.
-
-    Raises:
-        DriverMissing: there is none.
-        BackendUnavailable: it does not start, or has no GPU that it can use.
-    """
+    """The driver's library, initialized; BackendUnavailable if it does not start."""
     try:
         library = ctypes.CDLL(LIBRARY)
     except OSError as error:
@@ -82,38 +77,39 @@ def _call(function: str, *arguments: Any) -> None:
         raise CudaError(f"{function}: {_words(_driver(), status)}")
 
 
+def _ask(function: str, *arguments: Any, kind: type[Any] = ctypes.c_int) -> int:
+    """The number that a function of the driver writes to its first argument."""
+    answer = kind()
+    _call(function, ctypes.byref(answer), *arguments)
+    return int(answer.value)
+
+
 def find_gpus() -> list[Gpu]:
     """All GPUs that the driver shows this process; the first is the one that would be used.
 
     Raises:
         BackendUnavailable: no driver (`DriverMissing`), or no GPU.
     """
-    count = ctypes.c_int()
-    _call("cuDeviceGetCount", ctypes.byref(count))
-    return [find_gpu(index) for index in range(count.value)]
+    return [find_gpu(index) for index in range(_ask("cuDeviceGetCount"))]
 
 
 def find_gpu(index: int = DEVICE) -> Gpu:
-    """The GPU that would be used, or another one by its number.
-
-    Raises:
-        BackendUnavailable: no driver (`DriverMissing`), or no GPU.
-    """
+    """The GPU that would be used, or another one by its number; see `find_gpus` for the errors."""
     library = _driver()
-    device, version, memory = ctypes.c_int(), ctypes.c_int(), ctypes.c_size_t()
+    device = ctypes.c_int()
     if status := library.cuDeviceGet(ctypes.byref(device), index):
         raise BackendUnavailable(f"There is no GPU to use: {_words(library, status)}.")
     name = ctypes.create_string_buffer(256)
     _call("cuDeviceGetName", name, len(name), device)
-    _call("cuDeviceTotalMem_v2", ctypes.byref(memory), device)
-    _call("cuDriverGetVersion", ctypes.byref(version))
-    capability = []
-    for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
-        value = ctypes.c_int()
-        _call("cuDeviceGetAttribute", ctypes.byref(value), attribute, device)
-        capability.append(str(value.value))
-    cuda = f"{version.value // 1000}.{version.value % 1000 // 10}"
-    return Gpu(name.value.decode(errors="replace"), ".".join(capability), memory.value, cuda)
+    major = _ask("cuDeviceGetAttribute", CAPABILITY_MAJOR, device)
+    minor = _ask("cuDeviceGetAttribute", CAPABILITY_MINOR, device)
+    version = _ask("cuDriverGetVersion")
+    return Gpu(
+        name=name.value.decode(errors="replace"),
+        capability=f"{major}.{minor}",
+        memory=_ask("cuDeviceTotalMem_v2", device, kind=ctypes.c_size_t),
+        cuda=f"{version // 1000}.{version % 1000 // 10}",
+    )
 
 
 class PrimaryContext:

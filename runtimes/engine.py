@@ -14,7 +14,7 @@ from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import HOP_S, MIN_COVERAGE, HopGrid, SampledClip
 from svfap_edge.errors import ConfigError, InferenceError, SvfapError
 
-from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs
+from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, joined
 from .choice import load_backend
 from .prediction import Prediction, interpret
 from .stream import Stream
@@ -214,13 +214,7 @@ class Engine:
                 ) from error
             check_outputs(outputs, len(batch), self.spec)
             parts.append(outputs)
-        if len(parts) == 1:
-            return parts[0]
-        features = [p.features for p in parts if p.features is not None]
-        return Outputs(
-            np.concatenate([p.logits for p in parts]),
-            np.concatenate(features) if features else None,
-        )
+        return joined(parts)
 
     def _forget(self, stream: Stream) -> None:
         with self._lock:

@@ -22,6 +22,7 @@ from .backend import (
     check_clips,
     check_model,
     closed_error,
+    joined,
 )
 
 BF16_INSTRUCTION_SETS = (
@@ -55,9 +56,12 @@ class OpenVinoBackend:
         if request is None:
             request = self._local.request = self._compiled.create_infer_request()
         request.infer([np.ascontiguousarray(clips)], share_inputs=True)
-        logits = request.get_output_tensor(0).data.copy()  # the request reuses its memory
-        features = request.get_output_tensor(1).data.copy() if self.spec.features else None
-        return Outputs(logits, features)
+        return self._outputs_of(request)
+
+    def _outputs_of(self, request: Any) -> Outputs:
+        """Copies, because the request uses its memory again."""
+        count = 2 if self.spec.features else 1
+        return Outputs(*(request.get_output_tensor(i).data.copy() for i in range(count)))
 
     def _run_apart(self, clips: np.ndarray) -> Outputs:
         """Run each clip in a request of its own, several at a time."""
@@ -66,27 +70,22 @@ class OpenVinoBackend:
             requests = [self._compiled.create_infer_request() for _ in range(self._requests)]
             self._local.requests = requests
         clips = np.ascontiguousarray(clips)
-        logits = np.empty((len(clips), self.spec.outputs), np.float32)
-        features = None
-        if self.spec.features:
-            features = np.empty((len(clips), self.spec.features), np.float32)
-        count = len(requests)
+        found: list[Outputs] = []
         failure: Exception | None = None
+        count = len(requests)
         for turn in range(len(clips) + count):
             request, done = requests[turn % count], turn - count
             if 0 <= done < len(clips):
                 try:  # wait for all of them even then: a request that runs cannot be used again
                     request.wait()
-                    logits[done] = request.get_output_tensor(0).data[0]
-                    if features is not None:
-                        features[done] = request.get_output_tensor(1).data[0]
+                    found.append(self._outputs_of(request))
                 except Exception as error:
                     failure = failure or error
             if turn < len(clips):
                 request.start_async([clips[turn : turn + 1]], share_inputs=True)
         if failure is not None:
             raise failure
-        return Outputs(logits, features)
+        return joined(found)
 
     def close(self) -> None:
         self._compiled = None
@@ -105,21 +104,7 @@ def has_bf16(core: Any) -> bool:
 def load(
     path: Path, bundle: Bundle, artifact: Artifact, threads: int | None, mode: Mode = "latency"
 ) -> OpenVinoBackend:
-    """Compile an artifact for the CPU.
-
-    Args:
-        path: The model's file.
-        bundle: The bundle that the artifact is of.
-        artifact: What to load, verified already.
-        threads: CPU threads that OpenVINO may use; None leaves it to OpenVINO.
-        mode: "latency" or "throughput"; see `Engine.load`.
-
-    Raises:
-        BundleError: the model does not fit the manifest.
-        InferenceError: OpenVINO refuses the model.
-    """
-    # OpenVINO silently computes fp32 models in bf16 where the CPU can, so the hint is always set.
-    hint = "f32" if artifact.precision == "fp32" else "bf16"
+    """Compile an artifact for the CPU; see `EngineEntry.module`."""
     config: dict[str, Any] = {"PERFORMANCE_HINT": mode.upper()}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
@@ -128,18 +113,15 @@ def load(
         config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
     core = ov.Core()
     try:
-        if hint != "f32" and not has_bf16(core):
-            hint = "f32"
-        config["INFERENCE_PRECISION_HINT"] = hint
+        # OpenVINO silently computes fp32 models in bf16 where the CPU can: always set the hint.
+        half = artifact.precision != "fp32" and has_bf16(core)
+        config["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
         compiled = core.compile_model(str(path), "CPU", config)
     except RuntimeError as error:
         raise artifact_error("OpenVINO", artifact, error) from error
     source = compiled.input(0)
-    shape = tuple(d.get_length() if d.is_static else None for d in source.partial_shape)
-    widths = [
-        o.partial_shape[-1].get_length() if o.partial_shape[-1].is_static else None
-        for o in compiled.outputs
-    ]
+    shape = tuple(_size(dimension) for dimension in source.partial_shape)
+    widths = [_size(output.partial_shape[-1]) for output in compiled.outputs]
     outputs, features = check_model(
         path, bundle, shape, source.element_type.get_type_name(), widths
     )
@@ -150,6 +132,10 @@ def load(
     if mode == "throughput":
         requests = int(compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
     return OpenVinoBackend(compiled, spec, requests)
+
+
+def _size(dimension: Any) -> int | None:
+    return int(dimension.get_length()) if dimension.is_static else None
 
 
 CONVERTER = "openvino.tools.ovc"

@@ -21,6 +21,7 @@ from .backend import (
     check_clips,
     check_model,
     closed_error,
+    joined,
 )
 from .ort_providers import effective_precision, open_session
 
@@ -44,16 +45,12 @@ class OrtBackend:
             raise closed_error(self.spec)
         session = self._session
 
-        def run(part: np.ndarray) -> list[np.ndarray]:
-            found: list[np.ndarray] = session.run(None, {INPUT_NAME: part})
-            return found
+        def run(part: np.ndarray) -> Outputs:
+            return Outputs(*session.run(None, {INPUT_NAME: part}))
 
         if self._pool is None or len(clips) == 1:
-            results = run(clips)
-        else:
-            parts = list(self._pool.map(run, np.split(clips, len(clips))))
-            results = [np.concatenate(output) for output in zip(*parts, strict=True)]
-        return Outputs(results[0], results[1] if self.spec.features else None)
+            return run(clips)
+        return joined(list(self._pool.map(run, np.split(clips, len(clips)))))
 
     def close(self) -> None:
         self._session = None
@@ -66,23 +63,13 @@ def load(
     bundle: Bundle,
     artifact: Artifact,
     threads: int | None,
-    provider: str = "cpu",
     mode: Mode = "latency",
+    provider: str = "cpu",
 ) -> OrtBackend:
-    """Open a session for an artifact.
-
-    Args:
-        path: The model's file.
-        bundle: The bundle that the artifact is of.
-        artifact: What to load, verified already.
-        threads: CPU threads that ONNX Runtime may use; None leaves it to ONNX Runtime.
-        provider: A key of `PROVIDERS`, "cpu" by default.
-        mode: "latency" or "throughput"; see `Engine.load`.
+    """Open a session for an artifact by a provider, a key of `PROVIDERS`; see `EngineEntry.module`.
 
     Raises:
         BackendUnavailable: this ONNX Runtime does not have the provider, or there is no GPU.
-        BundleError: the model does not fit the manifest.
-        InferenceError: the provider did not load, or ONNX Runtime refuses the model.
     """
     options = ort.SessionOptions()
     options.log_severity_level = 3

@@ -12,9 +12,8 @@ import importlib.util
 import threading
 import warnings
 from collections import Counter
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import onnxruntime as ort
 
@@ -36,14 +35,8 @@ ASSIGNMENT = "session.record_ep_graph_assignment_info"
 """The option of a session to remember which provider computes which node."""
 
 
-@dataclass(frozen=True)
-class Provider:
-    """A row of `PROVIDERS`.
-
-    Attributes:
-        name: ONNX Runtime's name of the provider.
-        install: How to install it.
-    """
+class Provider(NamedTuple):
+    """A row of `PROVIDERS`: ONNX Runtime's name of the provider, and how to install it."""
 
     name: str
     install: str
@@ -78,14 +71,7 @@ def available_providers() -> list[str]:
 def open_session(
     path: Path, artifact: Artifact, clip: ClipSpec, options: ort.SessionOptions, word: str
 ) -> ort.InferenceSession:
-    """Open a session whose model is computed by a provider.
-
-    Args:
-        path: The model's file.
-        artifact: The artifact that the file is of.
-        clip: Geometry of the model's input.
-        options: Options of the session; more are added here.
-        word: The provider, a key of `PROVIDERS`.
+    """Open a session whose model is computed by the provider of this word; adds to the options.
 
     Raises:
         BackendUnavailable: this ONNX Runtime does not have the provider, or the provider finds no
@@ -113,16 +99,11 @@ def open_session(
         if word == "tensorrt" and "cuda" in available_providers():  # for what TensorRT leaves
             beside = _settings("cuda", artifact, clip)
             chain.append((PROVIDERS["cuda"].name, {"device_id": str(DEVICE), **beside}))
-        session = _session(path, options, chain)
+        with warnings.catch_warnings():  # check_used finds what they warn of, and raises
+            warnings.simplefilter("ignore", UserWarning)
+            session = ort.InferenceSession(str(path), options, providers=chain)
+        session.disable_fallback()
     check_used(session, word)
-    return session
-
-
-def _session(path: Path, options: Any, chain: list[Any]) -> ort.InferenceSession:
-    with warnings.catch_warnings():  # check_used finds what they warn of, and raises
-        warnings.simplefilter("ignore", UserWarning)
-        session = ort.InferenceSession(str(path), options, providers=chain)
-    session.disable_fallback()
     return session
 
 
@@ -198,11 +179,7 @@ def _settings(word: str, artifact: Artifact, clip: ClipSpec) -> dict[str, str]:
 
 
 def _rtx_devices() -> list[Any]:
-    """The first GPU of the plug-in of TensorRT for RTX. The plug-in is registered once.
-
-    Raises:
-        BackendUnavailable: the plug-in does not load, or finds no GPU that it supports.
-    """
+    """The first GPU of the plug-in of TensorRT for RTX. The plug-in is registered once."""
     plugin = importlib.import_module(RTX_PLUGIN)
     name = plugin.get_ep_name()
     with _registering:

@@ -83,18 +83,11 @@ class Stream:
     ) -> None:
         """
         Args:
-            name: Name of the stream.
+            name, hop_s, min_coverage, smoothing_s: See `Engine.open_stream`.
             clip: Geometry of the clips that the model reads.
             grid: Hops shared with the other streams of the engine.
-            hop_s: Seconds between predictions.
-            min_coverage: Share of a clip's slots, above 0 and at most 1, that must hold a captured
-                frame.
-            smoothing_s: Time constant of `Prediction.smoothed` in seconds; 0 for none.
             step: Runs the model on the clips of these streams that are ready.
             forget: Called when the stream is closed.
-
-        Raises:
-            ConfigError: an option is out of its range.
         """
         check_options(hop_s=hop_s, min_coverage=min_coverage, smoothing_s=smoothing_s)
         self.name = name

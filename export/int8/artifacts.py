@@ -6,7 +6,7 @@ import hashlib
 import shutil
 import tempfile
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -105,7 +105,7 @@ def _rescue(job: Job) -> None:
         job.progress("INT8 loses too much; quantizing once more to find the layers that hurt")
         recipe.int8_onnx_from_fp32(source, full, job.calibration_clips)
         ranked = sensitivity.rank_layers(source, full, job.gate_clips[:4], job.progress)
-        job.damage = [damage.to_dict() for damage in ranked]
+        job.damage = [asdict(damage) for damage in ranked]
         plain, quantized = onnx.load(str(source)), onnx.load(str(full))
 
         def passes(layers: list[str]) -> bool:

@@ -18,8 +18,7 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,8 @@ from nncf.quantization.advanced_parameters import (
 )
 
 from svfap_edge.export.model_files import sign_activations, write_openvino
+
+nncf.set_log_level(logging.ERROR)  # its notes are for its developers
 
 Clips = np.ndarray | Sequence[np.ndarray]
 """(n, T, H, W, 3) uint8, as one array (it may be memory-mapped) or clip by clip."""
@@ -63,13 +64,8 @@ def quantizable_layers(model: onnx.ModelProto) -> list[str]:
 def int8_onnx_from_fp32(
     source: Path, target: Path, clips: Clips, float_layers: Collection[str] = ()
 ) -> None:
-    """Write int8.onnx.
-
-    Args:
-        source: fp32.onnx.
-        clips: Calibration clips (n, T, H, W, 3) uint8; read one at a time.
-        float_layers: Layers left in float beside those that always are.
-    """
+    """Write int8.onnx from fp32.onnx, calibrated on the clips, which are read one at a time; the
+    float layers are left in float beside those that always are."""
     model = onnx.load(str(source))
     ignored = _ignored([node.name for node in model.graph.node], float_layers)
     quantized = _quantize(model, clips, ignored)
@@ -95,7 +91,7 @@ def _ignored(names: list[str], float_layers: Collection[str]) -> list[str]:
 
 def _quantize(model: Any, clips: Clips, ignored: list[str]) -> Any:
     off = AdvancedSmoothQuantParameters(convolution=-1, matmul=-1)
-    with _quiet():
+    with contextlib.redirect_stdout(sys.stderr):  # where progress bars belong
         return nncf.quantize(
             model,
             nncf.Dataset(clips, lambda clip: {"clips": np.asarray(clip)[None]}),
@@ -107,16 +103,3 @@ def _quantize(model: Any, clips: Clips, ignored: list[str]) -> Any:
                 smooth_quant_alphas=off, disable_bias_correction=True
             ),
         )
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """NNCF's notes are for its developers; its progress bars belong on standard error."""
-    logger = logging.getLogger("nncf")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        logger.setLevel(level)

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import onnxruntime as ort
 
 from svfap_edge.export.fidelity import compare
+from svfap_edge.export.model_files import drop_unused_constants
 
 from .recipe import Clips, quantizable_layers
 
@@ -27,9 +28,6 @@ class LayerDamage:
 
     layer: str
     error: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def rank_layers(
@@ -62,12 +60,10 @@ def rank_layers(
 def fewest_float_layers(
     ranked: Sequence[LayerDamage], passes: Callable[[list[str]], bool]
 ) -> list[str] | None:
-    """The shortest head of the ranking that, left in float, makes `passes` true.
+    """The shortest head of the ranking that, left in float, makes `passes` true; None if not even
+    half of the layers in float pass, because INT8 is then not worth having.
 
     Looks at 1, 2, 4, ... layers and then between, so `passes` is called a dozen times.
-
-    Returns:
-        None if not even half of the layers in float pass: INT8 is then not worth having.
     """
     names = [damage.layer for damage in ranked]
     low, high = 0, 1
@@ -75,13 +71,9 @@ def fewest_float_layers(
         low, high = high, high * 2
         if high > len(names) // 2:
             return None
-    while high - low > 1:
-        middle = (low + high) // 2
-        if passes(names[:middle]):
-            high = middle
-        else:
-            low = middle
-    return names[:high]
+    between = range(low + 1, high)
+    place = bisect_left(between, True, key=lambda count: passes(names[:count]))
+    return names[: low + 1 + place]
 
 
 def with_float_layers(
@@ -152,7 +144,6 @@ def _prune(graph: onnx.GraphProto) -> None:
         if needed & set(node.output):
             needed.update(node.input)
             kept.append(node)
-    constants = [tensor for tensor in graph.initializer if tensor.name in needed]
-    del graph.node[:], graph.initializer[:]
+    del graph.node[:]
     graph.node.extend(reversed(kept))
-    graph.initializer.extend(constants)
+    drop_unused_constants(graph)

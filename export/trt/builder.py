@@ -13,14 +13,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from svfap_edge.errors import BackendUnavailable, EngineIncompatible, SvfapError
 from svfap_edge.runtimes.backend import INPUT_NAME
 from svfap_edge.runtimes.cuda_driver import find_gpu
 from svfap_edge.runtimes.trt.library import NAMES, TensorRT, find_library, log_of, reasons
-
-Flavour = Literal["auto", "tensorrt", "rtx"]
 
 FLAG = "flag."
 KEYS = (
@@ -77,13 +75,17 @@ class PlanSettings:
         return {**asdict(self), "timing_cache": cache, "flags": dict(self.flags)}
 
 
-def parse_options(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    """Split "KEY=VALUE" texts, for `plan_settings`.
+def plan_settings(
+    texts: Sequence[str] = (), compute_capabilities: tuple[str, ...] = ()
+) -> PlanSettings:
+    """Settings from texts KEY=VALUE, where KEY is one of `KEYS`, or `flag.NAME` with 0 or 1.
 
     Raises:
-        SvfapError: not KEY=VALUE, or a key given twice.
+        SvfapError: not KEY=VALUE, a key given twice or unknown, with the known ones, or a value
+            that makes no sense. The builder checks flags and ranges; see `configured`.
     """
-    options: dict[str, str] = {}
+    fields: dict[str, Any] = {"flags": ()}
+    seen: set[str] = set()
     for text in texts:
         key, equals, value = (part.strip() for part in text.partition("="))
         if not (key and equals and value):
@@ -91,23 +93,9 @@ def parse_options(texts: Sequence[str]) -> tuple[tuple[str, str], ...]:
                 f"TensorRT option '{text}' is not KEY=VALUE, like builder_optimization_level=3 "
                 "or flag.TF32=0."
             )
-        if key in options:
+        if key in seen:
             raise SvfapError(f"TensorRT option '{key}' is given twice.")
-        options[key] = value
-    return tuple(options.items())
-
-
-def plan_settings(
-    options: Sequence[tuple[str, str]] = (), compute_capabilities: tuple[str, ...] = ()
-) -> PlanSettings:
-    """Settings from options, (KEY, VALUE): one of `KEYS`, or `flag.NAME` with 0 or 1.
-
-    Raises:
-        SvfapError: an unknown key, with the known ones, or a value that makes no sense. The builder
-            checks flags and ranges; see `configured`.
-    """
-    fields: dict[str, Any] = {"flags": ()}
-    for key, value in options:
+        seen.add(key)
         if key.startswith(FLAG):
             if value not in ("0", "1"):
                 raise SvfapError(f"TensorRT option {key}={value}: choose 0, 1.")
@@ -127,13 +115,12 @@ def plan_settings(
     return PlanSettings(**fields, compute_capabilities=compute_capabilities)
 
 
-def find_builder(flavour: Flavour = "auto", compute_capabilities: Sequence[str] = ()) -> TensorRT:
+def find_builder(flavour: str = "auto", compute_capabilities: Sequence[str] = ()) -> TensorRT:
     """The TensorRT to build with.
 
     Args:
         flavour: "tensorrt", "rtx", or "auto": TensorRT if it is installed, but TensorRT for RTX
             first where compute capabilities are asked for, which only it can build for.
-        compute_capabilities: Those asked for.
 
     Raises:
         BackendUnavailable: it is not installed, or does not load; says why and what to install.
@@ -206,12 +193,7 @@ def configured(builder: TensorRT, settings: PlanSettings) -> tuple[Any, Any]:
 
 
 def add_profile(maker: Any, config: Any, network: Any, settings: PlanSettings, log: Any) -> None:
-    """Give the builder the batches to expect of a network.
-
-    Raises:
-        SvfapError: the network has a batch of its own.
-        EngineIncompatible: the builder refuses them.
-    """
+    """Give the builder the batches to expect of a network; one of a fixed batch takes no other."""
     first, *shape = tuple(network.get_input(0).shape)
     low, likely, high = settings.batch if first == -1 else (first,) * 3
     if first != -1 and settings.batch != (first,) * 3:

@@ -10,7 +10,7 @@ import platform
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -57,9 +57,6 @@ class PlanInfo:
     layers: dict[str, int]
     warnings: tuple[str, ...]
     seconds: float
-
-    def to_dict(self) -> dict[str, Any]:
-        return asdict(self)
 
 
 def needs(info: PlanInfo) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from svfap_edge.bundle import Artifact, Bundle
-from svfap_edge.runtimes.backend import ModelSpec, Outputs, check_clips, check_model
+from svfap_edge.runtimes.backend import Mode, ModelSpec, Outputs, check_clips, check_model, joined
 
 from .cuda_memory import find_memory
 from .lanes import Lanes
@@ -40,9 +40,7 @@ class TensorRTBackend:
         most = self.batch[1]
         with self._lanes.one() as lane:
             parts = [lane.run(clips[at : at + most]) for at in range(0, len(clips), most)]
-        joined = [np.concatenate(part) if len(part) > 1 else part[0]
-                  for part in zip(*parts, strict=True)]  # fmt: skip
-        return Outputs(joined[0], joined[1] if self.spec.features else None)
+        return joined(parts)
 
     @property
     def cuda_graphs(self) -> dict[str, object]:
@@ -60,16 +58,13 @@ class TensorRTBackend:
 
 
 def load(
-    path: Path, bundle: Bundle, artifact: Artifact, threads: int | None = None, *,
-    cuda_graphs: bool | None = None, binding: str = "auto",
+    path: Path, bundle: Bundle, artifact: Artifact, threads: int | None = None,
+    mode: Mode = "latency", *, cuda_graphs: bool | None = None, binding: str = "auto",
 ) -> TensorRTBackend:  # fmt: skip
-    """Check what the plan needs, read it and run it once.
+    """Check what the plan needs, read it and run it once; see `EngineEntry.module`.
 
     Args:
-        path: The plan's file.
-        bundle: The bundle that the artifact is of.
-        artifact: What to load, verified already.
-        threads: Not used, because the GPU computes.
+        threads, mode: Not used, because the GPU computes.
         cuda_graphs: Whether to launch runs as CUDA graphs. None does so unless the environment says
             SVFAP_EDGE_CUDA_GRAPHS=off.
         binding: Python binding of CUDA: "pycuda", "cuda-python", or "auto" for the first of them
@@ -78,8 +73,6 @@ def load(
     Raises:
         BackendUnavailable: there is no library, driver, GPU or CUDA binding.
         EngineIncompatible: the plan was built for something else, or TensorRT refuses it.
-        BundleError: the plan's tensors are not those of the manifest.
-        InferenceError: the GPU is out of memory, or the plan does not run.
     """
     library, gpu = require(artifact)
     if cuda_graphs is None:

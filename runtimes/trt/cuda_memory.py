@@ -9,9 +9,10 @@ from __future__ import annotations
 import ctypes
 import functools
 import importlib
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -26,48 +27,7 @@ CHECK = "Check that nvidia-smi lists a GPU with free memory."
 INSTALL = "pip install pycuda (needs the CUDA toolkit) or pip install cuda-python"
 
 
-class Stream(Protocol):
-    """A queue of GPU work of its own."""
-
-    @property
-    def handle(self) -> int:
-        """CUDA's handle of the stream."""
-        ...
-
-    def wait(self) -> None:
-        """Wait until all work of the stream is done. Other Python threads run meanwhile."""
-        ...
-
-    def free(self) -> None:
-        """Free the stream."""
-        ...
-
-
-class Buffer(Protocol):
-    """Memory on the GPU, and pinned host memory of the same size.
-
-    Attributes:
-        address: Address of the GPU's memory.
-        host: (size,) uint8 host memory; of size 0 where there is none.
-    """
-
-    address: int
-    host: np.ndarray
-
-    def upload(self, size: int, stream: Stream) -> None:
-        """Put on the stream the copy of the first `size` bytes to the GPU."""
-        ...
-
-    def download(self, size: int, stream: Stream) -> None:
-        """Put on the stream the copy of the first `size` bytes from the GPU."""
-        ...
-
-    def free(self) -> None:
-        """Free the memory on both sides."""
-        ...
-
-
-class CudaMemory(Protocol):
+class CudaMemory(ABC):
     """Makes streams and buffers with one Python binding of CUDA.
 
     All methods but `current` and `close` must be called inside `current`, and so must the methods
@@ -80,13 +40,13 @@ class CudaMemory(Protocol):
 
     name: str
 
+    @abstractmethod
     def current(self) -> AbstractContextManager[None]:
         """Make the primary context current in this thread, and restore what was current before."""
-        ...
 
+    @abstractmethod
     def stream(self) -> Stream:
         """A new stream."""
-        ...
 
     def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
         """New memory of `size` bytes, with a host side if `pinned`.
@@ -94,15 +54,21 @@ class CudaMemory(Protocol):
         Raises:
             InferenceError: there is not enough memory. The message gives the sizes.
         """
-        ...
+        try:
+            return self._new_buffer(size, pinned)
+        except OutOfMemory as error:
+            raise out_of_memory("a buffer", size, *self.free_bytes()) from error
 
+    @abstractmethod
+    def _new_buffer(self, size: int, pinned: bool) -> Buffer: ...
+
+    @abstractmethod
     def free_bytes(self) -> tuple[int, int]:
         """Free and total memory of the GPU in bytes."""
-        ...
 
+    @abstractmethod
     def close(self) -> None:
         """Give the context back."""
-        ...
 
 
 def find_memory(binding: str = "auto") -> CudaMemory:
@@ -137,14 +103,8 @@ class OutOfMemory(CudaError):
 
 
 def out_of_memory(what: str, size: int, free: int, total: int) -> InferenceError:
-    """The error that says how much GPU memory was needed, how much is free, and what to do.
-
-    Args:
-        what: What needs the memory.
-        size: Bytes that it needs; 0 where that is not known.
-        free: Bytes that are free.
-        total: Bytes that the GPU has.
-    """
+    """The error that says what needed memory of the GPU and how much (all in bytes; 0 where that is
+    not known), how much is free of the total, and what to do."""
     needs = f"needs {size / MIB:.1f} MiB" if size else "has no room"
     return InferenceError(
         f"Out of GPU memory: {what} {needs}; {free / MIB:.1f} of "
@@ -153,53 +113,44 @@ def out_of_memory(what: str, size: int, free: int, total: int) -> InferenceError
     )
 
 
-class PycudaMemory:
+class PycudaMemory(CudaMemory):
     """`CudaMemory` by pycuda, on the retained primary context."""
 
     name = "pycuda"
 
     def __init__(self) -> None:
-        self._cuda = importlib.import_module("pycuda.driver")
-        with _translated(self._cuda):
-            self._context = _pycuda_context(self._cuda)
+        self.cuda = importlib.import_module("pycuda.driver")
+        self._context = self.call(_pycuda_context, self.cuda)
+
+    def call(self, function: Callable[..., Any], *arguments: Any) -> Any:
+        """Call a function of pycuda; raise pycuda's own errors as CudaError, in their words."""
+        try:
+            return function(*arguments)
+        except (self.cuda.MemoryError, MemoryError) as error:
+            raise OutOfMemory(f"pycuda: {error}") from error
+        except self.cuda.Error as error:
+            raise CudaError(f"pycuda: {error}") from error
 
     @contextmanager
     def current(self) -> Iterator[None]:
-        with _translated(self._cuda):
-            self._context.push()
+        self.call(self._context.push)
         try:
             yield
         finally:
-            with _translated(self._cuda):
-                self._cuda.Context.pop()
+            self.call(self.cuda.Context.pop)
 
     def stream(self) -> Stream:
-        return _PycudaStream(self._cuda)
+        return PycudaStream(self)
 
-    def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
-        try:
-            return _PycudaBuffer(self._cuda, size, pinned)
-        except OutOfMemory as error:
-            raise out_of_memory("a buffer", size, *self.free_bytes()) from error
+    def _new_buffer(self, size: int, pinned: bool) -> Buffer:
+        return PycudaBuffer(self, size, pinned)
 
     def free_bytes(self) -> tuple[int, int]:
-        with _translated(self._cuda):
-            free, total = self._cuda.mem_get_info()
+        free, total = self.call(self.cuda.mem_get_info)
         return int(free), int(total)
 
     def close(self) -> None:
         """Do nothing: pycuda's context is kept for the process."""
-
-
-@contextmanager
-def _translated(cuda: Any) -> Iterator[None]:
-    """Raise pycuda's own errors as CudaError, in their words."""
-    try:
-        yield
-    except (cuda.MemoryError, MemoryError) as error:
-        raise OutOfMemory(f"pycuda: {error}") from error
-    except cuda.Error as error:
-        raise CudaError(f"pycuda: {error}") from error
 
 
 @functools.cache
@@ -210,53 +161,58 @@ def _pycuda_context(cuda: Any) -> Any:
     return cuda.Device(DEVICE).retain_primary_context()
 
 
-class _PycudaStream:
-    def __init__(self, cuda: Any) -> None:
-        self._cuda = cuda
-        with _translated(cuda):
-            self.raw = cuda.Stream(NON_BLOCKING)
+class PycudaStream:
+    """A queue of GPU work of its own. Other Python threads run while one waits for its work."""
+
+    def __init__(self, memory: PycudaMemory) -> None:
+        self._call = memory.call
+        self.raw = self._call(memory.cuda.Stream, NON_BLOCKING)
 
     @property
     def handle(self) -> int:
         return int(self.raw.handle)
 
     def wait(self) -> None:
-        with _translated(self._cuda):
-            self.raw.synchronize()
+        self._call(self.raw.synchronize)
 
     def free(self) -> None:
         self.raw = None
 
 
-class _PycudaBuffer:
-    def __init__(self, cuda: Any, size: int, pinned: bool) -> None:
-        self._cuda = cuda
-        with _translated(cuda):
-            self._device = cuda.mem_alloc(max(size, 1))
-            self.address = int(self._device)
-            self.host = np.empty(0, np.uint8)
-            if pinned and size:
-                try:
-                    self.host = cuda.pagelocked_empty(size, np.uint8)
-                except (cuda.Error, MemoryError):
-                    self._device.free()
-                    raise
+class PycudaBuffer:
+    """Memory on the GPU, and pinned host memory of the same size.
+
+    Both copies put the first `size` bytes on the stream: upload to the GPU, download from it.
+
+    Attributes:
+        address: Address of the GPU's memory.
+        host: (size,) uint8 host memory; of size 0 where there is none.
+    """
+
+    def __init__(self, memory: PycudaMemory, size: int, pinned: bool) -> None:
+        self._cuda, self._call = memory.cuda, memory.call
+        self._device = self._call(self._cuda.mem_alloc, max(size, 1))
+        self.address = int(self._device)
+        self.host = np.empty(0, np.uint8)
+        if pinned and size:
+            try:
+                self.host = self._call(self._cuda.pagelocked_empty, size, np.uint8)
+            except CudaError:
+                self._call(self._device.free)
+                raise
 
     def upload(self, size: int, stream: Any) -> None:
-        with _translated(self._cuda):
-            self._cuda.memcpy_htod_async(self._device, self.host[:size], stream.raw)
+        self._call(self._cuda.memcpy_htod_async, self._device, self.host[:size], stream.raw)
 
     def download(self, size: int, stream: Any) -> None:
-        with _translated(self._cuda):
-            self._cuda.memcpy_dtoh_async(self.host[:size], self._device, stream.raw)
+        self._call(self._cuda.memcpy_dtoh_async, self.host[:size], self._device, stream.raw)
 
     def free(self) -> None:
-        with _translated(self._cuda):
-            self._device.free()
+        self._call(self._device.free)
         self.host = np.empty(0, np.uint8)  # the last reference; pycuda frees it here and now
 
 
-class CudaPythonMemory:
+class CudaPythonMemory(CudaMemory):
     """`CudaMemory` by cuda-python, version 11.8 and later."""
 
     name = "cuda-python"
@@ -269,13 +225,10 @@ class CudaPythonMemory:
         return self._context.current()
 
     def stream(self) -> Stream:
-        return _CudaPythonStream(self._cuda)
+        return CudaPythonStream(self._cuda)
 
-    def buffer(self, size: int, *, pinned: bool = True) -> Buffer:
-        try:
-            return _CudaPythonBuffer(self._cuda, size, pinned)
-        except OutOfMemory as error:
-            raise out_of_memory("a buffer", size, *self.free_bytes()) from error
+    def _new_buffer(self, size: int, pinned: bool) -> Buffer:
+        return CudaPythonBuffer(self._cuda, size, pinned)
 
     def free_bytes(self) -> tuple[int, int]:
         free, total = checked(self._cuda, self._cuda.cudaMemGetInfo())
@@ -294,12 +247,8 @@ def runtime_of_cuda_python() -> Any:
 
 
 def checked(cuda: Any, returned: tuple[Any, ...]) -> Any:
-    """What a call of cuda-python returned beside its status.
-
-    Raises:
-        OutOfMemory: CUDA is out of memory.
-        CudaError: the call failed otherwise. The message has CUDA's words.
-    """
+    """What a call of cuda-python returned beside its status; OutOfMemory or CudaError with CUDA's
+    words if it failed."""
     status, *values = returned
     if status != cuda.cudaError_t.cudaSuccess:
         full = status == cuda.cudaError_t.cudaErrorMemoryAllocation
@@ -308,7 +257,9 @@ def checked(cuda: Any, returned: tuple[Any, ...]) -> Any:
     return values[0] if len(values) == 1 else tuple(values)
 
 
-class _CudaPythonStream:
+class CudaPythonStream:
+    """The same as `PycudaStream`."""
+
     def __init__(self, cuda: Any) -> None:
         self._cuda = cuda
         self.raw = checked(cuda, cuda.cudaStreamCreateWithFlags(cuda.cudaStreamNonBlocking))
@@ -324,7 +275,9 @@ class _CudaPythonStream:
         checked(self._cuda, self._cuda.cudaStreamDestroy(self.raw))
 
 
-class _CudaPythonBuffer:
+class CudaPythonBuffer:
+    """The same as `PycudaBuffer`."""
+
     def __init__(self, cuda: Any, size: int, pinned: bool) -> None:
         self._cuda = cuda
         self.address = int(checked(cuda, cuda.cudaMalloc(max(size, 1))))
@@ -354,3 +307,7 @@ class _CudaPythonBuffer:
         checked(self._cuda, self._cuda.cudaFree(self.address))
         if self._pinned:
             checked(self._cuda, self._cuda.cudaFreeHost(self._pinned))
+
+
+Stream = PycudaStream | CudaPythonStream
+Buffer = PycudaBuffer | CudaPythonBuffer

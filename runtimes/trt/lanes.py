@@ -10,12 +10,13 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from svfap_edge.errors import ConfigError, InferenceError
-from svfap_edge.runtimes.backend import INPUT_NAME
+from svfap_edge.runtimes.backend import INPUT_NAME, Outputs
 from svfap_edge.runtimes.cuda_driver import CudaError, CudaGraph
 
 from .cuda_memory import Buffer, CudaMemory, out_of_memory
@@ -60,8 +61,8 @@ class Lane:
                 self.free()
             raise
 
-    def run(self, clips: np.ndarray) -> list[np.ndarray]:
-        """Outputs for 1 to `tensors.batch[1]` clips, in the order of `tensors.widths`."""
+    def run(self, clips: np.ndarray) -> Outputs:
+        """Outputs for 1 to `tensors.batch[1]` clips."""
         count = max(len(clips), self._tensors.batch[0])  # rows beyond the clips are not returned
         self._input.host[: clips.nbytes].reshape(clips.shape)[...] = clips
         if count in self._graphs:
@@ -69,32 +70,24 @@ class Lane:
         else:
             self._enqueue(self._context, count)
         self._stream.wait()
-        found = [
-            buffer.host[: len(clips) * width * 4].view(np.float32).reshape(-1, width).copy()
-            for buffer, width in zip(
-                self._outputs.values(), self._tensors.widths.values(), strict=True
-            )
-        ]
+        found = {}
+        for name, width in self._tensors.widths.items():  # logits, and features if there are any
+            host = self._outputs[name].host[: len(clips) * width * 4]
+            found[name] = host.view(np.float32).reshape(-1, width).copy()
         if self._captures and count not in self._graphs and len(self._graphs) < MAX_GRAPHS:
             self._capture(count)
-        return found
+        return Outputs(**found)
 
     def _enqueue(self, context: Any, count: int) -> None:
-        self._input.upload(count * self._clip_bytes, self._stream)
-        self._set_shape(context, count)
-        self._execute(context)
-        self._download(count)
-
-    def _set_shape(self, context: Any, count: int) -> None:
         shape = (count, *(size or 0 for size in self._tensors.shape[1:]))
         if not context.set_input_shape(INPUT_NAME, shape):
             raise self._failure(f"takes no batch of {count}")
+        self._enqueue_again(context, count)
 
-    def _execute(self, context: Any) -> None:
+    def _enqueue_again(self, context: Any, count: int) -> None:
+        self._input.upload(count * self._clip_bytes, self._stream)
         if not context.execute_async_v3(self._stream.handle):
             raise self._failure("did not run")
-
-    def _download(self, count: int) -> None:
         for name, buffer in self._outputs.items():
             buffer.download(count * self._tensors.widths[name] * 4, self._stream)
 
@@ -108,12 +101,7 @@ class Lane:
             context = self._new_context()
             self._enqueue(context, count)  # TensorRT allocates on the first run of a shape
             self._stream.wait()
-
-            def record() -> None:
-                self._input.upload(count * self._clip_bytes, self._stream)
-                self._execute(context)
-                self._download(count)
-
+            record = partial(self._enqueue_again, context, count)
             self._graphs[count] = context, CudaGraph(self._stream.handle, record)
         except Exception as error:  # it runs as well without, only slower
             self._captures, self.uncaptured = False, str(error) or type(error).__name__
@@ -162,12 +150,8 @@ class Lanes:
 
     @contextmanager
     def one(self) -> Iterator[Lane]:
-        """A lane for this thread alone, with the CUDA context current.
-
-        Raises:
-            ConfigError: the lanes are closed.
-            InferenceError: there is no memory for the first lane, or CUDA fails.
-        """
+        """A lane for this thread alone, with the CUDA context current. It raises ConfigError after
+        `close`, and InferenceError where CUDA fails or has no memory for the first lane."""
         lane = self._reserve()
         while lane is None:
             lane = self._make() or self._reserve()

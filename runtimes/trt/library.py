@@ -91,14 +91,8 @@ def _find_rtx() -> TensorRT:
 
 @functools.cache
 def _load_rtx_libraries() -> str:
-    """Load the libraries for the bindings to find, each after the libraries it depends on.
-
-    Returns:
-        The version of TensorRT for RTX, for example "1.7.1".
-
-    Raises:
-        ImportError, OSError: the package or a library is missing, or does not load.
-    """
+    """Load the libraries for the bindings to find, each after the libraries it depends on, and
+    return their version, for example "1.7.1"."""
     files = importlib.metadata.distribution(RTX_LIBRARIES).files or []
     version = ""
     for library in ("libcudart.so.", "libtensorrt_rtx.so.", "libtensorrt_onnxparser_rtx.so."):

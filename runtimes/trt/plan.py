@@ -11,7 +11,6 @@ import mmap
 import platform
 import re
 import sys
-from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,7 +41,9 @@ def require(artifact: Artifact) -> tuple[TensorRT, Gpu]:
         EngineIncompatible: the plan was built for another library, machine or GPU.
     """
     needs = artifact.needs
-    check_platform(artifact, {"os": sys.platform, "machine": platform.machine()})
+    for key, here in (("os", sys.platform), ("machine", platform.machine())):
+        if needs.get(key) not in (None, here):
+            raise _built_for(artifact, f"{key} {needs[key]}", here)
     flavour = needs.get("flavour", "tensorrt")
     if flavour not in NAMES:
         raise EngineIncompatible(
@@ -65,18 +66,10 @@ def obstacle(artifact: Artifact) -> SvfapError | None:
     return None
 
 
-def check_platform(artifact: Artifact, here: Mapping[str, str]) -> None:
-    """Raise EngineIncompatible unless system and processor are those of the build."""
-    for key, found in here.items():
-        wanted = artifact.needs.get(key)
-        if wanted is not None and wanted != found:
-            raise _built_for(artifact, f"{key} {wanted}", found)
-
-
 def check_version(artifact: Artifact, library: TensorRT) -> None:
     """Raise EngineIncompatible unless the release is that of the build (first three numbers)."""
     wanted = artifact.needs.get("tensorrt")
-    if wanted is not None and _release(str(wanted)) != _release(library.version):
+    if wanted is not None and _numbers(str(wanted))[:3] != _numbers(library.version)[:3]:
         raise _built_for(artifact, f"{library.name} {wanted}", library.version)
 
 
@@ -109,10 +102,6 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version))
 
 
-def _release(version: str) -> tuple[int, ...]:
-    return _numbers(version)[:3]
-
-
 @dataclass(frozen=True)
 class Tensors:
     """What a plan reads and returns.
@@ -131,14 +120,8 @@ class Tensors:
 
 
 def deserialize(path: Path, artifact: Artifact, library: TensorRT) -> Any:
-    """Read a plan. A CUDA context must be current.
-
-    Returns:
-        TensorRT's engine.
-
-    Raises:
-        EngineIncompatible: TensorRT does not take the plan. The message has TensorRT's words.
-    """
+    """TensorRT's engine of a plan, or EngineIncompatible with TensorRT's words. A CUDA context must
+    be current."""
     log = log_of(library.trt)
     log.lines.clear()
     runtime = library.trt.Runtime(log)
@@ -169,11 +152,8 @@ def _invalid(runtime: Any, trt: Any, plan: Any) -> str:
 
 
 def tensors_of(engine: Any, trt: Any, path: Path) -> Tensors:
-    """Names, types and shapes of an engine's tensors.
-
-    Raises:
-        BundleError: they are not those of the SDK's models.
-    """
+    """Names, types and shapes of an engine's tensors; BundleError unless the SDK's models have
+    such ones."""
     names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
     inputs = [n for n in names if engine.get_tensor_mode(n) == trt.TensorIOMode.INPUT]
     outputs = [name for name in OUTPUT_NAMES if name in names]
@@ -235,10 +215,6 @@ class Contexts:
             memory: The GPU's memory, asked for what is free if there is not enough.
             scratch: A buffer of `self.scratch` bytes for the context; None if that is 0.
             stream: Handle of the stream on which the context is prepared.
-
-        Raises:
-            InferenceError: there is no memory for it, or TensorRT failed. The message has
-                TensorRT's words.
         """
         trt, log = self._library.trt, log_of(self._library.trt)
         log.lines.clear()

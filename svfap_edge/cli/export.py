@@ -120,10 +120,9 @@ def export(
         changes = geometry(size=size, frames=frames, heads=heads, depths=depths)
         with requiring("export", "Exporting"):
             from svfap_edge.export.pipeline import ExportOptions, export_bundle
-            from svfap_edge.export.trt.builder import parse_options
         options = ExportOptions(
             compute_capabilities=tuple(split(compute_capability) or ()),
-            trt_options=parse_options(trt or []),
+            trt_options=tuple(trt or ()),
             task=chosen,
             artifacts=split(artifacts) or [],
             calib=calib,

@@ -59,7 +59,7 @@ def tensorrt(name: str) -> dict[str, Any]:
     """Whether TensorRT ("tensorrt") or TensorRT for RTX ("rtx") loads."""
     from svfap_edge.export.trt.builder import find_builder
 
-    return {"version": find_builder(name).version}  # type: ignore[arg-type]
+    return {"version": find_builder(name).version}
 
 
 def opencv(face_model: Path | None) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -301,5 +301,5 @@ def test_check_runs_batches_too(tiny: Bundle) -> None:
         clips = synthetic_clips(tiny.manifest.clip, 3)
         reference = torch_logits(model_with_weights(TINY), clips)
         found = check(engine.backend, reference, clips, "fp32")
-    assert json.dumps(found.to_dict())
+    assert json.dumps(asdict(found))
     assert found.clips == 3

@@ -71,7 +71,7 @@ def test_both_artifacts_are_faithful_and_smaller(bundle: Bundle) -> None:
     assert artifacts["int8.onnx"].bytes < 0.6 * artifacts["fp32.onnx"].bytes
     for name in ("int8.onnx", "int8.openvino"):
         for found in bundle.manifest.quality[name]["parity"].values():
-            assert found["error"] <= fidelity.LIMITS["int8"].error
+            assert found["error"] <= fidelity.LIMITS["int8"]["error"]
             assert found["clips"] == 8
 
 

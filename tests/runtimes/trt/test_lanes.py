@@ -357,7 +357,7 @@ def test_threads_that_wait_hear_of_the_end() -> None:
         rig.backend.close()
         for thread in threads:
             thread.join(10)
-    assert heard == ["The backend is closed."] * 3
+    assert len(heard) == 3 and all("closed" in words for words in heard)
     assert rig.machine.memory == {} and rig.memory.closed
 
 
