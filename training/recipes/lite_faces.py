@@ -25,7 +25,6 @@ stopped goes on after the last finished phase.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +34,7 @@ import torch
 from torch import Tensor
 
 from svfap_edge.atomic import written_whole
-from svfap_edge.tasks import Task
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.trainer.curves import draw
 
 from .classifiers import (
     ClipClassifier,
@@ -134,20 +131,6 @@ def make(
     return whole.state_dict()
 
 
-def draw_log(log: Path, picture: Path) -> None:
-    """Draw curves, confusion matrix and recall from the lines that this script printed."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    history, before = [], 0.0
-    for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
-        shown = {name: row[name] for name in ("loss", "uar", "war")}
-        history.append({"minutes": before + row["minutes"], **shown})
-        if following["phase"] != row["phase"]:
-            before += row["minutes"]
-    task = Task("faces", "classes", LABELS)
-    final = {"val": {"published": {"confusion": rows[-1]["confusion"]}}}
-    draw(picture, history, final, task, progress="minutes")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("faces", type=Path, help="Folder with train/ and val/.")
@@ -160,13 +143,7 @@ def main() -> None:
         help="Minutes of each phase.",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--draw", type=Path, metavar="LOG", help="Draw the output of an earlier run."
-    )
     args = parser.parse_args()
-    if args.draw:
-        draw_log(args.draw, args.output)
-        return
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)  # photographs are small: more threads only wait for each other
     train, val = load_faces(args.faces / "train"), load_faces(args.faces / "val")

@@ -61,22 +61,15 @@ def draw(
     history: Sequence[Mapping[str, Any]],
     final: Mapping[str, Mapping[str, Any]],
     task: Task | None,
-    progress: str = "epoch",
 ) -> None:
-    """Draw curves, and for classes the confusion matrix and the recall of each class.
-
-    Args:
-        path: The PNG file to write.
-        history, final, task: As in `write_report`.
-        progress: Key of `history` on the horizontal axis.
-    """
+    """Draw curves, and for classes the confusion matrix and the recall of each class, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matrix, title = _confusion(final)
     numbers = {n: None for row in history for n, v in row.items() if isinstance(v, (int, float))}
-    others = [n for n in numbers if n not in (*LOSSES, "epoch", "unreadable", progress)]
-    curves = partial(_curves, history=history, progress=progress)
+    others = [n for n in numbers if n not in (*LOSSES, "epoch", "unreadable")]
+    curves = partial(_curves, history=history)
     panels = [partial(curves, names=LOSSES, title="Loss")]
     if others:
         panels.append(partial(curves, names=others, title="Validation"))
@@ -101,15 +94,15 @@ def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | Non
 
 
 def _curves(
-    axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, progress: str
+    axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
 ) -> None:
     for name, colour in zip(names, COLOURS, strict=False):
-        points = [(row[progress], row[name]) for row in history if row.get(name) is not None]
+        points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
         if points:
             x, y = zip(*points, strict=True)
             axis.plot(x, y, color=colour, label=name, marker="." if len(x) < 30 else "")
     axis.set_title(title, color=INK, loc="left")
-    axis.set_xlabel(progress)
+    axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
