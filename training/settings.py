@@ -119,9 +119,7 @@ class OptimSettings:
 
     def __post_init__(self) -> None:
         if self.least_rate > self.rate:
-            raise ValueError(
-                f"least_rate must be in 0..rate; got {self.rate}, {self.least_rate}"
-            )
+            raise ValueError(f"least_rate must be in 0..rate; got {self.rate}, {self.least_rate}")
         if self.warmup_epochs >= self.epochs:
             raise ValueError(
                 f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})"

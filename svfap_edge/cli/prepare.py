@@ -63,29 +63,23 @@ def prepare(
     """
     with reporting(as_json):
         from svfap_edge.errors import SvfapError
-        from svfap_edge.training.datasets.prepare import prepare as write_lists
-        from svfap_edge.training.datasets.prepare import prepare_images
+        from svfap_edge.training.datasets.prepare import find_fold, find_images
+        from svfap_edge.training.datasets.split import write_lists
 
         if name.lower() == "images":
             if clips is not None or fold not in ("all", "1"):
                 raise SvfapError("images has one fold and no --clips: ROOT holds the images.")
-            order = tuple(split(labels) or ())
-            done = [
-                prepare_images(
-                    root, output, labels=order, val_share=val_share, seed=seed,
-                    relative=relative, force=force,
-                )
-            ]  # fmt: skip
+            found = [find_images(root, split(labels) or ())]
         elif labels is not None:
             raise SvfapError("--labels is for images; a data set's labels come with its task.")
         else:
-            done = [
-                write_lists(
-                    name, root, output, number, val_share=val_share, seed=seed, clips=clips,
-                    relative=relative, force=force,
-                )
-                for number in _folds(name, fold)
-            ]  # fmt: skip
+            found = [find_fold(name, root, number, clips) for number in _folds(name, fold)]
+        done = [
+            write_lists(
+                each, output, val_share=val_share, seed=seed, relative=relative, force=force
+            )
+            for each in found
+        ]
         if as_json:
             print_json({"folds": [each.to_json() for each in done]})
             return

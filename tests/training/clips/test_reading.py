@@ -16,7 +16,8 @@ from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.lists import Item
 from svfap_edge.tasks import TASKS, Task
 from svfap_edge.training.clips.reading import LabelledClips, Sampling, Unreadable
-from svfap_edge.training.datasets.prepare import prepare_images
+from svfap_edge.training.datasets.prepare import find_images
+from svfap_edge.training.datasets.split import write_lists
 
 TASK = Task("moods", "classes", ("calm", "glad"))
 
@@ -192,7 +193,8 @@ def test_indices_of_prepared_lists_keep_their_meaning(tmp_path: Path) -> None:
         for number in range(4):
             image = np.zeros((8, 8, 3), np.uint8)
             cv2.imwrite(str(tmp_path / "images" / name / f"{number}.png"), image)
-    done = prepare_images(tmp_path / "images", tmp_path / "lists", val_share=0.5)
+    found = find_images(tmp_path / "images")
+    done = write_lists(found, tmp_path / "lists", val_share=0.5)
     listed = done.lists["train"]
     swapped = replace(TASK, labels=("glad", "calm"))
     LabelledClips.open(listed, TASK, Sampling())
