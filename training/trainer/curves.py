@@ -29,16 +29,11 @@ def write_report(
     """Write the report of a run.
 
     Args:
-        folder: Folder of the run.
         history: Figures of each epoch.
         final: Figures of the best weights by list ("val", "test") and protocol ("published",
             "streaming"); empty for pre-training.
         task: Task of the run; None for pre-training.
-        unreadable: Name of a list ("train", "val", "test") to the paths of files that could not be
-            read, and why.
-
-    Raises:
-        TrainingError: the report cannot be written.
+        unreadable: As `Objective.join_logs` gives it.
     """
     content = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -157,9 +152,6 @@ def reconstruction_picture(
         hidden: (B, 1, T, S, S) bool, the masked pixels, from `masked.pixel_mask`.
         rebuilt: The reconstructions, in the shape of `clips`.
         columns: Number of frames shown of each clip.
-
-    Raises:
-        ValueError: the shapes do not fit together.
     """
     batch, colours, *rest = clips.shape
     if colours != 3 or hidden.shape != (batch, 1, *rest) or rebuilt.shape != clips.shape:

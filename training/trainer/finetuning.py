@@ -12,13 +12,20 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import ConfigError
 from svfap_edge.tasks import Task, find_task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips.mixing import mix, soft_targets, zoomed_out
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.protocols import Views, evaluate_streaming, figures, run_list
+from svfap_edge.training.protocols import (
+    EvaluationClips,
+    StreamedClips,
+    Views,
+    figures,
+    run_list,
+)
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 
 from .objective import Objective, open_clips, require_known
@@ -31,10 +38,6 @@ def open_model(settings: ModelSettings, task: Task) -> TPSBT:
 
     The checkpoint's head is kept only if it has the task's labels; its rows are put into the task's
     order. If the checkpoint names no labels, a head of the right width is kept.
-
-    Raises:
-        ConfigError: the settings describe no possible model.
-        CheckpointError: `model.start` cannot be opened.
     """
     changes = {
         "outputs": len(task.labels),
@@ -78,8 +81,6 @@ class Finetuning(Objective):
     """The objective of `svfap-edge finetune`.
 
     Attributes:
-        settings: All settings of the run.
-        task: Task whose labels are learned.
         test: Clips that judge the best weights at the end; None without `data.test`.
         validated: Number of an epoch to the figures of `val`, for the epochs evaluated so far.
     """
@@ -91,14 +92,7 @@ class Finetuning(Objective):
 
     @classmethod
     def prepare(cls, settings: FinetuneConfig) -> Finetuning:
-        """Open the lists and the model.
-
-        Raises:
-            ConfigError: settings do not fit together, or a file is in two lists.
-            SourceError: a list cannot be read, or too many of its files are missing.
-            TaskError: there is no such task.
-            CheckpointError: `model.start` cannot be opened.
-        """
+        """Open the lists and the model; ConfigError is raised for a file that is in two lists."""
         data = settings.data
         task = find_task(data.task, data.labels)
         if data.stride is not None:
@@ -150,28 +144,25 @@ class Finetuning(Objective):
         self.validated[epoch] = self.evaluate(fabric, model, self.val)
         return self.validated[epoch]
 
-    def evaluate(self, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> dict[str, Any]:
-        """Metrics of a list by the published protocol; see `protocols`."""
-        found = run_list(
-            fabric, model, Views(clips, self.config.size), len(clips), self.task,
-            **self._reading(clips),
-        )  # fmt: skip
-        return figures(found, clips, self.task)
-
-    def evaluate_streaming(
-        self, fabric: Fabric, model: nn.Module, clips: LabelledClips
+    def evaluate(
+        self, fabric: Fabric, model: nn.Module, clips: LabelledClips, streaming: bool = False
     ) -> dict[str, Any]:
-        """Metrics of a list by the streaming protocol; see `protocols`."""
-        reading = self._reading(clips)
-        return evaluate_streaming(fabric, model, clips, self.task, self.config, **reading)
-
-    def _reading(self, clips: LabelledClips) -> dict[str, Any]:
-        settings = self.settings
-        return {
-            "batch": settings.optim.batch,
-            "workers": settings.data.workers,
-            "failed": self.log_of(clips),
-        }
+        """Metrics of a list by the published or by the streaming protocol; see `protocols`."""
+        dataset: EvaluationClips = Views(clips, self.config.size)
+        if streaming:
+            span_s = self.config.frames * self.task.spacing_s
+            dataset = StreamedClips(clips, ClipSpec(self.config.frames, span_s, self.config.size))
+        outputs = run_list(
+            fabric,
+            model,
+            dataset,
+            len(clips),
+            self.task,
+            batch=self.settings.optim.batch,
+            workers=self.settings.data.workers,
+            failed=self.log_of(clips),
+        )
+        return figures(outputs, clips, self.task)
 
 
 def _check_apart(one: LabelledClips, other: LabelledClips, where: str, why: str) -> None:

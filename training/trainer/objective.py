@@ -32,14 +32,7 @@ A clip and its augmentation are a function of it and of the seed."""
 
 @dataclass(frozen=True)
 class TrainingClips(Dataset[Any]):
-    """Augmented clips by key; an unreadable item gives the error that says why it is.
-
-    Attributes:
-        clips: The list that is read.
-        settings: How strongly clips are changed.
-        size: Side of the square clips in pixels.
-        seed: Seed of the run.
-    """
+    """Augmented square clips by key; an unreadable item gives the error that says why it is."""
 
     clips: LabelledClips
     settings: AugmentSettings
@@ -83,18 +76,11 @@ def collate(found: list[tuple[int, np.ndarray | UnreadableClip]]) -> Batch:
 def open_clips(
     data: DataSettings, path: str, task: Task | None, sampling: Sampling
 ) -> LabelledClips:
-    """The clips of a list, without those whose labels are ignored.
-
-    Args:
-        data: The settings; `ignore` and `unreadable` are used.
-        path: Path of the list.
-        task: Task whose labels are read; None reads no labels.
-        sampling: Which frames make a clip.
+    """The clips of a list, without those whose labels are ignored; without a task, no labels.
 
     Raises:
         ConfigError: the path is empty.
-        SourceError: the list cannot be read or holds nothing, a label is outside the task, or more
-            files are missing than `data.unreadable` allows.
+        SourceError: `LabelledClips` refuses the list, or too many of its files are missing.
     """
     if not path:
         raise ConfigError("No list is named: set data.train and data.val.")
@@ -157,11 +143,8 @@ class Objective(ABC):
     def join_logs(self, fabric: Fabric) -> dict[str, dict[str, str]]:
         """Share among all processes which items could not be read.
 
-        Returns:
-            Name of each list to the paths and reasons of all processes.
-
-        Raises:
-            SourceError: all processes together could not read more items than the limit.
+        The result maps the name of each list to paths and reasons. SourceError is raised if all
+        processes together could not read more items than the limit.
         """
         mine = {name: log.reasons for name, log in self.logs.items()}
         if fabric.world_size > 1:
@@ -202,11 +185,7 @@ class Objective(ABC):
         return [(epoch, epoch_position(i, shard), int(item)) for i, item in enumerate(order)]
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight.
-
-        Raises:
-            SourceError: more items than the limit could not be read.
-        """
+        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight."""
         for error in batch.errors:
             self.logs["train"].add(error)
         if len(batch.items) == 0:

@@ -55,12 +55,7 @@ class Pretraining(Objective):
 
     @classmethod
     def prepare(cls, settings: PretrainConfig) -> Pretraining:
-        """Open the lists and the model; without `data.val`, clips of `data.train` are validated.
-
-        Raises:
-            ConfigError: settings do not fit together.
-            SourceError: a list cannot be read, or too many of its files are missing.
-        """
+        """Open the lists and the model; without `data.val`, clips of `data.train` are validated."""
         data = settings.data
         torch.manual_seed(settings.run.seed)
         model = _open_autoencoder(settings)
@@ -96,18 +91,13 @@ class Pretraining(Objective):
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
         """Mean loss of validation clips, under masks that are the same in every epoch.
 
-        Returns:
-            "val_loss"; NaN where no clip could be read.
-
-        Raises:
-            SourceError: more items than the limit could not be read.
+        It is NaN where no clip could be read.
         """
         model.eval()
         indices = self.val.spread(VALIDATED)
-        count = len(indices)
         size = self.settings.optim.batch
         total, seen = 0.0, 0
-        for first in range(0, count, fabric.world_size * size):
+        for first in range(0, len(indices), fabric.world_size * size):
             start = first + fabric.global_rank * size
             clips = self._clips(indices[start : start + size]).to(fabric.device)
             if len(clips) == 0:
@@ -123,7 +113,7 @@ class Pretraining(Objective):
         every = self.settings.masking.picture_every
         due = epoch % every == 0 or epoch == self.settings.optim.epochs
         if due and fabric.is_global_zero:
-            chosen = indices[np.linspace(0, count - 1, SHOWN).round().astype(int)]
+            chosen = indices[np.linspace(0, len(indices) - 1, SHOWN).round().astype(int)]
             clips = self._clips(chosen).to(fabric.device)
             if len(clips) > 0:
                 self._picture(fabric, model, epoch, clips)

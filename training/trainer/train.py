@@ -9,9 +9,7 @@ from lightning.fabric import Fabric
 
 from svfap_edge.atomic import write_text_atomically
 from svfap_edge.training.checkpoint import load_checkpoint
-from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import write_toml
-from svfap_edge.training.model import TPSBT
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
 
 from .curves import write_report
@@ -31,8 +29,8 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
 
     Args:
         settings: All settings of the run.
-        resume: Continue the run in `run.output`.
-        quantize: Train with the quantization of INT8 in the forward pass.
+        resume: Whether the run in `run.output` is continued.
+        quantize: Whether the quantization of INT8 is in the forward pass.
 
     Returns:
         The checkpoint with the best weights; the report lies beside it.
@@ -47,42 +45,30 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
 
         objective = quantized(objective)
     place = _train(objective, fabric, resume)
-    best = Path(settings.run.output) / BEST
-    loaded = load_checkpoint(best)
+    loaded = load_checkpoint(Path(settings.run.output) / BEST)
     model = loaded.model.to(fabric.device)
     # The checkpoint holds the model without its quantizers: another model, with other figures.
-    published = None if quantize else objective.validated.get(loaded.info["epoch"])
-    final = {"val": _both_protocols(objective, fabric, model, objective.val, published)}
-    if objective.test is not None:
-        final["test"] = _both_protocols(objective, fabric, model, objective.test)
-    unreadable = objective.join_logs(fabric)
-    if fabric.is_global_zero:
-        write_report(Path(settings.run.output), place.history, final, objective.task, unreadable)
-    fabric.barrier()
-    return best
+    known = {} if quantize else {"val": objective.validated.get(loaded.info["epoch"])}
+    final = {
+        name: {
+            "published": known.get(name) or objective.evaluate(fabric, model, clips),
+            "streaming": objective.evaluate(fabric, model, clips, streaming=True),
+        }
+        for name, clips in objective.lists.items()
+        if name != "train"
+    }
+    return _report(objective, fabric, place, final)
 
 
 def pretrain(settings: PretrainConfig, *, resume: bool = False) -> Path:
     """Pre-train by masked auto-encoding; write pictures of reconstructions and the report.
 
-    Args:
-        settings: All settings of the run.
-        resume: Continue the run in `run.output`.
-
-    Returns:
-        The checkpoint with the best weights, for `finetune` with `model.start`.
-
-    Raises:
-        SvfapError: settings, lists or devices are wrong, or training cannot go on.
+    Arguments, result and errors are those of `finetune`, whose `model.start` takes the result.
     """
     fabric = build_fabric(settings.run)
     objective = Pretraining.prepare(settings)
     place = _train(objective, fabric, resume)
-    unreadable = objective.join_logs(fabric)
-    if fabric.is_global_zero:
-        write_report(Path(settings.run.output), place.history, {}, None, unreadable)
-    fabric.barrier()
-    return Path(settings.run.output) / BEST
+    return _report(objective, fabric, place, {})
 
 
 def _train(objective: Objective, fabric: Fabric, resume: bool) -> Place:
@@ -102,12 +88,13 @@ def _train(objective: Objective, fabric: Fabric, resume: bool) -> Place:
     return training.place
 
 
-def _both_protocols(
-    objective: Finetuning, fabric: Fabric, model: TPSBT, clips: LabelledClips,
-    published: dict[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Figures of a list by the streaming protocol, and by the published one unless given."""
-    return {
-        "published": published or objective.evaluate(fabric, model, clips),
-        "streaming": objective.evaluate_streaming(fabric, model, clips),
-    }
+def _report(
+    objective: Objective, fabric: Fabric, place: Place, final: dict[str, dict[str, Any]]
+) -> Path:
+    """Write the report; return the checkpoint with the best weights."""
+    folder = Path(objective.settings.run.output)
+    unreadable = objective.join_logs(fabric)
+    if fabric.is_global_zero:
+        write_report(folder, place.history, final, objective.task, unreadable)
+    fabric.barrier()
+    return folder / BEST

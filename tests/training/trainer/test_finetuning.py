@@ -81,10 +81,14 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
     evaluate = Finetuning.evaluate
 
     def counted(
-        objective: Finetuning, fabric: Fabric, model: nn.Module, clips: LabelledClips
+        objective: Finetuning,
+        fabric: Fabric,
+        model: nn.Module,
+        clips: LabelledClips,
+        streaming: bool = False,
     ) -> object:
-        lists.append(clips)
-        return evaluate(objective, fabric, model, clips)
+        lists.extend([] if streaming else [clips])
+        return evaluate(objective, fabric, model, clips, streaming)
 
     monkeypatch.setattr(Finetuning, "evaluate", counted)
     listed = tmp_path / "test.txt"  # copies of the validation list's files
@@ -195,7 +199,7 @@ model = fabric.setup_module(torch.nn.Sequential(norm, mean))
 task = Task("t", "values", ("a", "b", "c"))
 for count in (1, 2, 5):
     norm.running_mean.fill_(fabric.global_rank)
-    found = run_list(fabric, model, Clips(), count, task, batch=1).values
+    found = run_list(fabric, model, Clips(), count, task, batch=1)
     clips = torch.arange(50, 50 + count)[:, None] / 255
     expected = (clips - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     np.testing.assert_allclose(found, expected / (1 + norm.eps) ** 0.5, rtol=1e-4)
