@@ -55,11 +55,6 @@ class Sampling:
                 f"Sampling: frames, stride and views start at 1, spacing_s is positive. Got {self}."
             )
 
-    @classmethod
-    def of_task(cls, task: Task, frames: int = 16, views: int = 2) -> Sampling:
-        """The sampling that the models of a task were trained with."""
-        return cls(frames, task.spacing_s, task.stride, views)
-
     def choose(
         self, times: np.ndarray, spacing: float, rng: np.random.Generator | None, view: int
     ) -> np.ndarray:
@@ -68,11 +63,7 @@ class Sampling:
         Each slot takes the frame nearest in time. A clip that is longer than the recording
         starts with it and repeats the last frame, as published; motion keeps its speed.
 
-        Args:
-            times: Times of all frames, in any unit.
-            spacing: Time from one slot to the next, in the same unit.
-            rng: Draws the start of the clip, for training; None for evaluation.
-            view: Number of the view in evaluation, from 0.
+        Without a generator, which draws the start of the clip, the numbered view is chosen.
         """
         room = max(0.0, times[-1] - times[0] - (self.frames - 1) * spacing)
         if rng is not None:
@@ -110,9 +101,7 @@ class LabelledClips:
         """Items of a list file, or of a folder whose subfolders name the labels.
 
         Args:
-            data: The list or the folder.
             task: Task whose labels are read; None reads no labels, and every target is 0.
-            sampling: Which frames make a clip.
             ignore: Labels whose items are left out, each a name or an index.
 
         Raises:
@@ -132,13 +121,8 @@ class LabelledClips:
     def require_files(self, share: float) -> None:
         """Check before a long run that all files exist and are not empty; thousands take seconds.
 
-        Files that exist but cannot be read are found in training (`Unreadable`).
-
-        Args:
-            share: Share of the list that may be missing, as in `Unreadable`.
-
-        Raises:
-            SourceError: more files than the limit are missing or empty.
+        Files that exist but cannot be read are found in training. As in `Unreadable`, SourceError
+        is raised for more than a share of the list.
         """
         reasons = {str(item.path): _why_absent(item.path) for item in self.items}
         absent = {path: reason for path, reason in reasons.items() if reason}

@@ -100,17 +100,7 @@ class Fold:
 
 
 def first_folder(root: Path, known: Sequence[str], title: str, unpack: str) -> Path:
-    """The first of the known folders that exists.
-
-    Args:
-        root: Folder of the release.
-        known: Relative paths to look for.
-        title: Name of the data set, for the error.
-        unpack: What to unpack, for the error.
-
-    Raises:
-        SourceError: none of them exists.
-    """
+    """The first of the known folders in a release; the error for none says what to unpack."""
     for relative in known:
         if (root / relative).is_dir():
             return root / relative

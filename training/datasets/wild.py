@@ -118,12 +118,8 @@ def _from_official(
 ) -> Release:
     """The clips of official train and test lists.
 
-    A clip that is in both lists is kept for test only.
-
-    Args:
-        rows: Names and label indices of each list.
-        clip: Function from a name to its path; None if it is not on disk.
-        group: Function from a name to its group.
+    A clip that is in both lists is kept for test only. `clip` maps a name to its path, or to None
+    if it is not on disk, and `group` maps it to its group.
     """
     test, train = dict(rows["test"]), dict(rows["train"])
     both = sorted(train.keys() & test.keys())

@@ -70,18 +70,10 @@ def make(
     output: Path,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Train all phases that have not been finished before.
+    """Train all phases that have not been finished before, and return weights for RGB input.
 
-    Args:
-        config: The model; it must have a stem.
-        train: Photographs that are trained on.
-        val: Photographs that are evaluated and that the probabilities are fitted to.
-        minutes: Minutes of each phase, by its name.
-        output: Path of the finished model; each phase's weights are saved beside it.
-        seed: Seed of the augmentation.
-
-    Returns:
-        The weights of the whole model, for RGB input.
+    The probabilities are fitted to `val`. Each phase trains for the minutes of its name, and its
+    weights are saved beside `output`. The model must have a stem.
     """
     size = config.size
 

@@ -106,11 +106,7 @@ def fit(
     phase: Phase,
     teaching: Teaching | None = None,
 ) -> Model:
-    """Train a model for a set time on square clips of `size` pixels.
-
-    Returns:
-        A copy of the model with the moving average of its weights.
-    """
+    """A copy of a model with the moving average of the weights that a phase gives it."""
     counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
     weight = counts[train.labels] ** (BALANCE - 1)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -157,11 +153,9 @@ def train_for(
     report: Callable[[float, int, float | None], None],
     after: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Take steps until the time is over; the rate falls by half a cosine to `LEAST_RATE`.
+    """Take steps until the time is over; the rate falls from its peak to `LEAST_RATE`.
 
     Args:
-        minutes: Time of training.
-        peak: Greatest learning rate.
         loss_of: Gives the loss of the batch of step 0, 1, ...
         report: Called every `REPORT_MINUTES` and at the end with the minutes gone, the number of
             steps done and the mean loss since the last call (None if there was no step).

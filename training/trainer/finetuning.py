@@ -99,7 +99,7 @@ class Finetuning(Objective):
             task = replace(task, stride=data.stride)
         torch.manual_seed(settings.run.seed)
         model = open_model(settings.model, task)
-        sampling = Sampling.of_task(task, model.config.frames, data.views)
+        sampling = Sampling(model.config.frames, task.spacing_s, task.stride, data.views)
         train = open_clips(data, data.train, task, sampling)
         val = open_clips(data, data.val, task, sampling)
         test = open_clips(data, data.test, task, sampling) if data.test else None
