@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -28,7 +29,7 @@ from svfap_edge.training.protocols import (
 )
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 
-from .objective import Objective, open_clips, require_known
+from .objective import Objective, open_lists
 from .optim import loss_of
 from .progress import say
 
@@ -81,13 +82,11 @@ class Finetuning(Objective):
     """The objective of `svfap-edge finetune`.
 
     Attributes:
-        test: Clips that judge the best weights at the end; None without `data.test`.
         validated: Number of an epoch to the figures of `val`, for the epochs evaluated so far.
     """
 
     settings: FinetuneConfig
     task: Task
-    test: LabelledClips | None
     validated: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
@@ -100,30 +99,16 @@ class Finetuning(Objective):
         torch.manual_seed(settings.run.seed)
         model = open_model(settings.model, task)
         sampling = Sampling(model.config.frames, task.spacing_s, task.stride, data.views)
-        train = open_clips(data, data.train, task, sampling)
-        val = open_clips(data, data.val, task, sampling)
-        test = open_clips(data, data.test, task, sampling) if data.test else None
-        require_known(data, train, val, *([test] if test is not None else []))
-        _check_apart(train, val, "data.train and in data.val", "trained on cannot choose")
-        if test is not None:
-            _check_apart(train, test, "data.train and in data.test", "trained on cannot judge")
-            _check_apart(val, test, "data.val and in data.test", "chosen by cannot judge")
+        lists = open_lists(data, task, sampling, ("train", "val"), ("test",))
+        _check_apart(lists)
         if settings.data.balance != 1 and task.kind != "classes":
             raise ConfigError("data.balance is for classes; leave it at 1 for values and traits.")
         loss_of(settings.loss.kind, task.kind)
-        return cls(
-            settings=settings, task=task, model=model, config=model.config,
-            train=train, val=val, test=test,
-        )  # fmt: skip
+        return cls(settings=settings, task=task, model=model, config=model.config, lists=lists)
 
     @property
     def monitor(self) -> str:
         return {"classes": "uar", "values": "ccc", "traits": "1-mae"}[self.task.kind]
-
-    @property
-    def lists(self) -> dict[str, LabelledClips]:
-        tested = {} if self.test is None else {"test": self.test}
-        return super().lists | tested
 
     @property
     def content(self) -> dict[str, Any]:
@@ -165,17 +150,19 @@ class Finetuning(Objective):
         return figures(outputs, clips, self.task)
 
 
-def _check_apart(one: LabelledClips, other: LabelledClips, where: str, why: str) -> None:
-    """Raise ConfigError if a file is in both lists, under whatever path."""
-    both = _files(one) & _files(other)
-    if both:
-        shown = ", ".join(f"'{path}'" for path in sorted(both)[:3])
-        raise ConfigError(
-            f"{len(both)} files are in {where}, for example {shown}. What is {why} the model; "
-            "split by person ('svfap-edge prepare')."
-        )
-
-
-def _files(clips: LabelledClips) -> set[str]:
-    """Absolute paths of a list; links are not followed, so a copy or a link is another file."""
-    return {os.path.abspath(item.path) for item in clips.items}
+def _check_apart(lists: dict[str, LabelledClips]) -> None:
+    """Raise ConfigError if a file is in two lists; a copy or a link of it is another file."""
+    files = {
+        name: {os.path.abspath(item.path) for item in clips.items} for name, clips in lists.items()
+    }
+    for one, other in itertools.combinations(files, 2):
+        both = sorted(files[one] & files[other])
+        if both:
+            shown = ", ".join(f"'{path}'" for path in both[:3])
+            used = "trained on" if one == "train" else "chosen by"
+            purpose = "choose" if other == "val" else "judge"
+            raise ConfigError(
+                f"{len(both)} files are in data.{one} and in data.{other}, for example {shown}. "
+                f"What is {used} cannot {purpose} the model; split by person "
+                "('svfap-edge prepare')."
+            )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -73,30 +73,35 @@ def collate(found: list[tuple[int, np.ndarray | UnreadableClip]]) -> Batch:
     return Batch(torch.from_numpy(clips), torch.from_numpy(items), errors)
 
 
-def open_clips(
-    data: DataSettings, path: str, task: Task | None, sampling: Sampling
-) -> LabelledClips:
-    """The clips of a list, without those whose labels are ignored; without a task, no labels.
+def open_lists(
+    data: DataSettings,
+    task: Task | None,
+    sampling: Sampling,
+    required: Sequence[str],
+    optional: Sequence[str],
+) -> dict[str, LabelledClips]:
+    """The lists of the settings by name, without items whose labels are ignored.
 
     Raises:
-        ConfigError: the path is empty.
-        SourceError: `LabelledClips` refuses the list, or too many of its files are missing.
+        ConfigError: a required list is not named, or an ignored label is neither in the task nor in
+            any list.
+        SourceError: `LabelledClips` refuses a list, or too many of its files are missing.
     """
-    if not path:
-        raise ConfigError("No list is named: set data.train and data.val.")
-    clips = LabelledClips.open(Path(path), task, sampling, data.ignore)
-    clips.require_files(data.unreadable)
-    return clips
-
-
-def require_known(data: DataSettings, *lists: LabelledClips) -> None:
-    """Raise ConfigError if a label in `data.ignore` is neither in the task nor in any list."""
-    unknown = [x for x in data.ignore if all(x in clips.unknown for clips in lists)]
+    lists = {}
+    for name in (*required, *optional):
+        path = getattr(data, name)
+        if path:
+            lists[name] = LabelledClips.open(Path(path), task, sampling, data.ignore)
+            lists[name].require_files(data.unreadable)
+        elif name in required:
+            raise ConfigError("No list is named: set data.train and data.val.")
+    unknown = [x for x in data.ignore if all(x in clips.unknown for clips in lists.values())]
     if unknown:
         raise ConfigError(
             f"data.ignore: no list and no task has a label '{unknown[0]}'. Write it as the task "
             "or the list does, a name or an index."
         )
+    return lists
 
 
 @dataclass(kw_only=True)
@@ -107,8 +112,7 @@ class Objective(ABC):
         settings: All settings of the run.
         model: The module whose parameters are trained.
         config: Configuration of the encoder.
-        train: Clips that are trained on.
-        val: Clips that choose the best weights.
+        lists: The lists that are read, by name: "train", and "val" and "test" where there are any.
         task: Task whose labels are read; None in pre-training.
         quantized: Whether the model holds the quantizers of INT8.
         logs: Items that could not be read, by the name of their list.
@@ -119,8 +123,7 @@ class Objective(ABC):
     settings: FinetuneConfig | PretrainConfig
     model: nn.Module
     config: TPSBTConfig
-    train: LabelledClips
-    val: LabelledClips
+    lists: dict[str, LabelledClips]
     task: Task | None = None
     quantized: bool = False
     logs: dict[str, Unreadable] = field(init=False)
@@ -132,9 +135,14 @@ class Objective(ABC):
         self.logs = {name: Unreadable(len(clips), share) for name, clips in self.lists.items()}
 
     @property
-    def lists(self) -> dict[str, LabelledClips]:
-        """The lists that are read, by name: "train", "val", and "test" where there is one."""
-        return {"train": self.train, "val": self.val}
+    def train(self) -> LabelledClips:
+        """Clips that are trained on."""
+        return self.lists["train"]
+
+    @property
+    def val(self) -> LabelledClips:
+        """Clips that choose the best weights: those trained on where there are no others."""
+        return self.lists.get("val", self.train)
 
     def log_of(self, clips: LabelledClips) -> Unreadable:
         """The log of one of `lists`."""

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.training.clips.augment import centre
-from svfap_edge.training.clips.reading import LabelledClips, Sampling
+from svfap_edge.training.clips.reading import Sampling
 from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
@@ -31,7 +31,7 @@ from svfap_edge.training.protocols import normalize, sum_of_all
 from svfap_edge.training.settings import PretrainConfig
 
 from .curves import reconstruction_picture
-from .objective import Objective, open_clips, require_known
+from .objective import Objective, open_lists
 
 STRIDE = 4
 """Frames between sampled frames at 25 fps, as published for VoxCeleb2."""
@@ -61,16 +61,10 @@ class Pretraining(Objective):
         model = _open_autoencoder(settings)
         stride = data.stride or STRIDE
         sampling = Sampling(model.config.frames, stride / 25, stride, 1)
-        train = open_clips(data, data.train, None, sampling)
-        val = open_clips(data, data.val, None, sampling) if data.val else train
-        require_known(data, train, val)
+        lists = open_lists(data, None, sampling, ("train",), ("val",))
         if data.balance != 1:
             raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
-        return cls(settings=settings, model=model, config=model.config, train=train, val=val)
-
-    @property
-    def lists(self) -> dict[str, LabelledClips]:
-        return {"train": self.train} if self.val is self.train else super().lists
+        return cls(settings=settings, model=model, config=model.config, lists=lists)
 
     @property
     def content(self) -> dict[str, Any]:
