@@ -133,7 +133,7 @@ class RunSettings:
     Attributes:
         output: Folder of checkpoints, logs and the report.
         seed: Seed; all randomness is a function of it and of the position in training.
-        strategy: "fsdp" shards weights, gradients and optimizer; see `devices.strategy_of`.
+        strategy: "fsdp" shards weights, gradients and optimizer; see `train.strategy_of`.
         threads: Threads of each process on the CPU; None leaves the number to PyTorch.
         validate_every: Epochs between evaluations; the last epoch always has one.
         save_every: Seconds between resume checkpoints inside an epoch.

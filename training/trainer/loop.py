@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader
@@ -26,7 +27,6 @@ from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.model import is_plain
 from svfap_edge.training.protocols import one_thread
 
-from .devices import is_sharded
 from .objective import Key, Objective, collate
 from .optim import build_optimizer, move_average, parameter_groups, rate_at, set_rate
 from .progress import Progress
@@ -102,10 +102,11 @@ class Training:
         self.folder = Path(self.run.output)
         self.place = Place()
         groups = parameter_groups(objective.model, objective.config, self.optim, objective.prefix)
-        if self.optim.average and is_sharded(fabric):
+        is_sharded = isinstance(fabric.strategy, ModelParallelStrategy)
+        if self.optim.average and is_sharded:
             raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
         self.average = self._copy() if self.optim.average else None
-        self.gathered = self._copy() if is_sharded(fabric) else None
+        self.gathered = self._copy() if is_sharded else None
         self.model: Any = fabric.setup_module(objective.model)
         self.optimizer: Any = fabric.setup_optimizers(
             build_optimizer(self.model, groups, self.optim)

@@ -1,25 +1,35 @@
-"""The commands `svfap-edge finetune` and `svfap-edge pretrain`, from settings to report."""
+"""The commands `svfap-edge finetune` and `svfap-edge pretrain`: devices, training, report."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from svfap_edge.atomic import write_text_atomically
+from svfap_edge.errors import ConfigError
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import write_toml
-from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
+from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
 
 from .curves import write_report
-from .devices import build_fabric
 from .finetuning import Finetuning
 from .loop import BEST, HISTORY, RESUME, Place, Training, prepare_folder
 from .objective import Objective
 from .pretraining import Pretraining
 from .progress import say
 from .resume import check_resume, fingerprint_of
+
+if TYPE_CHECKING:
+    from lightning.fabric.strategies.strategy import Strategy
 
 CONFIG = "config.toml"
 
@@ -98,3 +108,76 @@ def _report(
         write_report(folder, place.history, final, objective.task, unreadable)
     fabric.barrier()
     return folder / BEST
+
+
+def build_fabric(run: RunSettings) -> Fabric:
+    """Launch Fabric with the devices, nodes, strategy and precision of the settings.
+
+    Under `torchrun` the number of processes is the one that it started.
+
+    Raises:
+        ConfigError: the machine has no such device, or too few of them; or a launcher started
+            another number of processes than the settings ask for.
+    """
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    try:
+        devices, nodes = processes_of(run)
+        fabric = Fabric(
+            accelerator=run.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy_of(run),
+            precision=run.precision,
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"These devices are not available here: accelerator={run.accelerator}, "
+            f"devices={run.devices}, strategy={run.strategy}, precision={run.precision}. "
+            f"{str(error).strip()[:300]}"
+        ) from error
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started not in (1, fabric.world_size):
+        raise ConfigError(
+            f"{started} processes were started (WORLD_SIZE), but this one trains with "
+            f"{fabric.world_size}. Set run.devices, run.nodes and run.strategy=ddp to what was "
+            "started, or start them with torchrun."
+        )
+    return fabric
+
+
+def processes_of(run: RunSettings) -> tuple[int | str, int]:
+    """Number of devices of each node, and number of nodes.
+
+    Under `torchrun`, settings that are left at 1 mean what it started; otherwise each of its
+    processes would train on its own in the same folder. Other numbers are a ValueError.
+    """
+    if not TorchElasticEnvironment.detect():
+        return run.devices, run.nodes
+    devices = run.devices
+    if devices in (1, "auto"):
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["GROUP_WORLD_SIZE"]) if run.nodes == 1 else run.nodes
+    TorchElasticEnvironment().validate_settings(int(devices), nodes)
+    return devices, nodes
+
+
+def strategy_of(run: RunSettings) -> str | Strategy:
+    """The strategy by its name; for "fsdp", fully sharded data parallelism (Zhao et al. 2023).
+
+    It saves whole weights in one file, since only a run on equally many devices could open a
+    sharded checkpoint.
+    """
+    if run.strategy != "fsdp":
+        return run.strategy
+    return ModelParallelStrategy(_shard, save_distributed_checkpoint=False)
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Share the weights among all processes; they are gathered block by block."""
+    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block)
+    fully_shard(model)
+    return model

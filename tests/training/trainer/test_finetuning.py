@@ -25,10 +25,9 @@ from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import load_config
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 from svfap_edge.training.trainer import loop
-from svfap_edge.training.trainer.devices import build_fabric
 from svfap_edge.training.trainer.finetuning import Finetuning, open_model
 from svfap_edge.training.trainer.resume import save_atomically
-from svfap_edge.training.trainer.train import finetune
+from svfap_edge.training.trainer.train import build_fabric, finetune
 from tests.training.conftest import LABELS, settings
 
 PLAIN = (
@@ -281,7 +280,7 @@ def test_corrupt_clips_are_counted_and_named(
         ("model.heads=5", "model"),
         ("model.preset=huge", "No model preset 'huge'"),
         ("loss.kind=ccc", "does not fit classes"),
-        ("run.accelerator=cuda", "cannot be had here"),
+        ("run.accelerator=cuda", "are not available here"),
     ],
 )
 def test_wrong_settings_end_before_training(
