@@ -42,7 +42,7 @@ def load_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ())
 
     Raises:
         ConfigError: There is no such file, it is not TOML, or a setting has an unknown name, a
-            value of another type or one out of its range (the section's own check).
+            value of another type or one out of its range.
     """
     found, hints = to_table(kind()), settings(kind)
     if path is not None:

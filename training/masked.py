@@ -196,13 +196,10 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             clips: (B, 3, T, H, W) normalized RGB.
-            mask: (B, t*s) bool, True = masked, from `tube_mask`.
+            mask: (B, t*s) bool, True = masked, from `tube_mask`; others are a ValueError.
 
         Returns:
             (B, M, tubelet * patch * patch * 3), masked tokens in ascending order.
-
-        Raises:
-            ValueError: the mask is not a tube mask of this model.
         """
         visible, masked = token_order(mask, self.config)
         code = self.decoder.position_code.expand(len(clips), -1, -1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -198,12 +199,10 @@ def figures(outputs: np.ndarray, clips: LabelledClips, task: Task) -> dict[str, 
     row: dict[str, Any] = {"unreadable": int((~good).sum())}
     if task.kind == "classes":
         return row | class_figures(targets, values.argmax(1), task.labels)
-    columns = range(len(task.labels))
-    span = task.high - task.low
-    for name, metric in (("pcc", metrics.pcc), ("ccc", metrics.ccc)):
-        row[name] = float(np.mean([metric(targets[:, i], values[:, i]) for i in columns]))
-    shares = [metrics.one_minus_mae(targets[:, i], values[:, i], span) for i in columns]
-    row["1-mae"] = float(np.mean(shares))
+    closeness = partial(metrics.one_minus_mae, span=task.high - task.low)
+    for name, metric in (("pcc", metrics.pcc), ("ccc", metrics.ccc), ("1-mae", closeness)):
+        columns = zip(targets.T, values.T, strict=True)
+        row[name] = float(np.mean([metric(*pair) for pair in columns]))
     return row
 
 

@@ -137,15 +137,9 @@ class LabelledClips:
         return np.linspace(0, last, min(count, len(self))).round().astype(int)
 
     def read(self, index: int, rng: np.random.Generator | None = None, view: int = 0) -> np.ndarray:
-        """One clip of an item.
+        """One clip (T, H, W, 3) uint8 RGB of an item, from 0, as `Sampling.choose` chooses it.
 
-        Args:
-            index: Number of the item, from 0.
-            rng: Draws the start of the clip, for training; None for evaluation.
-            view: Number of the view in evaluation, from 0 to `sampling.views` - 1.
-
-        Returns:
-            (T, H, W, 3) uint8 RGB. For an image, a read-only view that repeats one frame.
+        For an image it is a read-only view that repeats one frame.
 
         Raises:
             UnreadableClip: the item cannot be read; nothing else is read in its place.
@@ -213,22 +207,19 @@ class Unreadable:
     Attributes:
         total: Number of items in the list.
         share: Share of the list that may be unreadable, in 0..1; 0 allows no unreadable item.
-        at_least: Number of items that may be unreadable however small the share; half of the list
-            if that is fewer. It does not count where `share` is 0.
         reasons: Path of an item to the reason. An item that fails in several epochs counts once.
     """
 
     total: int
     share: float = 0.01
-    at_least: int = 10
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def limit(self) -> int:
-        """Number of items that may be unreadable."""
+        """Number of items that may be unreadable: if any, then 10 or half of a short list."""
         if self.share == 0:
             return 0
-        return max(int(self.share * self.total), min(self.at_least, self.total // 2))
+        return max(int(self.share * self.total), min(10, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:
         """Count an item, and name it on standard error if it is new.

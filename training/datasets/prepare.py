@@ -20,13 +20,7 @@ MISSING_LIMIT = 0.01
 """Greatest share of the officially listed clips that may be absent from the disk."""
 
 
-def find_fold(
-    name: str,
-    root: Path,
-    fold: int = 1,
-    clips: Path | None = None,
-    missing_limit: float = MISSING_LIMIT,
-) -> Fold:
+def find_fold(name: str, root: Path, fold: int = 1, clips: Path | None = None) -> Fold:
     """Find the clips of one fold.
 
     Args:
@@ -35,7 +29,6 @@ def find_fold(
         fold: Number of the fold, from 1.
         clips: Folder of clips with the official names that replaces the release's own, such as
             face crops made by you.
-        missing_limit: Greatest share of the officially listed clips that may be absent, in 0..1.
 
     Raises:
         SourceError: the data set or fold is unknown, the folder is not laid out as the release, or
@@ -51,10 +44,10 @@ def find_fold(
         raise SourceError(f"{data.title}: no folder of clips '{clips}'.")
     release = data.find(root, fold, clips)
     missing, listed = len(release.missing), len(release.clips) + len(release.missing)
-    if missing > missing_limit * listed:
+    if missing > MISSING_LIMIT * listed:
         raise SourceError(
             f"{data.title}: {missing} of {listed} officially listed clips are not on disk, over "
-            f"the limit of {missing_limit:.1%}: {release.missing_shown}. "
+            f"the limit of {MISSING_LIMIT:.1%}: {release.missing_shown}. "
             "Unpack all archives of the clips."
         )
     return Fold(data, TASKS[data.name].labels, fold, release)

@@ -143,9 +143,6 @@ def hold_out(clips: Sequence[Found], share: float, seed: int) -> set[str]:
     Groups are looked at in a random order, and each is taken if it brings the counts of the labels
     nearer to their share (squared distance, divided by the label's count). At least one group is
     taken, and never all.
-
-    Raises:
-        SourceError: there are fewer than two groups, or the share is not above 0 and at most 0.5.
     """
     if not 0 < share <= 0.5:
         raise SourceError(f"The validation share must be over 0 and at most 0.5; got {share}.")

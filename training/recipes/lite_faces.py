@@ -84,9 +84,6 @@ def make(
             model.load_state_dict(weights)
         return model
 
-    def path(name: str) -> Path:
-        return output.with_suffix(f".{name}")
-
     def phase(name: str, frames: int, batch: int, rate: float) -> Phase:
         return Phase(name, minutes[name], frames, batch, rate, seed + list(MINUTES).index(name))
 
@@ -95,7 +92,7 @@ def make(
         return fit(model, train, val, size, phase("stem", 1, 128, 2e-3)).state_dict()
 
     stem = StemClassifier(new())
-    stem.load_state_dict(kept(path("stem"), stem_weights))
+    stem.load_state_dict(kept(output.with_suffix(".stem"), stem_weights))
 
     def tubelet_weights() -> dict[str, Tensor]:
         model = new()
@@ -105,7 +102,7 @@ def make(
         teaching = Teaching(stem, 0.5, borders=True)
         return fit(tubelets, train, val, size, now, teaching).model.state_dict()
 
-    tubelets = kept(path("tubelets"), tubelet_weights)
+    tubelets = kept(output.with_suffix(".tubelets"), tubelet_weights)
 
     def clip_weights() -> dict[str, Tensor]:
         model = new(tubelets)
@@ -116,7 +113,7 @@ def make(
         clips = fit(ClipClassifier(model), train, val, size, now, teaching)
         return clips.model.state_dict()
 
-    whole = new(kept(path("clips"), clip_weights))
+    whole = new(kept(output.with_suffix(".clips"), clip_weights))
     logits = predict(ClipClassifier(whole), val.images, config.frames, size)
     fold_temperature(whole, logits, val.labels)
     fold_luminance(whole)

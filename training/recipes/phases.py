@@ -62,24 +62,14 @@ def middle_answer(teacher: nn.Module, clips: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Phase:
-    """How one phase is trained.
-
-    Attributes:
-        name: Name in the log.
-        minutes: Time of training.
-        frames: Number of frames in a clip.
-        batch: Number of clips in a step.
-        rate: Greatest learning rate; it falls to `LEAST_RATE` by half a cosine over the time.
-        seed: Seed of the augmentation.
-        augment: How strongly photographs are changed.
-    """
+    """How one phase is trained; the log has its name."""
 
     name: str
     minutes: float
-    frames: int
-    batch: int
-    rate: float
-    seed: int
+    frames: int  # of a clip
+    batch: int  # clips in a step
+    rate: float  # the greatest; it falls to `LEAST_RATE` by half a cosine over the time
+    seed: int  # of the augmentation
     augment: AugmentSettings = PHOTOGRAPHS
 
 

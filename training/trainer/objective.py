@@ -52,16 +52,10 @@ class TrainingClips(Dataset[Any]):
 
 @dataclass
 class Batch:
-    """A batch as the loader gives it.
+    """The readable clips of a batch, their numbers in the list, and why others are not there."""
 
-    Attributes:
-        clips: (B, T, S, S, 3) uint8 RGB, the readable ones.
-        items: (B,) int64, their numbers in the list.
-        errors: Why the other items could not be read.
-    """
-
-    clips: Tensor
-    items: Tensor
+    clips: Tensor  # (B, T, S, S, 3) uint8 RGB
+    items: Tensor  # (B,) int64
     errors: list[UnreadableClip]
 
 

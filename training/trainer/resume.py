@@ -43,10 +43,12 @@ def fingerprint_of(objective: Objective, processes: int) -> dict[str, Any]:
     """Settings, task and lists of a run by dotted name, and the number of processes."""
     task = objective.task.to_dict() if objective.task else {}
     sections = {**to_table(objective.settings), "task": task}
-    found = {
-        f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()
+    kept = {
+        f"{section}.{name}": value
+        for section, values in sections.items()
+        for name, value in values.items()
+        if f"{section}.{name}" not in FREE
     }
-    kept = {name: value for name, value in found.items() if name not in FREE}
     lists = {
         f"data.{name}": list_digest(clips, Path(getattr(objective.settings.data, name)))
         for name, clips in objective.lists.items()

@@ -14,6 +14,7 @@ from svfap_edge.cli.app import app
 from svfap_edge.errors import SourceError
 from svfap_edge.lists import class_targets, read_list
 from svfap_edge.tasks import TASKS
+from svfap_edge.training.datasets import prepare as preparation
 from svfap_edge.training.datasets.prepare import DATASETS, find_fold, find_images
 from svfap_edge.training.datasets.release import Found
 from svfap_edge.training.datasets.split import Prepared, hold_out, write_lists
@@ -283,7 +284,9 @@ def test_hold_out_follows_labels_and_keeps_groups() -> None:
             hold_out(two, share, seed=0)
 
 
-def test_missing_clips_are_named_and_limited(tmp_path: Path) -> None:
+def test_missing_clips_are_named_and_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = make_dfew(tmp_path / "dfew")
     (root / "Clip/clip_224x224/00017/00017_00001.jpg").unlink()  # an empty folder is no clip
     done = prepare("dfew", root, tmp_path / "out")
@@ -294,7 +297,8 @@ def test_missing_clips_are_named_and_limited(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"6 of 400 .* limit of 1.0%: .*000\d\d"):
         prepare("dfew", root, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    assert len(find_fold("dfew", root, missing_limit=0.02).release.missing) == 6
+    monkeypatch.setattr(preparation, "MISSING_LIMIT", 0.02)
+    assert len(prepare("dfew", root, tmp_path / "new").missing) == 6
 
 
 def test_a_clip_in_both_official_lists_is_for_test_only(tmp_path: Path) -> None:
