@@ -25,11 +25,8 @@ else:
 
 T = TypeVar("T")
 
-MAX_WHOLE = 1 << 63
-"""Whole numbers of TOML are smaller; Python's own reader takes any."""
-
-MAX_DEPTH = 8
-"""Parts of a dotted name at most; the deepest setting has two."""
+MAX_WHOLE = 1 << 63  # whole numbers of TOML are smaller; Python's own reader takes any
+MAX_DEPTH = 8  # of a dotted name; the deepest setting has two parts
 
 
 def load_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:

@@ -222,8 +222,7 @@ def class_figures(
     }
 
 
-MOST_CLIPS = 240
-"""Most clips of one recording: two minutes of it."""
+MOST_CLIPS = 240  # of one recording: two minutes of it
 
 
 @dataclass(frozen=True)

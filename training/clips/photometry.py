@@ -27,8 +27,7 @@ GAMMA, CONTRAST, BRIGHTNESS = (0.4, 0.1), (0.3, 0.05), (0.08, 0.05)
 
 _RAMP = np.linspace(0, 1, 256)
 _NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
-NOISE_ROOM = 32
-"""Pixels by which the field of noise exceeds a frame; each frame takes another place of it."""
+NOISE_ROOM = 32  # pixels by which the field of noise exceeds a frame; each takes another place
 
 
 def level_tables(

@@ -63,7 +63,8 @@ class Sampling:
         Each slot takes the frame nearest in time. A clip that is longer than the recording
         starts with it and repeats the last frame, as published; motion keeps its speed.
 
-        Without a generator, which draws the start of the clip, the numbered view is chosen.
+        In training a generator draws the start of the clip; without one, it is that of the view,
+        and views count from 0.
         """
         room = max(0.0, times[-1] - times[0] - (self.frames - 1) * spacing)
         if rng is not None:
@@ -137,9 +138,10 @@ class LabelledClips:
         return np.linspace(0, last, min(count, len(self))).round().astype(int)
 
     def read(self, index: int, rng: np.random.Generator | None = None, view: int = 0) -> np.ndarray:
-        """One clip (T, H, W, 3) uint8 RGB of an item, from 0, as `Sampling.choose` chooses it.
+        """One clip (T, H, W, 3) uint8 RGB of an item; the item is given by its number, from 0.
 
-        For an image it is a read-only view that repeats one frame.
+        The frames are those of `Sampling.choose`. For an image it is a read-only view that repeats
+        one frame.
 
         Raises:
             UnreadableClip: the item cannot be read; nothing else is read in its place.
@@ -216,7 +218,7 @@ class Unreadable:
 
     @property
     def limit(self) -> int:
-        """Number of items that may be unreadable: if any, then 10 or half of a short list."""
+        """Number of items that may be unreadable: at least 10, or half of a short list."""
         if self.share == 0:
             return 0
         return max(int(self.share * self.total), min(10, self.total // 2))

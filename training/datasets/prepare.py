@@ -16,8 +16,7 @@ from .posed import find_crema_d, find_enterface05, find_ravdess
 from .release import PARTS, DataSet, Fold, Found, Part, Release, no_layout
 from .wild import RUN, find_dfew, find_ferv39k, find_mafw
 
-MISSING_LIMIT = 0.01
-"""Greatest share of the officially listed clips that may be absent from the disk."""
+MISSING_LIMIT = 0.01  # greatest share of the officially listed clips that may be absent
 
 
 def find_fold(name: str, root: Path, fold: int = 1, clips: Path | None = None) -> Fold:

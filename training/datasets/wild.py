@@ -15,8 +15,7 @@ from svfap_edge.tasks import TASKS
 
 from .release import Found, Release, clip_at, first_folder
 
-RUN = 20
-"""Number of neighbouring clips that are kept together if the source of a clip is unknown."""
+RUN = 20  # neighbouring clips that are kept together if the source of a clip is unknown
 
 
 def find_dfew(root: Path, fold: int, clips: Path | None = None) -> Release:

@@ -48,8 +48,7 @@ from .classifiers import (
 from .phases import PHOTOGRAPHS, Phase, Teaching, fit, predict
 from .photographs import LABELS, Faces, load_faces
 
-MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}
-"""Minutes of training of each phase, by its name."""
+MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}  # of training, by the name of the phase
 
 
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:

@@ -153,13 +153,8 @@ def reconstruction_picture(
         rebuilt: The reconstructions, in the shape of `clips`.
         columns: Number of frames shown of each clip.
     """
-    batch, colours, *rest = clips.shape
-    if colours != 3 or hidden.shape != (batch, 1, *rest) or rebuilt.shape != clips.shape:
-        raise ValueError(
-            "A picture needs clips and reconstructions (B, 3, T, S, S) and masks (B, 1, T, S, S); "
-            f"got {clips.shape}, {rebuilt.shape} and {hidden.shape}."
-        )
-    shown = np.linspace(0, rest[0] - 1, min(columns, rest[0])).round().astype(int)
+    steps = clips.shape[2]
+    shown = np.linspace(0, steps - 1, min(columns, steps)).round().astype(int)
     rows = []
     for original, cover, result in zip(clips, hidden, rebuilt, strict=True):
         frames, results = _frames(original, shown), _frames(result, shown)
@@ -177,11 +172,9 @@ def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:
 def _row(label: str, frames: np.ndarray) -> np.ndarray:
     """A label with frames beside it; small frames are enlarged by a whole factor."""
     factor = -(-CELL // frames.shape[1])
-    cells = [
-        np.pad(frame.repeat(factor, axis=0).repeat(factor, axis=1), ((0, GAP), (0, GAP), (0, 0)))
-        for frame in frames
-    ]
-    strip = np.zeros((cells[0].shape[0], LABEL_WIDTH, 3), np.uint8)
+    large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    cells = np.pad(large, ((0, 0), (0, GAP), (0, GAP), (0, 0)))
+    strip = np.zeros((cells.shape[1], LABEL_WIDTH, 3), np.uint8)
     _write(strip, label, (GAP, strip.shape[0] // 2))
     return np.concatenate([strip, *cells], axis=1)
 

@@ -33,14 +33,9 @@ from svfap_edge.training.settings import PretrainConfig
 from .curves import reconstruction_picture
 from .objective import Objective, open_lists
 
-STRIDE = 4
-"""Frames between sampled frames at 25 fps, as published for VoxCeleb2."""
-
-SHOWN = 4
-"""Number of clips in a picture of reconstructions."""
-
-VALIDATED = 512
-"""Greatest number of clips of the validation list whose loss is computed."""
+STRIDE = 4  # frames between sampled frames at 25 fps, as published for VoxCeleb2
+SHOWN = 4  # clips in a picture of reconstructions
+VALIDATED = 512  # greatest number of clips of the validation list whose loss is computed
 
 
 @dataclass(kw_only=True)
