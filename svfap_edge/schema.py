@@ -50,7 +50,7 @@ def describe(hint: Any) -> str:
     origin, arguments = get_origin(hint), get_args(hint)
     if origin is Annotated:
         meta = arguments[1]
-        bounds = f" in {meta.ge:.10g}..{meta.le:.10g}" if meta.ge is not None else ""
+        bounds = f" in {meta.ge:.10g}..{meta.le:.10g}" if None not in (meta.ge, meta.le) else ""
         return meta.description or describe(arguments[0]) + bounds
     if origin is Literal:
         return "one of " + ", ".join(map(str, arguments))

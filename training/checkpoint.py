@@ -18,7 +18,7 @@ from svfap_edge.errors import CheckpointError
 
 from .model import BASE, TPSBT, TPSBTConfig
 
-PREFIXES = ("module.", "encoder.", "backbone.")
+PREFIXES = re.compile(r"^((module|encoder|backbone)\.)+")
 STATE_KEYS = ("model", "module")
 PRETRAINING_ONLY = ("decoder.", "mask_token", "encoder_to_decoder.", "norm.")
 """Weights of a pre-training checkpoint that fine-tuning drops, by the start of their names.
@@ -73,7 +73,7 @@ def load_checkpoint(path: Path, *, outputs: int | None = None, **changes: Any) -
     """
     content = _open(path)
     state, info = _find_state(content, path)
-    state = _strip_prefixes(state)
+    state = {PREFIXES.sub("", name): value for name, value in state.items()}
     pretrained = any(name.startswith(("decoder.", "mask_token")) for name in state)
     if pretrained:
         state = {n: w for n, w in state.items() if not n.startswith(PRETRAINING_ONLY)}
@@ -100,9 +100,8 @@ def _build(config: TPSBTConfig, weights: int, path: Path, device: str) -> TPSBT:
         with torch.device(device):
             return TPSBT(config)
     except (ValueError, RuntimeError, TypeError, OverflowError) as error:
-        raise CheckpointError(
-            f"'{path}' describes no possible TPSBT: {str(error)[:400]}"
-        ) from error
+        why = str(error)[:400]
+        raise CheckpointError(f"'{path}' describes no possible TPSBT: {why}") from error
 
 
 def _open(path: Path) -> Any:
@@ -152,15 +151,6 @@ def _find_state(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, 
         if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
             info["labels"] = tuple(labels)
     return dict(state), info
-
-
-def _strip_prefixes(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    def strip(name: str) -> str:
-        while name.startswith(PREFIXES):
-            name = name.partition(".")[2]
-        return name
-
-    return {strip(name): value for name, value in state.items()}
 
 
 def _configuration(

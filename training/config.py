@@ -7,23 +7,26 @@ refused with the nearest one that does, a value of the wrong type with the type 
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.schema import describe, fitted, options_of
 
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
 T = TypeVar("T")
 
-MAX_WHOLE = 1 << 63
-"""Whole numbers of TOML are smaller; Python's own reader takes any."""
-
-MAX_DEPTH = 8
-"""Parts of a dotted name at most; the deepest setting has two."""
+MAX_WHOLE = 1 << 63  # whole numbers of TOML are smaller; Python's own reader takes any
+MAX_DEPTH = 8  # of a dotted name; the deepest setting has two parts
 
 
 def load_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ()) -> T:
@@ -36,7 +39,7 @@ def load_config(kind: type[T], path: Path | None, overrides: Sequence[str] = ())
 
     Raises:
         ConfigError: There is no such file, it is not TOML, or a setting has an unknown name, a
-            value of another type or one out of its range (the section's own check).
+            value of another type or one out of its range.
     """
     found, hints = to_table(kind()), settings(kind)
     if path is not None:
@@ -73,41 +76,34 @@ def write_toml(config: Any) -> str:
     lines = []
     for section, values in to_table(config).items():
         lines.append(f"[{section}]")
-        lines += [f"{k} = {_literal(v)}" for k, v in values.items() if v is not None]
+        present = {name: value for name, value in values.items() if value is not None}
+        lines += [f"{k} = {json.dumps(v, ensure_ascii=False)}" for k, v in present.items()]
         lines.append("")
     return "\n".join(lines)
 
 
 def settings(kind: type) -> dict[str, Any]:
     """Types of all settings of a configuration class by their dotted names."""
-    found: dict[str, Any] = {}
-    for name, hint in get_type_hints(kind).items():
-        inner = settings(hint) if is_dataclass(hint) and isinstance(hint, type) else None
-        found |= {f"{name}.{key}": h for key, h in inner.items()} if inner else {name: hint}
-    return found
+    return {
+        f"{section}.{name}": hint
+        for section, fields in get_type_hints(kind).items()
+        for name, hint in get_type_hints(fields, include_extras=True).items()
+    }
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
-        return _toml_loads(path.read_text(encoding="utf-8-sig"))
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError as error:
         raise ConfigError(f"No configuration at '{path}'.") from error
     except (ValueError, OSError, RecursionError) as error:  # TOMLDecodeError is a ValueError
         raise ConfigError(f"'{path}' is not readable as TOML: {error}") from error
 
 
-def _toml_loads(text: str) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    return tomllib.loads(text)
-
-
 def _parse(text: str, hint: Any) -> Any:
     """A value as TOML has it; text where TOML does not know it or the setting is text."""
     try:
-        value = _toml_loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except (ValueError, RecursionError):
         return text
     return text if str in options_of(hint) and not isinstance(value, str) else value
@@ -135,14 +131,3 @@ def _is_usable(value: Any) -> bool:
     if isinstance(value, float):
         return math.isfinite(value)
     return not isinstance(value, int) or abs(value) < MAX_WHOLE
-
-
-def _literal(value: Any) -> str:
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, str):
-        escaped = value.replace("\\", "\\\\").replace('"', '\\"')
-        return f'"{escaped}"'
-    if isinstance(value, list):
-        return f"[{', '.join(map(_literal, value))}]"
-    return repr(value)

@@ -78,10 +78,8 @@ def tube_mask(
     """Random masks (B, t*s) bool, True = masked (Tong et al. 2022, tube masking).
 
     Each clip hides its own int(ratio * positions) positions, at all of its time steps. The masks
-    are made on the generator's device, or on the CPU.
-
-    Raises:
-        ValueError: the ratio masks no position or leaves none visible.
+    are made on the generator's device, or on the CPU. A ratio that masks no position or leaves
+    none visible is a ValueError.
     """
     masked = int(ratio * positions)
     if not 0 < masked < positions:
@@ -96,12 +94,7 @@ def tube_mask(
 
 
 def token_order(mask: Tensor, config: TPSBTConfig) -> tuple[Tensor, Tensor]:
-    """Indices of the visible (B, V) and of the masked tokens (B, M), each ascending.
-
-    Raises:
-        ValueError: the mask is not a tube mask of this model, or hides other numbers of positions
-            in some clips.
-    """
+    """Indices of the visible (B, V) and of the masked tokens (B, M), each ascending."""
     tokens = config.time_steps * config.positions
     if mask.dtype != torch.bool or mask.ndim != 2 or mask.shape[1] != tokens:
         raise ValueError(
@@ -203,13 +196,10 @@ class MaskedAutoencoder(nn.Module):
 
         Args:
             clips: (B, 3, T, H, W) normalized RGB.
-            mask: (B, t*s) bool, True = masked, from `tube_mask`.
+            mask: (B, t*s) bool, True = masked, from `tube_mask`; others are a ValueError.
 
         Returns:
             (B, M, tubelet * patch * patch * 3), masked tokens in ascending order.
-
-        Raises:
-            ValueError: the mask is not a tube mask of this model.
         """
         visible, masked = token_order(mask, self.config)
         code = self.decoder.position_code.expand(len(clips), -1, -1)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +40,7 @@ from svfap_edge.tasks import Task
 from svfap_edge.training.clips.augment import centre
 from svfap_edge.training.clips.reading import LabelledClips, Unreadable
 
-from .model import IMAGENET_MEAN, IMAGENET_STD, TPSBTConfig
+from .model import IMAGENET_MEAN, IMAGENET_STD
 
 
 def one_thread(worker: int) -> None:
@@ -55,37 +56,38 @@ def normalize(clips: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Views(Dataset[Any]):
-    """All evaluation views of all items: (item, view or reason) to clips of one size."""
+class EvaluationClips(Dataset[Any]):
+    """All clips by which the items of a list are judged; a protocol adds `read`."""
 
     clips: LabelledClips
-    size: int
+
+    def read(self, index: int) -> np.ndarray:
+        """The clips (n, T, S, S, 3) uint8 of an item."""
+        raise NotImplementedError
 
     def __len__(self) -> int:
         return len(self.clips)
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray | UnreadableClip]:
-        """(index, (views, T, size, size, 3) uint8), or the reason why there are none."""
+        """(index, clips), or (index, the reason why there are none)."""
         try:
-            views = [
-                centre(self.clips.read(index, view=view), self.size)
-                for view in range(self.clips.sampling.views)
-            ]
+            return index, self.read(index)
         except UnreadableClip as error:
             return index, error
-        return index, np.stack(views)
+        except SvfapError as error:
+            path = self.clips.items[index].path
+            return index, UnreadableClip(str(path), str(error).rstrip("."))
 
 
 @dataclass(frozen=True)
-class Outputs:
-    """What a model said of a list: (n, L) probabilities or values, NaN where unreadable."""
+class Views(EvaluationClips):
+    """The views of all items by the published protocol, as squares of `size` pixels."""
 
-    values: np.ndarray
+    size: int
 
-    @property
-    def readable(self) -> np.ndarray:
-        found: np.ndarray = np.isfinite(self.values).all(axis=1)
-        return found
+    def read(self, index: int) -> np.ndarray:
+        views = range(self.clips.sampling.views)
+        return np.stack([centre(self.clips.read(index, view=n), self.size) for n in views])
 
 
 @torch.no_grad()
@@ -99,13 +101,13 @@ def run_list(
     batch: int,
     workers: int = 0,
     failed: Unreadable | None = None,
-) -> Outputs:
-    """Outputs of a model for a list, shared among all processes; the same in each.
+) -> np.ndarray:
+    """Probabilities or values (n, L) of a list, NaN where unreadable; the same in all processes.
 
     Args:
-        dataset: Maps an index to (index, (views, T, S, S, 3) uint8 or an `UnreadableClip`).
-        count: Items n.
-        batch: Clips given to the model at once, at most.
+        dataset: Maps an index to what `EvaluationClips` gives.
+        count: Number n of items.
+        batch: Greatest number of clips given to the model at once.
         failed: Counts what this process cannot read; by default up to 1 % of the items.
 
     Raises:
@@ -142,7 +144,7 @@ def run_list(
             "run.precision=32-true; if it does so there, too, its weights are spoilt."
         )
     values[seen == 0] = torch.nan
-    return Outputs(values.cpu().numpy())
+    return values.cpu().numpy()
 
 
 def _without_waiting(fabric: Fabric, model: nn.Module) -> nn.Module:
@@ -185,25 +187,22 @@ def _groups(
         yield group
 
 
-def figures(outputs: Outputs, clips: LabelledClips, task: Task) -> dict[str, Any]:
-    """Metrics of a list: what the field reports for the kind of task.
+def figures(outputs: np.ndarray, clips: LabelledClips, task: Task) -> dict[str, Any]:
+    """Metrics of the outputs of `run_list`: what the field reports for the kind of task.
 
     Returns:
         Names in lower case ("uar", "war", ...; "recall" by label and "confusion" for classes;
         "pcc", "ccc" and "1-mae" meaned over values), and "unreadable", a count.
     """
-    good = outputs.readable
-    values, targets = outputs.values[good], clips.targets[good]
+    good = np.isfinite(outputs).all(axis=1)
+    values, targets = outputs[good], clips.targets[good]
     row: dict[str, Any] = {"unreadable": int((~good).sum())}
     if task.kind == "classes":
         return row | class_figures(targets, values.argmax(1), task.labels)
-    columns = range(len(task.labels))
-    span = task.high - task.low
-    for name, metric in (("pcc", metrics.pcc), ("ccc", metrics.ccc)):
-        row[name] = float(np.mean([metric(targets[:, i], values[:, i]) for i in columns]))
-    row["1-mae"] = float(
-        np.mean([metrics.one_minus_mae(targets[:, i], values[:, i], span) for i in columns])
-    )
+    closeness = partial(metrics.one_minus_mae, span=task.high - task.low)
+    for name, metric in (("pcc", metrics.pcc), ("ccc", metrics.ccc), ("1-mae", closeness)):
+        columns = zip(targets.T, values.T, strict=True)
+        row[name] = float(np.mean([metric(*pair) for pair in columns]))
     return row
 
 
@@ -223,34 +222,23 @@ def class_figures(
     }
 
 
-MOST_CLIPS = 240
-"""Most clips of one recording: two minutes of it."""
+MOST_CLIPS = 240  # of one recording: two minutes of it
 
 
 @dataclass(frozen=True)
-class StreamedClips(Dataset[Any]):
+class StreamedClips(EvaluationClips):
     """The clips of all items by the streaming protocol."""
 
-    clips: LabelledClips
     spec: ClipSpec
 
-    def __len__(self) -> int:
-        return len(self.clips)
-
-    def __getitem__(self, index: int) -> tuple[int, np.ndarray | UnreadableClip]:
-        """(index, (clips, T, S, S, 3) uint8), or the reason why there are none."""
+    def read(self, index: int) -> np.ndarray:
         path = self.clips.items[index].path
-        try:
-            if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-                clip = np.empty(self.spec.shape, np.uint8)
-                fit_face(self.clips.read(index, view=0)[0], clip[0])
-                clip[1:] = clip[0]
-                return index, clip[None]
-            return index, np.stack([clip.frames for clip in streamed_clips(path, self.spec)])
-        except UnreadableClip as error:
-            return index, error
-        except SvfapError as error:
-            return index, UnreadableClip(str(path), str(error).rstrip("."))
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+            clip = np.empty(self.spec.shape, np.uint8)
+            fit_face(self.clips.read(index, view=0)[0], clip[0])
+            clip[1:] = clip[0]
+            return clip[None]
+        return np.stack([clip.frames for clip in streamed_clips(path, self.spec)])
 
 
 def streamed_clips(path: Path, spec: ClipSpec, hop_s: float = HOP_S) -> list[SampledClip]:
@@ -274,16 +262,3 @@ def streamed_clips(path: Path, spec: ClipSpec, hop_s: float = HOP_S) -> list[Sam
     if buffer.last_s is None:
         raise UnreadableClip(str(path), "holds no frame")
     return [buffer.sample(buffer.last_s)]
-
-
-def evaluate_streaming(
-    fabric: Fabric, model: nn.Module, clips: LabelledClips, task: Task, config: TPSBTConfig,
-    *, batch: int = 32, workers: int = 0, failed: Unreadable | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Metrics of a list by the streaming protocol; see `run_list` and `figures`."""
-    spec = ClipSpec(config.frames, config.frames * task.spacing_s, config.size)
-    found = run_list(
-        fabric, model, StreamedClips(clips, spec), len(clips), task,
-        batch=batch, workers=workers, failed=failed,
-    )  # fmt: skip
-    return figures(found, clips, task)

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
 
 from svfap_edge.training.clips.augment import AugmentSettings
 from svfap_edge.training.clips.mixing import FramingSettings, MixSettings
 
-
-def _check(good: bool, text: str) -> None:
-    if not good:
-        raise ValueError(text)
+# `config.load_config` checks the ranges.
+Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
+NotNegative = Annotated[float, Meta(ge=0, description="a number that is not negative")]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number in 0..1")]
+BelowOne = Annotated[float, Meta(ge=0, lt=1, description="a number in 0..1, below 1")]
+PositiveShare = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
+Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
+NotNegativeWhole = Annotated[int, Meta(ge=0, description="a whole number that is not negative")]
 
 
 @dataclass(frozen=True)
@@ -33,10 +39,7 @@ class ModelSettings:
     heads: int | None = None
     depths: tuple[int, ...] | None = None
     stem: tuple[int, ...] | None = None
-    drop_path: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check(0 <= self.drop_path < 1, f"drop_path must be in 0..1, below 1; got {self.drop_path}")
+    drop_path: BelowOne = 0.1
 
     def changes(self) -> dict[str, Any]:
         """The fields that replace those of the preset's configuration."""
@@ -71,19 +74,12 @@ class DataSettings:
     task: str = ""
     labels: tuple[str, ...] | None = None
     ignore: tuple[str, ...] = ()
-    stride: int | None = None
-    views: int = 2
-    repeats: int = 1
-    balance: float = 1.0
-    workers: int = 0
-    unreadable: float = 0.01
-
-    def __post_init__(self) -> None:
-        _check(self.views >= 1 and self.repeats >= 1, "views and repeats are at least 1")
-        _check(self.stride is None or self.stride >= 1, f"stride is at least 1; got {self.stride}")
-        _check(0 <= self.balance <= 1, f"balance must be in 0..1; got {self.balance}")
-        _check(self.workers >= 0, f"workers must not be negative; got {self.workers}")
-        _check(0 <= self.unreadable <= 1, f"unreadable must be in 0..1; got {self.unreadable}")
+    stride: Count | None = None
+    views: Count = 2
+    repeats: Count = 1
+    balance: Share = 1.0
+    workers: NotNegativeWhole = 0
+    unreadable: Share = 0.01
 
 
 @dataclass(frozen=True)
@@ -107,43 +103,27 @@ class OptimSettings:
             saved instead of the weights. 0 for none.
     """
 
-    epochs: int = 100
-    batch: int = 32
-    accumulate: int = 1
-    rate: float = 1e-3
-    rate_batch: int = 256
-    least_rate: float = 1e-6
-    warmup_epochs: float = 5.0
-    weight_decay: float = 0.05
-    beta1: float = 0.9
-    beta2: float = 0.999
-    layer_decay: float = 0.75
-    clip_norm: float = 0.0
-    average: float = 0.0
+    epochs: Count = 100
+    batch: Count = 32
+    accumulate: Count = 1
+    rate: Positive = 1e-3
+    rate_batch: Count = 256
+    least_rate: NotNegative = 1e-6
+    warmup_epochs: NotNegative = 5.0
+    weight_decay: NotNegative = 0.05
+    beta1: BelowOne = 0.9
+    beta2: BelowOne = 0.999
+    layer_decay: PositiveShare = 0.75
+    clip_norm: NotNegative = 0.0
+    average: BelowOne = 0.0
 
     def __post_init__(self) -> None:
-        _check(self.epochs >= 1 and self.batch >= 1, "epochs and batch are at least 1")
-        _check(self.accumulate >= 1, "accumulate is at least 1")
-        _check(self.rate_batch >= 1, f"rate_batch is at least 1; got {self.rate_batch}")
-        _check(
-            0 <= self.least_rate <= self.rate and self.rate > 0,
-            f"rate must be positive, least_rate in 0..rate; got {self.rate}, {self.least_rate}",
-        )
-        _check(
-            0 <= self.warmup_epochs < self.epochs,
-            f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})",
-        )
-        _check(0 <= self.average < 1, f"average must be in 0..1; got {self.average}")
-        _check(0 < self.layer_decay <= 1, f"layer_decay must be in 0..1; got {self.layer_decay}")
-        _check(
-            min(self.weight_decay, self.clip_norm) >= 0,
-            "weight_decay and clip_norm must not be negative; got "
-            f"{self.weight_decay}, {self.clip_norm}",
-        )
-        _check(
-            0 <= self.beta1 < 1 and 0 <= self.beta2 < 1,
-            f"beta1 and beta2 must be in 0..1, below 1; got {self.beta1}, {self.beta2}",
-        )
+        if self.least_rate > self.rate:
+            raise ValueError(f"least_rate must be in 0..rate; got {self.rate}, {self.least_rate}")
+        if self.warmup_epochs >= self.epochs:
+            raise ValueError(
+                f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})"
+            )
 
 
 @dataclass(frozen=True)
@@ -153,7 +133,7 @@ class RunSettings:
     Attributes:
         output: Folder of checkpoints, logs and the report.
         seed: Seed; all randomness is a function of it and of the position in training.
-        strategy: "fsdp" shards weights, gradients and optimizer; see `devices.strategy_of`.
+        strategy: "fsdp" shards weights, gradients and optimizer; see `train.strategy_of`.
         threads: Threads of each process on the CPU; None leaves the number to PyTorch.
         validate_every: Epochs between evaluations; the last epoch always has one.
         save_every: Seconds between resume checkpoints inside an epoch.
@@ -161,23 +141,16 @@ class RunSettings:
     """
 
     output: str = ""
-    seed: int = 0
+    seed: NotNegativeWhole = 0
     accelerator: str = "auto"
     devices: int | Literal["auto"] = 1
-    nodes: int = 1
+    nodes: Count = 1
     strategy: Literal["auto", "ddp", "fsdp"] = "auto"
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "bf16-mixed"
-    threads: int | None = None
-    validate_every: int = 1
-    save_every: float = 300.0
+    threads: Count | None = None
+    validate_every: Count = 1
+    save_every: NotNegative = 300.0
     tensorboard: bool = True
-
-    def __post_init__(self) -> None:
-        _check(self.validate_every >= 1, "validate_every is at least 1")
-        _check(self.save_every >= 0, "save_every must not be negative")
-        _check(self.seed >= 0, f"seed must not be negative; got {self.seed}")
-        _check(self.nodes >= 1, f"nodes is at least 1; got {self.nodes}")
-        _check(self.threads is None or self.threads >= 1, "threads is at least 1, or none")
 
 
 @dataclass(frozen=True)
@@ -191,10 +164,7 @@ class LossSettings:
     """
 
     kind: Literal["auto", "cross-entropy", "ccc", "mse"] = "auto"
-    smoothing: float = 0.1
-
-    def __post_init__(self) -> None:
-        _check(0 <= self.smoothing < 1, f"smoothing must be in 0..1, below 1; got {self.smoothing}")
+    smoothing: BelowOne = 0.1
 
 
 @dataclass(frozen=True)
@@ -222,16 +192,12 @@ class MaskingSettings:
         fusion: How the decoder joins stages; see `svfap_edge.training.masked.DecoderConfig`.
     """
 
-    ratio: float = 0.9
+    ratio: Annotated[float, Meta(gt=0, lt=1, description="a number between 0 and 1")] = 0.9
     decoder_width: int = 384
     decoder_depth: int = 4
     decoder_heads: int = 6
-    picture_every: int = 1
+    picture_every: Count = 1
     fusion: Literal["published", "aligned"] = "published"
-
-    def __post_init__(self) -> None:
-        _check(0 < self.ratio < 1, f"ratio must be in 0..1; got {self.ratio}")
-        _check(self.picture_every >= 1, f"picture_every is at least 1; got {self.picture_every}")
 
 
 def _little() -> AugmentSettings:

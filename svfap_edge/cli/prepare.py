@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -64,24 +64,23 @@ def prepare(
     it does not, the output says so.
     """
     with reporting(as_json):
-        from svfap_edge.training.datasets.prepare import prepare as write_lists
-        from svfap_edge.training.datasets.prepare import prepare_images
+        from svfap_edge.training.datasets.prepare import find_fold, find_images
+        from svfap_edge.training.datasets.split import write_lists
 
-        common: dict[str, Any] = {
-            "val_share": val_share, "seed": seed, "relative": relative, "force": force,
-        }  # fmt: skip
         if name.lower() == "images":
             if clips is not None or fold not in ("all", "1"):
                 raise SvfapError("images has one fold and no --clips: ROOT holds the images.")
-            order = tuple(split(labels) or ())
-            done = [prepare_images(root, output, labels=order, **common)]
+            found = [find_images(root, split(labels) or ())]
         elif labels is not None:
             raise SvfapError("--labels is for images; a data set's labels come with its task.")
         else:
-            done = [
-                write_lists(name, root, output, number, clips=clips, **common)
-                for number in _folds(name, fold)
-            ]
+            found = [find_fold(name, root, number, clips) for number in _folds(name, fold)]
+        done = [
+            write_lists(
+                each, output, val_share=val_share, seed=seed, relative=relative, force=force
+            )
+            for each in found
+        ]
         if as_json:
             print_json({"folds": [each.to_json() for each in done]})
             return

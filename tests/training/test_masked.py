@@ -317,5 +317,5 @@ def test_pictures_of_several_clips_are_stacked() -> None:
 
 def test_picture_of_a_mask_of_another_model_is_refused() -> None:
     clips = np.zeros((1, 3, 8, 32, 32))
-    with pytest.raises(ValueError, match="masks"):
+    with pytest.raises(ValueError, match="broadcast"):
         reconstruction_picture(clips, np.zeros((1, 1, 8, 16, 16), bool), clips)

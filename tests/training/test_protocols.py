@@ -21,10 +21,9 @@ from svfap_edge.runtimes import Engine
 from svfap_edge.sources.opening import open_source
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
-from svfap_edge.training.model import TPSBTConfig
 from svfap_edge.training.protocols import (
     StreamedClips,
-    evaluate_streaming,
+    figures,
     run_list,
     streamed_clips,
 )
@@ -59,12 +58,12 @@ def fabric() -> Fabric:
 
 
 def test_probabilities_are_averaged_for_classes_and_outputs_for_values(fabric: Fabric) -> None:
-    found = run_list(fabric, Brightness(), Levels(), 1, MOODS, batch=8).values[0]
+    found = run_list(fabric, Brightness(), Levels(), 1, MOODS, batch=8)[0]
     calm = (1 / (1 + np.exp(-9)) + 2 / (1 + np.exp(2))) / 3
     assert found == pytest.approx((calm, 1 - calm), abs=1e-6)
     assert found.argmax() == 1  # the mean of the logits, (3, 4/3), says calm
     values = Task("levels", "values", ("calm", "glad"), low=-9, high=9)
-    found = run_list(fabric, Brightness(), Levels(), 1, values, batch=8).values[0]
+    found = run_list(fabric, Brightness(), Levels(), 1, values, batch=8)[0]
     assert found == pytest.approx((3, 4 / 3))
 
 
@@ -78,8 +77,8 @@ def test_a_long_recording_goes_through_in_batches(fabric: Fabric, tmp_path: Path
     (folder / "timestamps.csv").write_text(times)
     clips = LabelledClips([Item(folder)], np.array([1]), Sampling(frames=8))
     model = Brightness()
-    config = TPSBTConfig(frames=8, size=8, patch=8)
-    row = evaluate_streaming(fabric, model, clips, MOODS, config, batch=4)
+    streamed = StreamedClips(clips, ClipSpec(8, 8 * MOODS.spacing_s, 8))
+    row = figures(run_list(fabric, model, streamed, 1, MOODS, batch=4), clips, MOODS)
     assert sum(model.batches) > 12 and max(model.batches) == 4
     assert row["war"] == 1.0
 

@@ -107,13 +107,11 @@ def augment(
 ) -> np.ndarray:
     """A training clip: cropped, turned, recoloured and partly covered.
 
-    All frames are changed alike, except for the motion of photographs and for noise.
+    All frames are changed alike, except for the motion of photographs and for noise. Everything
+    random comes from `rng`; nothing is kept between calls.
 
     Args:
         frames: (T, H, W, 3) uint8 RGB; their longer side fills the square, as in `centre`.
-        size: Side of the result in pixels.
-        rng: Everything random comes from it; nothing is kept between calls.
-        settings: How strongly the clip is changed.
 
     Returns:
         (T, size, size, 3) uint8.
@@ -122,8 +120,7 @@ def augment(
     motion = settings.motion if is_still(frames) else 0.0
     moved = steps if motion else 1
     chosen = choose_ops(rng, settings)
-    crop = (settings.crop_area, settings.crop_ratio, settings.flip, math.radians(settings.tilt))
-    maps = draw_maps(rng, *crop, chosen, moved, motion)
+    maps = draw_maps(rng, settings, chosen, moved, motion)
     tables = level_tables(rng, chosen, settings.light, moved, motion)
     saturation = float(rng.random() >= settings.grey)
     saturation *= 1 + MAX_SATURATION * chosen.get("saturation", 0.0)

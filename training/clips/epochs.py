@@ -15,9 +15,7 @@ import numpy as np
 def generator(purpose: str, *place: int) -> np.random.Generator:
     """The generator for one choice, such as `generator("clip", seed, epoch, position)`.
 
-    Args:
-        purpose: What is drawn; each purpose has independent numbers.
-        place: Numbers from 0, such as seed, epoch and position.
+    Each purpose has independent numbers; the numbers of a place are not negative.
     """
     # The length sets (1, 2) apart from (1, 2, 0), which SeedSequence would not.
     return np.random.default_rng([zlib.crc32(purpose.encode()), len(place), *place])
@@ -41,16 +39,11 @@ def epoch_order(
 
     Args:
         labels: Class index of each item; if balance is 1, only their number matters.
-        seed: Seed of the run.
-        epoch: Number of the epoch, from 0.
         balance: Each class is drawn in proportion to count**balance: 1 takes every item once,
             0 takes every class equally often. A class drawn more often than it has items goes
             through them in turn; one drawn less often loses a random part, another in every epoch.
         repeats: Number of times that each drawn item is seen, in different augmentations.
-        shard: Rank of the process and number of processes.
-
-    Raises:
-        ValueError: an argument is out of its range, or values are to be balanced.
+        shard: Rank r of the process and number w of processes.
     """
     rank, world = shard
     if not 0.0 <= balance <= 1.0 or repeats < 1 or not 0 <= rank < world or len(labels) == 0:

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
+
+if TYPE_CHECKING:
+    from .augment import AugmentSettings
 
 GEOMETRIC_OPS = ("rotate", "shear", "shift")
 
@@ -22,10 +26,7 @@ TURN, GROWTH, MOVE = 0.08, 0.06, 0.08
 
 def draw_maps(
     rng: np.random.Generator,
-    crop_area: float,
-    crop_ratio: float,
-    flip: float,
-    tilt: float,
+    settings: AugmentSettings,
     chosen: Mapping[str, float],
     steps: int,
     motion: float,
@@ -33,26 +34,22 @@ def draw_maps(
     """Affine maps (steps, 2, 3) from result to source, both squares of -1..1.
 
     Args:
-        crop_area: Least share of the area that the crop keeps.
-        crop_ratio: Greatest ratio of the crop's sides.
-        flip: Probability of a mirror image.
-        tilt: Greatest rotation in radians.
         chosen: Strengths in -1..1 of the `GEOMETRIC_OPS` to apply.
         steps: Number of frames that differ; 1 without motion.
         motion: Strength of the movement over the steps.
     """
-    area = rng.uniform(crop_area, 1)
-    limit = math.log(crop_ratio)
+    area = rng.uniform(settings.crop_area, 1)
+    limit = math.log(settings.crop_ratio)
     stretch = math.exp(rng.uniform(-limit, limit) / 2)
     half_x, half_y = min(1.0, math.sqrt(area) * stretch), min(1.0, math.sqrt(area) / stretch)
     x, y = rng.uniform(-1, 1, 2) * (1 - half_x, 1 - half_y)
-    sign = -1.0 if rng.random() < flip else 1.0
+    sign = -1.0 if rng.random() < settings.flip else 1.0
     shear, shift = np.zeros(2), np.zeros(2)
     along = rng.integers(2, size=2)
     shear[along[0]] = MAX_SHEAR * chosen.get("shear", 0.0)
     shift[along[1]] = 2 * MAX_SHIFT * chosen.get("shift", 0.0)
     roll = MAX_ROTATION * chosen.get("rotate", 0.0)
-    angle = roll + random_path(rng, steps, tilt, TURN * motion)
+    angle = roll + random_path(rng, steps, math.radians(settings.tilt), TURN * motion)
     scale = np.exp(random_path(rng, steps, 0.0, GROWTH * motion))
     cos, sin = np.cos(angle) * scale, np.sin(angle) * scale
     maps = np.empty((steps, 2, 3))

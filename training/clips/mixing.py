@@ -58,8 +58,6 @@ def mix(
     Args:
         clips: (B, ..., H, W), floating point.
         targets: (B, L) probabilities or values.
-        rng: Everything random comes from it.
-        settings: How often and how strongly batches are mixed.
 
     Returns:
         Clips and targets; new tensors, or those given where the batch is not mixed.
@@ -86,8 +84,7 @@ def mix(
 def cut_box(share: float, height: int, width: int, centre: np.ndarray) -> tuple[slice, slice]:
     """Rows and columns of a box that covers 1 - share of the area, cut off at the border.
 
-    Args:
-        centre: Middle (y, x) of the box in 0..1.
+    The middle (y, x) of the box is given in 0..1.
     """
     side = math.sqrt(1 - share)
     slices = []

@@ -27,8 +27,7 @@ GAMMA, CONTRAST, BRIGHTNESS = (0.4, 0.1), (0.3, 0.05), (0.08, 0.05)
 
 _RAMP = np.linspace(0, 1, 256)
 _NORMAL = np.array([NormalDist().inv_cdf((i + 0.5) / 256) for i in range(256)])
-NOISE_ROOM = 32
-"""Pixels by which the field of noise exceeds a frame; each frame takes another place of it."""
+NOISE_ROOM = 32  # pixels by which the field of noise exceeds a frame; each takes another place
 
 
 def level_tables(
@@ -40,11 +39,8 @@ def level_tables(
 ) -> np.ndarray:
     """Tables (steps, 256) uint8: gamma, then contrast and brightness, then posterization.
 
-    Args:
-        chosen: Strengths in -1..1 of the `LEVEL_OPS` to apply.
-        light: Strength of the change of every clip.
-        steps: Number of frames that differ; 1 without motion.
-        motion: Strength of the swing over the steps.
+    `chosen` has the strengths in -1..1 of the `LEVEL_OPS` to apply; the other arguments are those
+    of `geometry.draw_maps`.
     """
 
     def path(op: str, most: float, base: tuple[float, float]) -> np.ndarray:
@@ -99,12 +95,7 @@ def soften(clip: np.ndarray, side: int, sharpness: float) -> None:
 
 
 def shade_and_noise(clip: np.ndarray, rng: np.random.Generator, shade: float, noise: float) -> None:
-    """Add light from one side, the same in all frames, and other noise in each frame. In place.
-
-    Args:
-        shade: Greatest change of level at the border, as a share of the full level.
-        noise: Greatest standard deviation, as a share of the full level.
-    """
+    """Add light from one side, the same in all frames, and other noise in each frame, in place."""
     size = clip.shape[1]
     across, down = 255 * shade * rng.uniform(-1, 1, 2) / np.sqrt(2)
     deviation = 255 * noise * float(rng.random())

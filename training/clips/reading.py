@@ -55,11 +55,6 @@ class Sampling:
                 f"Sampling: frames, stride and views start at 1, spacing_s is positive. Got {self}."
             )
 
-    @classmethod
-    def of_task(cls, task: Task, frames: int = 16, views: int = 2) -> Sampling:
-        """The sampling that the models of a task were trained with."""
-        return cls(frames, task.spacing_s, task.stride, views)
-
     def choose(
         self, times: np.ndarray, spacing: float, rng: np.random.Generator | None, view: int
     ) -> np.ndarray:
@@ -68,11 +63,8 @@ class Sampling:
         Each slot takes the frame nearest in time. A clip that is longer than the recording
         starts with it and repeats the last frame, as published; motion keeps its speed.
 
-        Args:
-            times: Times of all frames, in any unit.
-            spacing: Time from one slot to the next, in the same unit.
-            rng: Draws the start of the clip, for training; None for evaluation.
-            view: Number of the view in evaluation, from 0.
+        In training a generator draws the start of the clip; without one, it is that of the view,
+        and views count from 0.
         """
         room = max(0.0, times[-1] - times[0] - (self.frames - 1) * spacing)
         if rng is not None:
@@ -110,9 +102,7 @@ class LabelledClips:
         """Items of a list file, or of a folder whose subfolders name the labels.
 
         Args:
-            data: The list or the folder.
             task: Task whose labels are read; None reads no labels, and every target is 0.
-            sampling: Which frames make a clip.
             ignore: Labels whose items are left out, each a name or an index.
 
         Raises:
@@ -132,13 +122,8 @@ class LabelledClips:
     def require_files(self, share: float) -> None:
         """Check before a long run that all files exist and are not empty; thousands take seconds.
 
-        Files that exist but cannot be read are found in training (`Unreadable`).
-
-        Args:
-            share: Share of the list that may be missing, as in `Unreadable`.
-
-        Raises:
-            SourceError: more files than the limit are missing or empty.
+        Files that exist but cannot be read are found in training. As in `Unreadable`, SourceError
+        is raised for more than a share of the list.
         """
         reasons = {str(item.path): _why_absent(item.path) for item in self.items}
         absent = {path: reason for path, reason in reasons.items() if reason}
@@ -153,15 +138,10 @@ class LabelledClips:
         return np.linspace(0, last, min(count, len(self))).round().astype(int)
 
     def read(self, index: int, rng: np.random.Generator | None = None, view: int = 0) -> np.ndarray:
-        """One clip of an item.
+        """One clip (T, H, W, 3) uint8 RGB of an item; the item is given by its number, from 0.
 
-        Args:
-            index: Number of the item, from 0.
-            rng: Draws the start of the clip, for training; None for evaluation.
-            view: Number of the view in evaluation, from 0 to `sampling.views` - 1.
-
-        Returns:
-            (T, H, W, 3) uint8 RGB. For an image, a read-only view that repeats one frame.
+        The frames are those of `Sampling.choose`. For an image it is a read-only view that repeats
+        one frame.
 
         Raises:
             UnreadableClip: the item cannot be read; nothing else is read in its place.
@@ -229,22 +209,19 @@ class Unreadable:
     Attributes:
         total: Number of items in the list.
         share: Share of the list that may be unreadable, in 0..1; 0 allows no unreadable item.
-        at_least: Number of items that may be unreadable however small the share; half of the list
-            if that is fewer. It does not count where `share` is 0.
         reasons: Path of an item to the reason. An item that fails in several epochs counts once.
     """
 
     total: int
     share: float = 0.01
-    at_least: int = 10
     reasons: dict[str, str] = field(default_factory=dict)
 
     @property
     def limit(self) -> int:
-        """Number of items that may be unreadable."""
+        """Number of items that may be unreadable: at least 10, or half of a short list."""
         if self.share == 0:
             return 0
-        return max(int(self.share * self.total), min(self.at_least, self.total // 2))
+        return max(int(self.share * self.total), min(10, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:
         """Count an item, and name it on standard error if it is new.

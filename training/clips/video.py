@@ -19,8 +19,7 @@ from svfap_edge.sources.files import DEFAULT_FPS, VideoFile
 Choice = Callable[[np.ndarray], np.ndarray]
 """A function from the times (n,) of all frames, in seconds from the first, to T chosen indices."""
 
-LEAST_SHARE = 0.98
-"""Share of the promised frames and time below which a video counts as cut off."""
+LEAST_SHARE = 0.98  # of the promised frames and time; with less a video counts as cut off
 
 
 def read_video(path: Path, choose: Choice) -> np.ndarray:

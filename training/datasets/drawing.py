@@ -147,10 +147,7 @@ def draw_face(
 ) -> np.ndarray:
     """One frame (size, size, 3) uint8 RGB, without sensor noise.
 
-    Args:
-        person, expression, shot: Who is drawn, with what expression, and how it is filmed.
-        size: Side of the picture in pixels.
-        pose: Shift of the head (x, y) in half sides, its roll in radians, and its scale.
+    The pose is the shift of the head (x, y) in half sides, its roll in radians, and its scale.
     """
     canvas = _Canvas(size * SUPERSAMPLING, pose)
     canvas.fill_background(shot.background)

@@ -1,6 +1,6 @@
-"""Lists for training, validation and test from the official release of a data set.
+"""What can be prepared for training: the official releases in `DATASETS`, and folders of images.
 
-`DATASETS` is the table of the releases that `prepare` can read; `split` writes the lists.
+`split` writes the lists.
 """
 
 from __future__ import annotations
@@ -9,49 +9,29 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svfap_edge.errors import SourceError
+from svfap_edge.media import is_image
 from svfap_edge.tasks import TASKS
 
 from .posed import find_crema_d, find_enterface05, find_ravdess
-from .release import DataSet, Release, find_images
-from .split import Prepared, write_lists
+from .release import PARTS, DataSet, Fold, Found, Part, Release, no_layout
 from .wild import RUN, find_dfew, find_ferv39k, find_mafw
 
-MISSING_LIMIT = 0.01
-"""Greatest share of the officially listed clips that may be absent from the disk."""
+MISSING_LIMIT = 0.01  # greatest share of the officially listed clips that may be absent
 
 
-def prepare(
-    name: str,
-    root: Path,
-    out: Path,
-    fold: int = 1,
-    *,
-    val_share: float = 0.1,
-    seed: int = 0,
-    clips: Path | None = None,
-    relative: bool = False,
-    force: bool = False,
-    missing_limit: float = MISSING_LIMIT,
-) -> Prepared:
-    """Write the lists of one fold, into `out/fold<N>`, or into `out` where there is one fold.
+def find_fold(name: str, root: Path, fold: int = 1, clips: Path | None = None) -> Fold:
+    """Find the clips of one fold.
 
     Args:
         name: Key in `DATASETS`.
         root: Folder of the unpacked release.
-        out: Folder for the lists; made if absent.
         fold: Number of the fold, from 1.
-        val_share: Share of the training part that becomes validation, in whole groups, in 0..0.5.
-        seed: Seed of the choice of groups; the same seed gives the same lists.
         clips: Folder of clips with the official names that replaces the release's own, such as
             face crops made by you.
-        relative: Write paths relative to the list instead of absolute ones.
-        force: Replace lists that exist and differ.
-        missing_limit: Greatest share of the officially listed clips that may be absent, in 0..1.
 
     Raises:
-        SourceError: the data set or fold is unknown, the folder is not laid out as the release, too
-            many clips are missing, there is nothing to validate on, or `out` holds other lists.
-            Nothing was written.
+        SourceError: the data set or fold is unknown, the folder is not laid out as the release, or
+            too many clips are missing.
     """
     data = DATASETS.get(name.lower())
     if data is None:
@@ -62,54 +42,54 @@ def prepare(
     if clips is not None and not clips.is_dir():
         raise SourceError(f"{data.title}: no folder of clips '{clips}'.")
     release = data.find(root, fold, clips)
-    _check_missing(data.title, release, missing_limit)
-    target = out / f"fold{fold}" if data.folds > 1 else out
-    labels = TASKS[data.name].labels
-    return write_lists(
-        data, labels, fold, release, target,
-        val_share=val_share, seed=seed, relative=relative, force=force,
-    )  # fmt: skip
+    missing, listed = len(release.missing), len(release.clips) + len(release.missing)
+    if missing > MISSING_LIMIT * listed:
+        raise SourceError(
+            f"{data.title}: {missing} of {listed} officially listed clips are not on disk, over "
+            f"the limit of {MISSING_LIMIT:.1%}: {release.missing_shown}. "
+            "Unpack all archives of the clips."
+        )
+    return Fold(data, TASKS[data.name].labels, fold, release)
 
 
-def prepare_images(
-    root: Path,
-    out: Path,
-    *,
-    labels: Sequence[str] = (),
-    val_share: float = 0.1,
-    seed: int = 0,
-    relative: bool = False,
-    force: bool = False,
-) -> Prepared:
-    """Write the lists of a folder of labelled images, `root/<label>/*.jpg`.
-
-    Existing parts (`root/{train,val,test}/<label>/*.jpg`) are kept; without `val`, validation is
-    taken from the training part. Who is in the images is not known.
+def find_images(root: Path, labels: Sequence[str] = ()) -> Fold:
+    """Find images in `root/<label>/*.jpg`, or in `root/{train,val,test}/<label>/*.jpg`.
 
     Args:
-        root: Folder of the images.
-        labels: Output order; the sorted names of the folders by default.
-        out, val_share, seed, relative, force: As in `prepare`.
+        root: A folder that holds one folder for each label, or the parts of an earlier split.
+        labels: Output order; the sorted names of the folders by default. Folders of other names
+            are left out, and the notes say so.
 
     Raises:
-        SourceError: there are no images, a label has no folder, there is nothing to validate on, or
-            `out` holds other lists. Nothing was written.
+        SourceError: there is no folder of images, or a label has no folder.
     """
-    order, release = find_images(root, labels)
-    return write_lists(
-        _IMAGES, order, 1, release, out,
-        val_share=val_share, seed=seed, relative=relative, force=force,
-    )  # fmt: skip
-
-
-def _check_missing(title: str, release: Release, limit: float) -> None:
-    listed = len(release.clips) + len(release.missing)
-    if len(release.missing) <= limit * listed:
-        return
-    raise SourceError(
-        f"{title}: {len(release.missing)} of {listed} officially listed clips are not on disk, "
-        f"over the limit of {limit:.1%}: {release.missing_shown}. Unpack all archives of the clips."
-    )
+    parts = [part for part in PARTS if (root / part).is_dir()]
+    places: dict[Part, Path] = {part: root / part for part in parts} or {"train": root}
+    images = {
+        part: {
+            folder.name: sorted(p for p in folder.iterdir() if is_image(p))
+            for folder in sorted(place.iterdir() if place.is_dir() else ())
+            if folder.is_dir()
+        }
+        for part, place in places.items()
+    }
+    there = sorted({label for found in images.values() for label, files in found.items() if files})
+    order = tuple(labels) or tuple(there)
+    absent = [label for label in order if label not in there]
+    if not there or absent:
+        raise no_layout(
+            "Images", root, [f"{label}/*.jpg" for label in absent or ("LABEL",)], "the photographs"
+        )
+    clips = [
+        Found(path, order.index(label), str(path), part)
+        for part, found in images.items()
+        for label, files in found.items()
+        if label in order
+        for path in files
+    ]
+    unused = [label for label in there if label not in order]
+    note = f"Folders that are not among the labels are left out: {', '.join(unused)}."
+    return Fold(_IMAGES, order, 1, Release(tuple(clips), notes=(note,) if unused else ()))
 
 
 _OFFICIAL = (
@@ -158,7 +138,7 @@ DATASETS: dict[str, DataSet] = {
 _IMAGES = DataSet(
     "images",
     "Images",
-    lambda root, fold, clips: find_images(root)[1],
+    lambda root, fold, clips: find_images(root).release,
     1,
     "image",
     "Who is seen is not known: validation that is taken from the training part is not known to "

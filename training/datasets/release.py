@@ -82,18 +82,25 @@ class DataSet:
     required: tuple[Part, ...] = ("train", "test")
 
 
-def first_folder(root: Path, known: Sequence[str], title: str, unpack: str) -> Path:
-    """The first of the known folders that exists.
+@dataclass(frozen=True)
+class Fold:
+    """One fold of a data set, as it is on disk.
 
-    Args:
-        root: Folder of the release.
-        known: Relative paths to look for.
-        title: Name of the data set, for the error.
-        unpack: What to unpack, for the error.
-
-    Raises:
-        SourceError: none of them exists.
+    Attributes:
+        data: The data set.
+        labels: Output order.
+        number: Number of the fold, from 1.
+        release: The clips.
     """
+
+    data: DataSet
+    labels: tuple[str, ...]
+    number: int
+    release: Release
+
+
+def first_folder(root: Path, known: Sequence[str], title: str, unpack: str) -> Path:
+    """The first of the known folders in a release; the error for none says what to unpack."""
     for relative in known:
         if (root / relative).is_dir():
             return root / relative
@@ -163,43 +170,3 @@ def left_out(others: Sequence[str]) -> tuple[str, ...]:
     """A note on clips whose names do not belong to the release; empty if there are none."""
     note = "Clips of other names or folders are left out: {}, such as '{}'."
     return (note.format(len(others), others[0]),) if others else ()
-
-
-def find_images(root: Path, labels: Sequence[str] = ()) -> tuple[tuple[str, ...], Release]:
-    """Labels and images of `root/<label>/*.jpg`, or of `root/{train,val,test}/<label>/*.jpg`.
-
-    Args:
-        root: A folder that holds one folder for each label, or the parts of an earlier split.
-        labels: Output order; the sorted names of the folders by default. Folders of other names
-            are left out, and the notes say so.
-
-    Raises:
-        SourceError: there is no folder of images, or a label has no folder.
-    """
-    parts = [part for part in PARTS if (root / part).is_dir()]
-    places: dict[Part, Path] = {part: root / part for part in parts} or {"train": root}
-    images = {
-        part: {
-            folder.name: sorted(p for p in folder.iterdir() if is_image(p))
-            for folder in sorted(place.iterdir() if place.is_dir() else ())
-            if folder.is_dir()
-        }
-        for part, place in places.items()
-    }
-    there = sorted({label for found in images.values() for label, files in found.items() if files})
-    order = tuple(labels) or tuple(there)
-    absent = [label for label in order if label not in there]
-    if not there or absent:
-        raise no_layout(
-            "Images", root, [f"{label}/*.jpg" for label in absent or ("LABEL",)], "the photographs"
-        )
-    clips = [
-        Found(path, order.index(label), str(path), part)
-        for part, found in images.items()
-        for label, files in found.items()
-        if label in order
-        for path in files
-    ]
-    unused = [label for label in there if label not in order]
-    note = f"Folders that are not among the labels are left out: {', '.join(unused)}."
-    return order, Release(tuple(clips), notes=(note,) if unused else ())

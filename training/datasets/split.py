@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from svfap_edge.atomic import write_text_atomically
 from svfap_edge.errors import SourceError
 from svfap_edge.media import is_media
 
-from .release import PARTS, DataSet, Found, Part, Release
+from .release import PARTS, Fold, Found, Part
 
 
 @dataclass(frozen=True)
@@ -66,35 +66,36 @@ class Prepared:
 
 
 def write_lists(
-    data: DataSet,
-    labels: tuple[str, ...],
-    fold: int,
-    release: Release,
+    fold: Fold,
     out: Path,
     *,
-    val_share: float,
-    seed: int,
-    relative: bool,
-    force: bool,
+    val_share: float = 0.1,
+    seed: int = 0,
+    relative: bool = False,
+    force: bool = False,
 ) -> Prepared:
-    """Write the lists of what was found on disk, and `prepared.json`, into `out`.
+    """Write the lists of one fold and `prepared.json`.
+
+    Existing parts are kept; without "val", validation is taken from the training part.
 
     Args:
-        data: The data set.
-        labels: Output order.
-        fold: Number of the fold, from 1.
-        release: The clips.
-        out: Folder for the lists.
-        val_share, seed, relative, force: As in `prepare.prepare`.
+        fold: What was found on disk.
+        out: Folder for the lists, made if absent; where there are several folds, each has a folder
+            `fold<N>` in it.
+        val_share: Share of the training part that becomes validation, in whole groups, in 0..0.5.
+        seed: Seed of the choice of groups; the same seed gives the same lists.
+        relative: Write paths relative to the list instead of absolute ones.
+        force: Replace lists that exist and differ.
 
     Raises:
         SourceError: a required part is empty, there is nothing to validate on, a list cannot hold a
             path, or `out` holds other lists. Nothing was written.
     """
+    data, labels, release = fold.data, fold.labels, fold.release
     parts = _divide(release.clips, val_share, seed)
     for part in data.required:
         if part not in parts:
-            raise SourceError(f"{data.title}, fold {fold}: no clip on disk is for {part}.")
+            raise SourceError(f"{data.title}, fold {fold.number}: no clip on disk is for {part}.")
     notes = [data.caution, *release.notes]
     if release.missing:
         found = f"{len(release.missing)} ({release.missing_shown})"
@@ -103,11 +104,11 @@ def write_lists(
         absent = [x for i, x in enumerate(labels) if not any(clip.label == i for clip in clips)]
         if absent:
             notes.append(f"No clip of {', '.join(absent)} in {part}.")
-    out = out.absolute()
+    out = (out / f"fold{fold.number}" if data.folds > 1 else out).absolute()
     prepared = Prepared(
         name=data.name,
         labels=labels,
-        fold=fold,
+        fold=fold.number,
         folds=data.folds,
         lists={part: out / f"{part}.txt" for part in parts},
         counts={
@@ -125,7 +126,14 @@ def write_lists(
     )
     texts = {prepared.lists[part]: _text(clips, out, relative) for part, clips in parts.items()}
     record = json.dumps(prepared.to_json(), indent=1, ensure_ascii=False) + "\n"
-    _save(texts, {out / "prepared.json": record}, force)
+    for path, text in texts.items():
+        if not force and path.is_file() and path.read_bytes() != text.encode():
+            raise SourceError(
+                f"'{path}' is there and differs from what would be written. Nothing was written. "
+                "Choose another folder, or replace it with --force."
+            )
+    for path, text in {**texts, out / "prepared.json": record}.items():
+        write_text_atomically(path, text, SourceError)
     return prepared
 
 
@@ -135,9 +143,6 @@ def hold_out(clips: Sequence[Found], share: float, seed: int) -> set[str]:
     Groups are looked at in a random order, and each is taken if it brings the counts of the labels
     nearer to their share (squared distance, divided by the label's count). At least one group is
     taken, and never all.
-
-    Raises:
-        SourceError: there are fewer than two groups, or the share is not above 0 and at most 0.5.
     """
     if not 0 < share <= 0.5:
         raise SourceError(f"The validation share must be over 0 and at most 0.5; got {share}.")
@@ -190,19 +195,3 @@ def _text(clips: Sequence[Found], out: Path, relative: bool) -> str:
             )
         lines.append(f"{name} {clip.label}\n")
     return "".join(lines)
-
-
-def _save(lists: Mapping[Path, str], others: Mapping[Path, str], force: bool) -> None:
-    """Write all files, each whole or not at all.
-
-    Raises:
-        SourceError: a list exists and differs, and `force` is not set.
-    """
-    for path, text in lists.items():
-        if not force and path.is_file() and path.read_bytes() != text.encode():
-            raise SourceError(
-                f"'{path}' is there and differs from what would be written. Nothing was written. "
-                "Choose another folder, or replace it with --force."
-            )
-    for path, text in {**lists, **others}.items():
-        write_text_atomically(path, text, SourceError)

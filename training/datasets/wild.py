@@ -15,8 +15,7 @@ from svfap_edge.tasks import TASKS
 
 from .release import Found, Release, clip_at, first_folder
 
-RUN = 20
-"""Number of neighbouring clips that are kept together if the source of a clip is unknown."""
+RUN = 20  # neighbouring clips that are kept together if the source of a clip is unknown
 
 
 def find_dfew(root: Path, fold: int, clips: Path | None = None) -> Release:
@@ -118,12 +117,8 @@ def _from_official(
 ) -> Release:
     """The clips of official train and test lists.
 
-    A clip that is in both lists is kept for test only.
-
-    Args:
-        rows: Names and label indices of each list.
-        clip: Function from a name to its path; None if it is not on disk.
-        group: Function from a name to its group.
+    A clip that is in both lists is kept for test only. `clip` maps a name to its path, or to None
+    if it is not on disk, and `group` maps it to its group.
     """
     test, train = dict(rows["test"]), dict(rows["train"])
     both = sorted(train.keys() & test.keys())

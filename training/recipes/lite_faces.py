@@ -25,7 +25,6 @@ stopped goes on after the last finished phase.
 from __future__ import annotations
 
 import argparse
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -35,9 +34,7 @@ import torch
 from torch import Tensor
 
 from svfap_edge.atomic import written_whole
-from svfap_edge.tasks import Task
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.trainer.curves import draw
 
 from .classifiers import (
     ClipClassifier,
@@ -51,8 +48,7 @@ from .classifiers import (
 from .phases import PHOTOGRAPHS, Phase, Teaching, fit, predict
 from .photographs import LABELS, Faces, load_faces
 
-MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}
-"""Minutes of training of each phase, by its name."""
+MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}  # of training, by the name of the phase
 
 
 def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -73,18 +69,10 @@ def make(
     output: Path,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """Train all phases that have not been finished before.
+    """Train all phases that have not been finished before, and return weights for RGB input.
 
-    Args:
-        config: The model; it must have a stem.
-        train: Photographs that are trained on.
-        val: Photographs that are evaluated and that the probabilities are fitted to.
-        minutes: Minutes of each phase, by its name.
-        output: Path of the finished model; each phase's weights are saved beside it.
-        seed: Seed of the augmentation.
-
-    Returns:
-        The weights of the whole model, for RGB input.
+    The probabilities are fitted to `val`. Each phase trains for the minutes of its name, and its
+    weights are saved beside `output`. The model must have a stem.
     """
     size = config.size
 
@@ -95,9 +83,6 @@ def make(
             model.load_state_dict(weights)
         return model
 
-    def path(name: str) -> Path:
-        return output.with_suffix(f".{name}")
-
     def phase(name: str, frames: int, batch: int, rate: float) -> Phase:
         return Phase(name, minutes[name], frames, batch, rate, seed + list(MINUTES).index(name))
 
@@ -106,7 +91,7 @@ def make(
         return fit(model, train, val, size, phase("stem", 1, 128, 2e-3)).state_dict()
 
     stem = StemClassifier(new())
-    stem.load_state_dict(kept(path("stem"), stem_weights))
+    stem.load_state_dict(kept(output.with_suffix(".stem"), stem_weights))
 
     def tubelet_weights() -> dict[str, Tensor]:
         model = new()
@@ -116,7 +101,7 @@ def make(
         teaching = Teaching(stem, 0.5, borders=True)
         return fit(tubelets, train, val, size, now, teaching).model.state_dict()
 
-    tubelets = kept(path("tubelets"), tubelet_weights)
+    tubelets = kept(output.with_suffix(".tubelets"), tubelet_weights)
 
     def clip_weights() -> dict[str, Tensor]:
         model = new(tubelets)
@@ -127,25 +112,11 @@ def make(
         clips = fit(ClipClassifier(model), train, val, size, now, teaching)
         return clips.model.state_dict()
 
-    whole = new(kept(path("clips"), clip_weights))
+    whole = new(kept(output.with_suffix(".clips"), clip_weights))
     logits = predict(ClipClassifier(whole), val.images, config.frames, size)
     fold_temperature(whole, logits, val.labels)
     fold_luminance(whole)
     return whole.state_dict()
-
-
-def draw_log(log: Path, picture: Path) -> None:
-    """Draw curves, confusion matrix and recall from the lines that this script printed."""
-    rows = [json.loads(line) for line in log.read_text().splitlines()]
-    history, before = [], 0.0
-    for row, following in zip(rows, [*rows[1:], rows[-1]], strict=True):
-        shown = {name: row[name] for name in ("loss", "uar", "war")}
-        history.append({"minutes": before + row["minutes"], **shown})
-        if following["phase"] != row["phase"]:
-            before += row["minutes"]
-    task = Task("faces", "classes", LABELS)
-    final = {"val": {"published": {"confusion": rows[-1]["confusion"]}}}
-    draw(picture, history, final, task, progress="minutes")
 
 
 def main() -> None:
@@ -160,13 +131,7 @@ def main() -> None:
         help="Minutes of each phase.",
     )
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument(
-        "--draw", type=Path, metavar="LOG", help="Draw the output of an earlier run."
-    )
     args = parser.parse_args()
-    if args.draw:
-        draw_log(args.draw, args.output)
-        return
     torch.manual_seed(args.seed)
     cv2.setNumThreads(1)  # photographs are small: more threads only wait for each other
     train, val = load_faces(args.faces / "train"), load_faces(args.faces / "val")

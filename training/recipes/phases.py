@@ -62,24 +62,14 @@ def middle_answer(teacher: nn.Module, clips: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Phase:
-    """How one phase is trained.
-
-    Attributes:
-        name: Name in the log.
-        minutes: Time of training.
-        frames: Number of frames in a clip.
-        batch: Number of clips in a step.
-        rate: Greatest learning rate; it falls to `LEAST_RATE` by half a cosine over the time.
-        seed: Seed of the augmentation.
-        augment: How strongly photographs are changed.
-    """
+    """How one phase is trained; the log has its name."""
 
     name: str
     minutes: float
-    frames: int
-    batch: int
-    rate: float
-    seed: int
+    frames: int  # of a clip
+    batch: int  # clips in a step
+    rate: float  # the greatest; it falls to `LEAST_RATE` by half a cosine over the time
+    seed: int  # of the augmentation
     augment: AugmentSettings = PHOTOGRAPHS
 
 
@@ -106,11 +96,7 @@ def fit(
     phase: Phase,
     teaching: Teaching | None = None,
 ) -> Model:
-    """Train a model for a set time on square clips of `size` pixels.
-
-    Returns:
-        A copy of the model with the moving average of its weights.
-    """
+    """A copy of a model with the moving average of the weights that a phase gives it."""
     counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
     weight = counts[train.labels] ** (BALANCE - 1)
     trained = [p for p in model.parameters() if p.requires_grad]
@@ -157,11 +143,9 @@ def train_for(
     report: Callable[[float, int, float | None], None],
     after: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Take steps until the time is over; the rate falls by half a cosine to `LEAST_RATE`.
+    """Take steps until the time is over; the rate falls from its peak to `LEAST_RATE`.
 
     Args:
-        minutes: Time of training.
-        peak: Greatest learning rate.
         loss_of: Gives the loss of the batch of step 0, 1, ...
         report: Called every `REPORT_MINUTES` and at the end with the minutes gone, the number of
             steps done and the mean loss since the last call (None if there was no step).

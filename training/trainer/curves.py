@@ -29,16 +29,11 @@ def write_report(
     """Write the report of a run.
 
     Args:
-        folder: Folder of the run.
         history: Figures of each epoch.
         final: Figures of the best weights by list ("val", "test") and protocol ("published",
             "streaming"); empty for pre-training.
         task: Task of the run; None for pre-training.
-        unreadable: Name of a list ("train", "val", "test") to the paths of files that could not be
-            read, and why.
-
-    Raises:
-        TrainingError: the report cannot be written.
+        unreadable: As `Objective.join_logs` gives it.
     """
     content = {
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -61,22 +56,15 @@ def draw(
     history: Sequence[Mapping[str, Any]],
     final: Mapping[str, Mapping[str, Any]],
     task: Task | None,
-    progress: str = "epoch",
 ) -> None:
-    """Draw curves, and for classes the confusion matrix and the recall of each class.
-
-    Args:
-        path: The PNG file to write.
-        history, final, task: As in `write_report`.
-        progress: Key of `history` on the horizontal axis.
-    """
+    """Draw curves, and for classes the confusion matrix and the recall of each class, as PNG."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     matrix, title = _confusion(final)
     numbers = {n: None for row in history for n, v in row.items() if isinstance(v, (int, float))}
-    others = [n for n in numbers if n not in (*LOSSES, "epoch", "unreadable", progress)]
-    curves = partial(_curves, history=history, progress=progress)
+    others = [n for n in numbers if n not in (*LOSSES, "epoch", "unreadable")]
+    curves = partial(_curves, history=history)
     panels = [partial(curves, names=LOSSES, title="Loss")]
     if others:
         panels.append(partial(curves, names=others, title="Validation"))
@@ -101,15 +89,15 @@ def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | Non
 
 
 def _curves(
-    axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str, progress: str
+    axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
 ) -> None:
     for name, colour in zip(names, COLOURS, strict=False):
-        points = [(row[progress], row[name]) for row in history if row.get(name) is not None]
+        points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
         if points:
             x, y = zip(*points, strict=True)
             axis.plot(x, y, color=colour, label=name, marker="." if len(x) < 30 else "")
     axis.set_title(title, color=INK, loc="left")
-    axis.set_xlabel(progress)
+    axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.grid(alpha=0.25)
     axis.spines[["top", "right"]].set_visible(False)
@@ -164,17 +152,9 @@ def reconstruction_picture(
         hidden: (B, 1, T, S, S) bool, the masked pixels, from `masked.pixel_mask`.
         rebuilt: The reconstructions, in the shape of `clips`.
         columns: Number of frames shown of each clip.
-
-    Raises:
-        ValueError: the shapes do not fit together.
     """
-    batch, colours, *rest = clips.shape
-    if colours != 3 or hidden.shape != (batch, 1, *rest) or rebuilt.shape != clips.shape:
-        raise ValueError(
-            "A picture needs clips and reconstructions (B, 3, T, S, S) and masks (B, 1, T, S, S); "
-            f"got {clips.shape}, {rebuilt.shape} and {hidden.shape}."
-        )
-    shown = np.linspace(0, rest[0] - 1, min(columns, rest[0])).round().astype(int)
+    steps = clips.shape[2]
+    shown = np.linspace(0, steps - 1, min(columns, steps)).round().astype(int)
     rows = []
     for original, cover, result in zip(clips, hidden, rebuilt, strict=True):
         frames, results = _frames(original, shown), _frames(result, shown)
@@ -192,11 +172,9 @@ def _frames(clip: np.ndarray, shown: np.ndarray) -> np.ndarray:
 def _row(label: str, frames: np.ndarray) -> np.ndarray:
     """A label with frames beside it; small frames are enlarged by a whole factor."""
     factor = -(-CELL // frames.shape[1])
-    cells = [
-        np.pad(frame.repeat(factor, axis=0).repeat(factor, axis=1), ((0, GAP), (0, GAP), (0, 0)))
-        for frame in frames
-    ]
-    strip = np.zeros((cells[0].shape[0], LABEL_WIDTH, 3), np.uint8)
+    large = frames.repeat(factor, axis=1).repeat(factor, axis=2)
+    cells = np.pad(large, ((0, 0), (0, GAP), (0, GAP), (0, 0)))
+    strip = np.zeros((cells.shape[1], LABEL_WIDTH, 3), np.uint8)
     _write(strip, label, (GAP, strip.shape[0] // 2))
     return np.concatenate([strip, *cells], axis=1)
 

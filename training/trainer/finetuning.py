@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -12,16 +13,23 @@ import torch
 from lightning.fabric import Fabric
 from torch import Tensor, nn
 
+from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import ConfigError
 from svfap_edge.tasks import Task, find_task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips.mixing import mix, soft_targets, zoomed_out
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.protocols import Views, evaluate_streaming, figures, run_list
+from svfap_edge.training.protocols import (
+    EvaluationClips,
+    StreamedClips,
+    Views,
+    figures,
+    run_list,
+)
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 
-from .objective import Objective, open_clips, require_known
+from .objective import Objective, open_lists
 from .optim import loss_of
 from .progress import say
 
@@ -31,10 +39,6 @@ def open_model(settings: ModelSettings, task: Task) -> TPSBT:
 
     The checkpoint's head is kept only if it has the task's labels; its rows are put into the task's
     order. If the checkpoint names no labels, a head of the right width is kept.
-
-    Raises:
-        ConfigError: the settings describe no possible model.
-        CheckpointError: `model.start` cannot be opened.
     """
     changes = {
         "outputs": len(task.labels),
@@ -78,58 +82,33 @@ class Finetuning(Objective):
     """The objective of `svfap-edge finetune`.
 
     Attributes:
-        settings: All settings of the run.
-        task: Task whose labels are learned.
-        test: Clips that judge the best weights at the end; None without `data.test`.
         validated: Number of an epoch to the figures of `val`, for the epochs evaluated so far.
     """
 
     settings: FinetuneConfig
     task: Task
-    test: LabelledClips | None
     validated: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, settings: FinetuneConfig) -> Finetuning:
-        """Open the lists and the model.
-
-        Raises:
-            ConfigError: settings do not fit together, or a file is in two lists.
-            SourceError: a list cannot be read, or too many of its files are missing.
-            TaskError: there is no such task.
-            CheckpointError: `model.start` cannot be opened.
-        """
+        """Open the lists and the model; ConfigError is raised for a file that is in two lists."""
         data = settings.data
         task = find_task(data.task, data.labels)
         if data.stride is not None:
             task = replace(task, stride=data.stride)
         torch.manual_seed(settings.run.seed)
         model = open_model(settings.model, task)
-        sampling = Sampling.of_task(task, model.config.frames, data.views)
-        train = open_clips(data, data.train, task, sampling)
-        val = open_clips(data, data.val, task, sampling)
-        test = open_clips(data, data.test, task, sampling) if data.test else None
-        require_known(data, train, val, *([test] if test is not None else []))
-        _check_apart(train, val, "data.train and in data.val", "trained on cannot choose")
-        if test is not None:
-            _check_apart(train, test, "data.train and in data.test", "trained on cannot judge")
-            _check_apart(val, test, "data.val and in data.test", "chosen by cannot judge")
+        sampling = Sampling(model.config.frames, task.spacing_s, task.stride, data.views)
+        lists = open_lists(data, task, sampling, ("train", "val"), ("test",))
+        _check_apart(lists)
         if settings.data.balance != 1 and task.kind != "classes":
             raise ConfigError("data.balance is for classes; leave it at 1 for values and traits.")
         loss_of(settings.loss.kind, task.kind)
-        return cls(
-            settings=settings, task=task, model=model, config=model.config,
-            train=train, val=val, test=test,
-        )  # fmt: skip
+        return cls(settings=settings, task=task, model=model, config=model.config, lists=lists)
 
     @property
     def monitor(self) -> str:
         return {"classes": "uar", "values": "ccc", "traits": "1-mae"}[self.task.kind]
-
-    @property
-    def lists(self) -> dict[str, LabelledClips]:
-        tested = {} if self.test is None else {"test": self.test}
-        return super().lists | tested
 
     @property
     def content(self) -> dict[str, Any]:
@@ -150,41 +129,40 @@ class Finetuning(Objective):
         self.validated[epoch] = self.evaluate(fabric, model, self.val)
         return self.validated[epoch]
 
-    def evaluate(self, fabric: Fabric, model: nn.Module, clips: LabelledClips) -> dict[str, Any]:
-        """Metrics of a list by the published protocol; see `protocols`."""
-        found = run_list(
-            fabric, model, Views(clips, self.config.size), len(clips), self.task,
-            **self._reading(clips),
-        )  # fmt: skip
-        return figures(found, clips, self.task)
-
-    def evaluate_streaming(
-        self, fabric: Fabric, model: nn.Module, clips: LabelledClips
+    def evaluate(
+        self, fabric: Fabric, model: nn.Module, clips: LabelledClips, streaming: bool = False
     ) -> dict[str, Any]:
-        """Metrics of a list by the streaming protocol; see `protocols`."""
-        reading = self._reading(clips)
-        return evaluate_streaming(fabric, model, clips, self.task, self.config, **reading)
-
-    def _reading(self, clips: LabelledClips) -> dict[str, Any]:
-        settings = self.settings
-        return {
-            "batch": settings.optim.batch,
-            "workers": settings.data.workers,
-            "failed": self.log_of(clips),
-        }
-
-
-def _check_apart(one: LabelledClips, other: LabelledClips, where: str, why: str) -> None:
-    """Raise ConfigError if a file is in both lists, under whatever path."""
-    both = _files(one) & _files(other)
-    if both:
-        shown = ", ".join(f"'{path}'" for path in sorted(both)[:3])
-        raise ConfigError(
-            f"{len(both)} files are in {where}, for example {shown}. What is {why} the model; "
-            "split by person ('svfap-edge prepare')."
+        """Metrics of a list by the published or by the streaming protocol; see `protocols`."""
+        dataset: EvaluationClips = Views(clips, self.config.size)
+        if streaming:
+            span_s = self.config.frames * self.task.spacing_s
+            dataset = StreamedClips(clips, ClipSpec(self.config.frames, span_s, self.config.size))
+        outputs = run_list(
+            fabric,
+            model,
+            dataset,
+            len(clips),
+            self.task,
+            batch=self.settings.optim.batch,
+            workers=self.settings.data.workers,
+            failed=self.log_of(clips),
         )
+        return figures(outputs, clips, self.task)
 
 
-def _files(clips: LabelledClips) -> set[str]:
-    """Absolute paths of a list; links are not followed, so a copy or a link is another file."""
-    return {os.path.abspath(item.path) for item in clips.items}
+def _check_apart(lists: dict[str, LabelledClips]) -> None:
+    """Raise ConfigError if a file is in two lists; a copy or a link of it is another file."""
+    files = {
+        name: {os.path.abspath(item.path) for item in clips.items} for name, clips in lists.items()
+    }
+    for one, other in itertools.combinations(files, 2):
+        both = sorted(files[one] & files[other])
+        if both:
+            shown = ", ".join(f"'{path}'" for path in both[:3])
+            used = "trained on" if one == "train" else "chosen by"
+            purpose = "choose" if other == "val" else "judge"
+            raise ConfigError(
+                f"{len(both)} files are in data.{one} and in data.{other}, for example {shown}. "
+                f"What is {used} cannot {purpose} the model; split by person "
+                "('svfap-edge prepare')."
+            )

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 from torch import nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict
 from torch.utils.data import DataLoader
@@ -26,7 +27,6 @@ from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.model import is_plain
 from svfap_edge.training.protocols import one_thread
 
-from .devices import is_sharded
 from .objective import Key, Objective, collate
 from .optim import build_optimizer, move_average, parameter_groups, rate_at, set_rate
 from .progress import Progress
@@ -91,11 +91,7 @@ def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
 class Training:
     """An objective on its devices, and everything that training it changes.
 
-    Args:
-        fingerprint: What the run is made of (`resume.fingerprint_of`); saved in `resume.pth`.
-
-    Raises:
-        ConfigError: the settings ask for an average of the weights where these are sharded.
+    The fingerprint says what the run is made of (`resume.fingerprint_of`); `resume.pth` holds it.
     """
 
     progress: Progress
@@ -106,24 +102,19 @@ class Training:
         self.folder = Path(self.run.output)
         self.place = Place()
         groups = parameter_groups(objective.model, objective.config, self.optim, objective.prefix)
-        self.average = self._start_average()
-        self.gathered = self._copy() if is_sharded(fabric) else None
+        is_sharded = isinstance(fabric.strategy, ModelParallelStrategy)
+        if self.optim.average and is_sharded:
+            raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
+        self.average = self._copy() if self.optim.average else None
+        self.gathered = self._copy() if is_sharded else None
         self.model: Any = fabric.setup_module(objective.model)
         self.optimizer: Any = fabric.setup_optimizers(
             build_optimizer(self.model, groups, self.optim)
         )
 
-    def _start_average(self) -> nn.Module | None:
-        if not self.optim.average:
-            return None
-        if is_sharded(self.fabric):
-            raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
-        return self._copy()
-
     def _copy(self) -> nn.Module:
-        return (
-            copy.deepcopy(self.objective.model).eval().requires_grad_(False).to(self.fabric.device)
-        )
+        model = copy.deepcopy(self.objective.model).eval().requires_grad_(False)
+        return model.to(self.fabric.device)
 
     def to_the_end(self) -> None:
         """Train to the last epoch; write `resume.pth`, `best.pth`, `final.pth`, `history.jsonl`.
@@ -161,7 +152,8 @@ class Training:
                 self._update(place.epoch * updates + update, updates)
             place.step += 1
             self.progress.step(place.step, place.mean_loss)
-            if last_part and self._due(saved_at):
+            # The first process decides for all processes.
+            if last_part and fabric.broadcast(time.monotonic() - saved_at >= self.run.save_every):
                 self.save()
                 saved_at = time.monotonic()
 
@@ -176,7 +168,12 @@ class Training:
             self._gather()
             self.evaluated.eval()
             row.update(self.objective.validate(fabric, self.evaluated, place.epoch))
-            score = self.objective.sign * self._finite(row)
+            monitor = self.objective.monitor
+            if not np.isfinite(row[monitor]):
+                raise TrainingError(
+                    f"{monitor} is {row[monitor]} after epoch {place.epoch}. {CALMER}"
+                )
+            score = self.objective.sign * row[monitor]
             if place.best is None or score > place.best:
                 place.best = score
                 self._save_weights(BEST, row)
@@ -186,19 +183,6 @@ class Training:
             lines = "".join(json_text(r) + "\n" for r in place.history)
             write_text_atomically(self.folder / HISTORY, lines)
         self.progress.row(row)
-
-    def _finite(self, row: dict[str, Any]) -> float:
-        """The figure that chooses the best weights.
-
-        Raises:
-            TrainingError: it is NaN or infinite.
-        """
-        figure: float = row[self.objective.monitor]
-        if not np.isfinite(figure):
-            raise TrainingError(
-                f"{self.objective.monitor} is {figure} after epoch {self.place.epoch}. {CALMER}"
-            )
-        return figure
 
     @property
     def evaluated(self) -> nn.Module:
@@ -224,9 +208,9 @@ class Training:
         mine = [self.place.loss_sum, float(self.place.loss_count)]
         if self.fabric.world_size == 1:
             return [mine]
-        mine_there = torch.tensor(mine, dtype=torch.float64, device=self.fabric.device)
-        found = self.fabric.all_gather(mine_there)
-        assert isinstance(found, torch.Tensor)
+        found: Any = self.fabric.all_gather(
+            torch.tensor(mine, dtype=torch.float64, device=self.fabric.device)
+        )
         rows: list[list[float]] = found.tolist()
         return rows
 
@@ -252,12 +236,7 @@ class Training:
         return np.random.default_rng(sequence)
 
     def _update(self, update: int, of_epoch: int) -> None:
-        """Change the weights.
-
-        Args:
-            update: Number of this update in the whole training, counted from 0.
-            of_epoch: Number of updates in an epoch.
-        """
+        """Change the weights; `update` counts from 0 through all epochs of `of_epoch` updates."""
         optim = self.optim
         clips = optim.batch * optim.accumulate * self.fabric.world_size
         scale = clips / optim.rate_batch
@@ -270,11 +249,6 @@ class Training:
         self.optimizer.zero_grad(set_to_none=True)
         if self.average is not None:
             move_average(self.average, self.objective.model, optim.average, update)
-
-    def _due(self, saved_at: float) -> bool:
-        """Whether to save now; the first process decides for all processes."""
-        due = time.monotonic() - saved_at >= self.run.save_every
-        return bool(self.fabric.broadcast(due)) if self.fabric.world_size > 1 else due
 
     def _loader(self, batches: list[list[Key]]) -> Iterable[Any]:
         loader = DataLoader(
@@ -311,11 +285,7 @@ class Training:
         save_atomically(self.fabric, self.folder / RESUME, state)
 
     def load(self) -> None:
-        """Continue from `resume.pth`, which `check_resume` has compared with the settings.
-
-        Raises:
-            ConfigError: it was saved with other settings.
-        """
+        """Continue from `resume.pth`, which `check_resume` has compared with the settings."""
         path = self.folder / RESUME
         try:
             rest = self.fabric.load(path, self._state())

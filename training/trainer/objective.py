@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,14 +32,7 @@ A clip and its augmentation are a function of it and of the seed."""
 
 @dataclass(frozen=True)
 class TrainingClips(Dataset[Any]):
-    """Augmented clips by key; an unreadable item gives the error that says why it is.
-
-    Attributes:
-        clips: The list that is read.
-        settings: How strongly clips are changed.
-        size: Side of the square clips in pixels.
-        seed: Seed of the run.
-    """
+    """Augmented square clips by key; an unreadable item gives the error that says why it is."""
 
     clips: LabelledClips
     settings: AugmentSettings
@@ -59,16 +52,10 @@ class TrainingClips(Dataset[Any]):
 
 @dataclass
 class Batch:
-    """A batch as the loader gives it.
+    """The readable clips of a batch, their numbers in the list, and why others are not there."""
 
-    Attributes:
-        clips: (B, T, S, S, 3) uint8 RGB, the readable ones.
-        items: (B,) int64, their numbers in the list.
-        errors: Why the other items could not be read.
-    """
-
-    clips: Tensor
-    items: Tensor
+    clips: Tensor  # (B, T, S, S, 3) uint8 RGB
+    items: Tensor  # (B,) int64
     errors: list[UnreadableClip]
 
 
@@ -80,37 +67,35 @@ def collate(found: list[tuple[int, np.ndarray | UnreadableClip]]) -> Batch:
     return Batch(torch.from_numpy(clips), torch.from_numpy(items), errors)
 
 
-def open_clips(
-    data: DataSettings, path: str, task: Task | None, sampling: Sampling
-) -> LabelledClips:
-    """The clips of a list, without those whose labels are ignored.
-
-    Args:
-        data: The settings; `ignore` and `unreadable` are used.
-        path: Path of the list.
-        task: Task whose labels are read; None reads no labels.
-        sampling: Which frames make a clip.
+def open_lists(
+    data: DataSettings,
+    task: Task | None,
+    sampling: Sampling,
+    required: Sequence[str],
+    optional: Sequence[str],
+) -> dict[str, LabelledClips]:
+    """The lists of the settings by name, without items whose labels are ignored.
 
     Raises:
-        ConfigError: the path is empty.
-        SourceError: the list cannot be read or holds nothing, a label is outside the task, or more
-            files are missing than `data.unreadable` allows.
+        ConfigError: a required list is not named, or an ignored label is neither in the task nor in
+            any list.
+        SourceError: `LabelledClips` refuses a list, or too many of its files are missing.
     """
-    if not path:
-        raise ConfigError("No list is named: set data.train and data.val.")
-    clips = LabelledClips.open(Path(path), task, sampling, data.ignore)
-    clips.require_files(data.unreadable)
-    return clips
-
-
-def require_known(data: DataSettings, *lists: LabelledClips) -> None:
-    """Raise ConfigError if a label in `data.ignore` is neither in the task nor in any list."""
-    unknown = [x for x in data.ignore if all(x in clips.unknown for clips in lists)]
+    lists = {}
+    for name in (*required, *optional):
+        path = getattr(data, name)
+        if path:
+            lists[name] = LabelledClips.open(Path(path), task, sampling, data.ignore)
+            lists[name].require_files(data.unreadable)
+        elif name in required:
+            raise ConfigError("No list is named: set data.train and data.val.")
+    unknown = [x for x in data.ignore if all(x in clips.unknown for clips in lists.values())]
     if unknown:
         raise ConfigError(
             f"data.ignore: no list and no task has a label '{unknown[0]}'. Write it as the task "
             "or the list does, a name or an index."
         )
+    return lists
 
 
 @dataclass(kw_only=True)
@@ -121,8 +106,7 @@ class Objective(ABC):
         settings: All settings of the run.
         model: The module whose parameters are trained.
         config: Configuration of the encoder.
-        train: Clips that are trained on.
-        val: Clips that choose the best weights.
+        lists: The lists that are read, by name: "train", and "val" and "test" where there are any.
         task: Task whose labels are read; None in pre-training.
         quantized: Whether the model holds the quantizers of INT8.
         logs: Items that could not be read, by the name of their list.
@@ -133,8 +117,7 @@ class Objective(ABC):
     settings: FinetuneConfig | PretrainConfig
     model: nn.Module
     config: TPSBTConfig
-    train: LabelledClips
-    val: LabelledClips
+    lists: dict[str, LabelledClips]
     task: Task | None = None
     quantized: bool = False
     logs: dict[str, Unreadable] = field(init=False)
@@ -146,9 +129,14 @@ class Objective(ABC):
         self.logs = {name: Unreadable(len(clips), share) for name, clips in self.lists.items()}
 
     @property
-    def lists(self) -> dict[str, LabelledClips]:
-        """The lists that are read, by name: "train", "val", and "test" where there is one."""
-        return {"train": self.train, "val": self.val}
+    def train(self) -> LabelledClips:
+        """Clips that are trained on."""
+        return self.lists["train"]
+
+    @property
+    def val(self) -> LabelledClips:
+        """Clips that choose the best weights: those trained on where there are no others."""
+        return self.lists.get("val", self.train)
 
     def log_of(self, clips: LabelledClips) -> Unreadable:
         """The log of one of `lists`."""
@@ -157,11 +145,8 @@ class Objective(ABC):
     def join_logs(self, fabric: Fabric) -> dict[str, dict[str, str]]:
         """Share among all processes which items could not be read.
 
-        Returns:
-            Name of each list to the paths and reasons of all processes.
-
-        Raises:
-            SourceError: all processes together could not read more items than the limit.
+        The result maps the name of each list to paths and reasons. SourceError is raised if all
+        processes together could not read more items than the limit.
         """
         mine = {name: log.reasons for name, log in self.logs.items()}
         if fabric.world_size > 1:
@@ -202,11 +187,7 @@ class Objective(ABC):
         return [(epoch, epoch_position(i, shard), int(item)) for i, item in enumerate(order)]
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight.
-
-        Raises:
-            SourceError: more items than the limit could not be read.
-        """
+        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight."""
         for error in batch.errors:
             self.logs["train"].add(error)
         if len(batch.items) == 0:

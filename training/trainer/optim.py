@@ -37,10 +37,8 @@ def parameter_groups(
     """Name of each trained parameter to its weight decay and its factor on the rate.
 
     Vectors (biases, norms) have no weight decay. The factor is `layer_decay` to the power of the
-    number of layers above (Clark et al. 2020; Bao et al. 2022).
-
-    Args:
-        prefix: What the names of the encoder's weights begin with, if the model holds more.
+    number of layers above (Clark et al. 2020; Bao et al. 2022). If the model holds more than the
+    encoder, the names of the encoder's weights begin with `prefix`.
     """
     last = sum(config.depths) + 1
     found = {}
@@ -75,12 +73,7 @@ def build_optimizer(
 def rate_at(step: int, steps: int, warm: int, peak: float, least: float) -> float:
     """Learning rate of a step: linear warm-up, then half a cosine (Loshchilov and Hutter 2017).
 
-    Args:
-        step: Number of the step, 0 to `steps` - 1.
-        steps: Number of all steps.
-        warm: Number of steps in which the rate rises to `peak`.
-        peak: Greatest rate.
-        least: Rate at the end of the cosine.
+    Steps count from 0 to `steps` - 1. In the first `warm` of them the rate rises to its peak.
     """
     if step < warm:
         return peak * (step + 1) / warm
@@ -98,9 +91,7 @@ def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
 def move_average(average: nn.Module, model: nn.Module, momentum: float, update: int) -> None:
     """Move averaged weights towards those of a model.
 
-    Args:
-        momentum: Share of the average that is kept.
-        update: Number of updates of the model; after few of them less of the average is kept.
+    The momentum is the share of the average that is kept; after few updates less of it is.
     """
     momentum = min(momentum, (update + 1) / (update + 10))
     for mean, value in zip(average.state_dict().values(), model.state_dict().values(), strict=True):

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.training.clips.augment import centre
-from svfap_edge.training.clips.reading import LabelledClips, Sampling
+from svfap_edge.training.clips.reading import Sampling
 from svfap_edge.training.masked import (
     DecoderConfig,
     MaskedAutoencoder,
@@ -31,16 +31,11 @@ from svfap_edge.training.protocols import normalize, sum_of_all
 from svfap_edge.training.settings import PretrainConfig
 
 from .curves import reconstruction_picture
-from .objective import Objective, open_clips, require_known
+from .objective import Objective, open_lists
 
-STRIDE = 4
-"""Frames between sampled frames at 25 fps, as published for VoxCeleb2."""
-
-SHOWN = 4
-"""Number of clips in a picture of reconstructions."""
-
-VALIDATED = 512
-"""Greatest number of clips of the validation list whose loss is computed."""
+STRIDE = 4  # frames between sampled frames at 25 fps, as published for VoxCeleb2
+SHOWN = 4  # clips in a picture of reconstructions
+VALIDATED = 512  # greatest number of clips of the validation list whose loss is computed
 
 
 @dataclass(kw_only=True)
@@ -55,27 +50,16 @@ class Pretraining(Objective):
 
     @classmethod
     def prepare(cls, settings: PretrainConfig) -> Pretraining:
-        """Open the lists and the model; without `data.val`, clips of `data.train` are validated.
-
-        Raises:
-            ConfigError: settings do not fit together.
-            SourceError: a list cannot be read, or too many of its files are missing.
-        """
+        """Open the lists and the model; without `data.val`, clips of `data.train` are validated."""
         data = settings.data
         torch.manual_seed(settings.run.seed)
         model = _open_autoencoder(settings)
         stride = data.stride or STRIDE
         sampling = Sampling(model.config.frames, stride / 25, stride, 1)
-        train = open_clips(data, data.train, None, sampling)
-        val = open_clips(data, data.val, None, sampling) if data.val else train
-        require_known(data, train, val)
+        lists = open_lists(data, None, sampling, ("train",), ("val",))
         if data.balance != 1:
             raise ConfigError("Pre-training reads no labels; leave data.balance at 1.")
-        return cls(settings=settings, model=model, config=model.config, train=train, val=val)
-
-    @property
-    def lists(self) -> dict[str, LabelledClips]:
-        return {"train": self.train} if self.val is self.train else super().lists
+        return cls(settings=settings, model=model, config=model.config, lists=lists)
 
     @property
     def content(self) -> dict[str, Any]:
@@ -96,18 +80,13 @@ class Pretraining(Objective):
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
         """Mean loss of validation clips, under masks that are the same in every epoch.
 
-        Returns:
-            "val_loss"; NaN where no clip could be read.
-
-        Raises:
-            SourceError: more items than the limit could not be read.
+        It is NaN where no clip could be read.
         """
         model.eval()
         indices = self.val.spread(VALIDATED)
-        count = len(indices)
         size = self.settings.optim.batch
         total, seen = 0.0, 0
-        for first in range(0, count, fabric.world_size * size):
+        for first in range(0, len(indices), fabric.world_size * size):
             start = first + fabric.global_rank * size
             clips = self._clips(indices[start : start + size]).to(fabric.device)
             if len(clips) == 0:
@@ -123,7 +102,7 @@ class Pretraining(Objective):
         every = self.settings.masking.picture_every
         due = epoch % every == 0 or epoch == self.settings.optim.epochs
         if due and fabric.is_global_zero:
-            chosen = indices[np.linspace(0, count - 1, SHOWN).round().astype(int)]
+            chosen = indices[np.linspace(0, len(indices) - 1, SHOWN).round().astype(int)]
             clips = self._clips(chosen).to(fabric.device)
             if len(clips) > 0:
                 self._picture(fabric, model, epoch, clips)

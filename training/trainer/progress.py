@@ -10,11 +10,8 @@ from typing import Any
 
 from lightning.fabric.utilities.rank_zero import rank_zero_only
 
-EVERY_S = 10.0
-"""Seconds between two lines."""
-
-RECENT = 30
-"""Number of lines over which the rate is averaged: about five minutes, evaluations included."""
+EVERY_S = 10.0  # between two lines
+RECENT = 30  # lines over which the rate is averaged: about five minutes, evaluations included
 
 
 @rank_zero_only

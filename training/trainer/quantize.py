@@ -23,20 +23,14 @@ from svfap_edge.training.protocols import normalize
 
 from .finetuning import Finetuning
 
-CALIBRATION_CLIPS = 64
-"""Greatest number of training clips that the quantizers are calibrated on."""
+CALIBRATION_CLIPS = 64  # greatest number of training clips that calibrate the quantizers
 
 FLOAT = ("scaled_dot_product_attention", "softmax", "layer_norm", "gelu", "matmul", "__matmul__")
 """Operations that stay in floating point, as in export: attention and the bottleneck."""
 
 
 def quantized(objective: Finetuning) -> Finetuning:
-    """The objective with quantizers in its model.
-
-    Raises:
-        DependencyMissing: NNCF is missing, or the C++ compiler that it builds quantizers with.
-        ConfigError: the settings ask for sharded weights.
-    """
+    """The objective with quantizers in its model."""
     os.environ.setdefault("NNCF_CI", "1")  # or NNCF reports its use to its makers
     try:
         import nncf

@@ -43,10 +43,12 @@ def fingerprint_of(objective: Objective, processes: int) -> dict[str, Any]:
     """Settings, task and lists of a run by dotted name, and the number of processes."""
     task = objective.task.to_dict() if objective.task else {}
     sections = {**to_table(objective.settings), "task": task}
-    found = {
-        f"{s}.{name}": value for s, values in sections.items() for name, value in values.items()
+    kept = {
+        f"{section}.{name}": value
+        for section, values in sections.items()
+        for name, value in values.items()
+        if f"{section}.{name}" not in FREE
     }
-    kept = {name: value for name, value in found.items() if name not in FREE}
     lists = {
         f"data.{name}": list_digest(clips, Path(getattr(objective.settings.data, name)))
         for name, clips in objective.lists.items()
@@ -70,16 +72,11 @@ def list_digest(clips: LabelledClips, path: Path) -> str:
 
 
 def check_resume(path: Path, fingerprint: dict[str, Any], epochs: int) -> None:
-    """Compare a resume checkpoint with the run that is to continue it.
-
-    Args:
-        path: The resume checkpoint.
-        fingerprint: What the continuing run is made of; see `fingerprint_of`.
-        epochs: Number of epochs that the run is to reach.
+    """Compare a resume checkpoint with the run that is to continue it up to an epoch.
 
     Raises:
-        ConfigError: the file cannot be read, or belongs to a run with other settings, another task
-            or other lists, or to one that has trained longer. Both values are named.
+        ConfigError: the file cannot be read, or belongs to a run with another fingerprint, or to
+            one that has trained longer. Both values are named.
     """
     try:
         stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -119,8 +116,7 @@ def save_atomically(
 ) -> None:
     """Save a checkpoint from all processes; modules and optimizers become their state dicts.
 
-    Args:
-        keep: Which entries (name, value) of the model's state dict are saved; all by default.
+    Only those entries (name, value) of the model's state dict are saved that `keep` accepts.
 
     Raises:
         TrainingError: it could not be written. What was at `path` before is untouched.

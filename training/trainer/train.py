@@ -1,27 +1,35 @@
-"""The commands `svfap-edge finetune` and `svfap-edge pretrain`, from settings to report."""
+"""The commands `svfap-edge finetune` and `svfap-edge pretrain`: devices, training, report."""
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
+from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
 
 from svfap_edge.atomic import write_text_atomically
+from svfap_edge.errors import ConfigError
 from svfap_edge.training.checkpoint import load_checkpoint
-from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import write_toml
-from svfap_edge.training.model import TPSBT
-from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
+from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
 
 from .curves import write_report
-from .devices import build_fabric
 from .finetuning import Finetuning
 from .loop import BEST, HISTORY, RESUME, Place, Training, prepare_folder
 from .objective import Objective
 from .pretraining import Pretraining
 from .progress import say
 from .resume import check_resume, fingerprint_of
+
+if TYPE_CHECKING:
+    from lightning.fabric.strategies.strategy import Strategy
 
 CONFIG = "config.toml"
 
@@ -31,8 +39,8 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
 
     Args:
         settings: All settings of the run.
-        resume: Continue the run in `run.output`.
-        quantize: Train with the quantization of INT8 in the forward pass.
+        resume: Whether the run in `run.output` is continued.
+        quantize: Whether the quantization of INT8 is in the forward pass.
 
     Returns:
         The checkpoint with the best weights; the report lies beside it.
@@ -47,42 +55,30 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
 
         objective = quantized(objective)
     place = _train(objective, fabric, resume)
-    best = Path(settings.run.output) / BEST
-    loaded = load_checkpoint(best)
+    loaded = load_checkpoint(Path(settings.run.output) / BEST)
     model = loaded.model.to(fabric.device)
     # The checkpoint holds the model without its quantizers: another model, with other figures.
-    published = None if quantize else objective.validated.get(loaded.info["epoch"])
-    final = {"val": _both_protocols(objective, fabric, model, objective.val, published)}
-    if objective.test is not None:
-        final["test"] = _both_protocols(objective, fabric, model, objective.test)
-    unreadable = objective.join_logs(fabric)
-    if fabric.is_global_zero:
-        write_report(Path(settings.run.output), place.history, final, objective.task, unreadable)
-    fabric.barrier()
-    return best
+    known = {} if quantize else {"val": objective.validated.get(loaded.info["epoch"])}
+    final = {
+        name: {
+            "published": known.get(name) or objective.evaluate(fabric, model, clips),
+            "streaming": objective.evaluate(fabric, model, clips, streaming=True),
+        }
+        for name, clips in objective.lists.items()
+        if name != "train"
+    }
+    return _report(objective, fabric, place, final)
 
 
 def pretrain(settings: PretrainConfig, *, resume: bool = False) -> Path:
     """Pre-train by masked auto-encoding; write pictures of reconstructions and the report.
 
-    Args:
-        settings: All settings of the run.
-        resume: Continue the run in `run.output`.
-
-    Returns:
-        The checkpoint with the best weights, for `finetune` with `model.start`.
-
-    Raises:
-        SvfapError: settings, lists or devices are wrong, or training cannot go on.
+    Arguments, result and errors are those of `finetune`, whose `model.start` takes the result.
     """
     fabric = build_fabric(settings.run)
     objective = Pretraining.prepare(settings)
     place = _train(objective, fabric, resume)
-    unreadable = objective.join_logs(fabric)
-    if fabric.is_global_zero:
-        write_report(Path(settings.run.output), place.history, {}, None, unreadable)
-    fabric.barrier()
-    return Path(settings.run.output) / BEST
+    return _report(objective, fabric, place, {})
 
 
 def _train(objective: Objective, fabric: Fabric, resume: bool) -> Place:
@@ -102,12 +98,86 @@ def _train(objective: Objective, fabric: Fabric, resume: bool) -> Place:
     return training.place
 
 
-def _both_protocols(
-    objective: Finetuning, fabric: Fabric, model: TPSBT, clips: LabelledClips,
-    published: dict[str, Any] | None = None,
-) -> dict[str, Any]:  # fmt: skip
-    """Figures of a list by the streaming protocol, and by the published one unless given."""
-    return {
-        "published": published or objective.evaluate(fabric, model, clips),
-        "streaming": objective.evaluate_streaming(fabric, model, clips),
-    }
+def _report(
+    objective: Objective, fabric: Fabric, place: Place, final: dict[str, dict[str, Any]]
+) -> Path:
+    """Write the report; return the checkpoint with the best weights."""
+    folder = Path(objective.settings.run.output)
+    unreadable = objective.join_logs(fabric)
+    if fabric.is_global_zero:
+        write_report(folder, place.history, final, objective.task, unreadable)
+    fabric.barrier()
+    return folder / BEST
+
+
+def build_fabric(run: RunSettings) -> Fabric:
+    """Launch Fabric with the devices, nodes, strategy and precision of the settings.
+
+    Under `torchrun` the number of processes is the one that it started.
+
+    Raises:
+        ConfigError: the machine has no such device, or too few of them; or a launcher started
+            another number of processes than the settings ask for.
+    """
+    if run.threads:
+        torch.set_num_threads(run.threads)
+    try:
+        devices, nodes = processes_of(run)
+        fabric = Fabric(
+            accelerator=run.accelerator,
+            devices=devices,
+            num_nodes=nodes,
+            strategy=strategy_of(run),
+            precision=run.precision,
+        )
+        fabric.launch()
+    except (ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"These devices are not available here: accelerator={run.accelerator}, "
+            f"devices={run.devices}, strategy={run.strategy}, precision={run.precision}. "
+            f"{str(error).strip()[:300]}"
+        ) from error
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started not in (1, fabric.world_size):
+        raise ConfigError(
+            f"{started} processes were started (WORLD_SIZE), but this one trains with "
+            f"{fabric.world_size}. Set run.devices, run.nodes and run.strategy=ddp to what was "
+            "started, or start them with torchrun."
+        )
+    return fabric
+
+
+def processes_of(run: RunSettings) -> tuple[int | str, int]:
+    """Number of devices of each node, and number of nodes.
+
+    Under `torchrun`, settings that are left at 1 mean what it started; otherwise each of its
+    processes would train on its own in the same folder. Other numbers are a ValueError.
+    """
+    if not TorchElasticEnvironment.detect():
+        return run.devices, run.nodes
+    devices = run.devices
+    if devices in (1, "auto"):
+        devices = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = int(os.environ["GROUP_WORLD_SIZE"]) if run.nodes == 1 else run.nodes
+    TorchElasticEnvironment().validate_settings(int(devices), nodes)
+    return devices, nodes
+
+
+def strategy_of(run: RunSettings) -> str | Strategy:
+    """The strategy by its name; for "fsdp", fully sharded data parallelism (Zhao et al. 2023).
+
+    It saves whole weights in one file, since only a run on equally many devices could open a
+    sharded checkpoint.
+    """
+    if run.strategy != "fsdp":
+        return run.strategy
+    return ModelParallelStrategy(_shard, save_distributed_checkpoint=False)
+
+
+def _shard(model: nn.Module, mesh: DeviceMesh) -> nn.Module:
+    """Share the weights among all processes; they are gathered block by block."""
+    for blocks in [module for module in model.modules() if isinstance(module, nn.ModuleList)]:
+        for block in blocks:
+            fully_shard(block)
+    fully_shard(model)
+    return model

@@ -14,9 +14,10 @@ import pytest
 
 from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.lists import Item
-from svfap_edge.tasks import TASKS, Task
+from svfap_edge.tasks import Task
 from svfap_edge.training.clips.reading import LabelledClips, Sampling, Unreadable
-from svfap_edge.training.datasets.prepare import prepare_images
+from svfap_edge.training.datasets.prepare import find_images
+from svfap_edge.training.datasets.split import write_lists
 
 TASK = Task("moods", "classes", ("calm", "glad"))
 
@@ -176,11 +177,10 @@ def test_an_image_is_repeated_in_rgb(tmp_path: Path) -> None:
 def test_list_with_labels(tmp_path: Path) -> None:
     write_frames(tmp_path / "f", 3)
     (tmp_path / "train.txt").write_text("f 1\nf calm\n")
-    clips = LabelledClips.open(tmp_path / "train.txt", TASK, Sampling.of_task(TASK))
+    clips = LabelledClips.open(tmp_path / "train.txt", TASK, Sampling())
     assert len(clips) == 2
     assert clips.targets.tolist() == [1, 0]
     assert clips.sampling.stride == 4
-    assert Sampling.of_task(TASKS["ferv39k"]).stride == 1
     (tmp_path / "train.txt").write_text("f 2\n")
     with pytest.raises(SourceError, match=r"labelled '2'.*outside task 'moods'"):
         LabelledClips.open(tmp_path / "train.txt", TASK, Sampling())
@@ -192,7 +192,8 @@ def test_indices_of_prepared_lists_keep_their_meaning(tmp_path: Path) -> None:
         for number in range(4):
             image = np.zeros((8, 8, 3), np.uint8)
             cv2.imwrite(str(tmp_path / "images" / name / f"{number}.png"), image)
-    done = prepare_images(tmp_path / "images", tmp_path / "lists", val_share=0.5)
+    found = find_images(tmp_path / "images")
+    done = write_lists(found, tmp_path / "lists", val_share=0.5)
     listed = done.lists["train"]
     swapped = replace(TASK, labels=("glad", "calm"))
     LabelledClips.open(listed, TASK, Sampling())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -13,13 +14,24 @@ from svfap_edge.cli.app import app
 from svfap_edge.errors import SourceError
 from svfap_edge.lists import class_targets, read_list
 from svfap_edge.tasks import TASKS
-from svfap_edge.training.datasets.prepare import DATASETS, prepare, prepare_images
+from svfap_edge.training.datasets import prepare as preparation
+from svfap_edge.training.datasets.prepare import DATASETS, find_fold, find_images
 from svfap_edge.training.datasets.release import Found
-from svfap_edge.training.datasets.split import Prepared, hold_out
+from svfap_edge.training.datasets.split import Prepared, hold_out, write_lists
 from tests.test_imports import HEAVY, loaded_by
 
 FERV_SCENES = ("Action", "Argue", "Business", "Crime", "School", "War")
 MAFW_LABELS = TASKS["mafw"].labels
+
+
+def prepare(
+    name: str, root: Path, out: Path, fold: int = 1, clips: Path | None = None, **how: Any
+) -> Prepared:
+    return write_lists(find_fold(name, root, fold, clips), out, **how)
+
+
+def prepare_images(root: Path, out: Path, labels: Sequence[str] = (), **how: Any) -> Prepared:
+    return write_lists(find_images(root, labels), out, **how)
 
 
 def touch(path: Path, content: bytes = b"x") -> Path:
@@ -272,7 +284,9 @@ def test_hold_out_follows_labels_and_keeps_groups() -> None:
             hold_out(two, share, seed=0)
 
 
-def test_missing_clips_are_named_and_limited(tmp_path: Path) -> None:
+def test_missing_clips_are_named_and_limited(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     root = make_dfew(tmp_path / "dfew")
     (root / "Clip/clip_224x224/00017/00017_00001.jpg").unlink()  # an empty folder is no clip
     done = prepare("dfew", root, tmp_path / "out")
@@ -283,7 +297,8 @@ def test_missing_clips_are_named_and_limited(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match=r"6 of 400 .* limit of 1.0%: .*000\d\d"):
         prepare("dfew", root, tmp_path / "new")
     assert not (tmp_path / "new").exists()
-    assert len(prepare("dfew", root, tmp_path / "new", missing_limit=0.02).missing) == 6
+    monkeypatch.setattr(preparation, "MISSING_LIMIT", 0.02)
+    assert len(prepare("dfew", root, tmp_path / "new").missing) == 6
 
 
 def test_a_clip_in_both_official_lists_is_for_test_only(tmp_path: Path) -> None:

@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from svfap_edge.training.model import IMAGENET_MEAN, IMAGENET_STD, TPSBT, preset
-from svfap_edge.training.recipes import lite_faces
 from svfap_edge.training.recipes.classifiers import (
     StemClassifier,
     TubeletClassifier,
@@ -122,14 +121,3 @@ def test_all_phases_and_a_run_that_goes_on(
     assert weights.keys() == again.keys()
     assert all(torch.equal(again[name], went_on[name]) for name in again)
     TPSBT(config).load_state_dict(again)
-
-
-def test_a_log_is_drawn(tmp_path: Path) -> None:
-    rows = [
-        {"phase": name, "minutes": 1.0, "step": 3, "loss": 1.0, "uar": 0.5, "war": 0.6}
-        for name in ("stem", "clips")
-    ]
-    rows[-1]["confusion"] = np.eye(6, dtype=int).tolist()
-    (tmp_path / "log").write_text("\n".join(map(json.dumps, rows)))
-    lite_faces.draw_log(tmp_path / "log", tmp_path / "seen.png")
-    assert (tmp_path / "seen.png").stat().st_size > 0

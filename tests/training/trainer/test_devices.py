@@ -9,7 +9,7 @@ from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.training.settings import RunSettings
-from svfap_edge.training.trainer.devices import build_fabric, processes_of, strategy_of
+from svfap_edge.training.trainer.train import build_fabric, processes_of, strategy_of
 
 PLAIN = RunSettings(accelerator="cpu", precision="32-true")
 
@@ -37,7 +37,7 @@ def test_without_torchrun_the_settings_count() -> None:
 
 @pytest.mark.parametrize("run", [RunSettings(devices=2), RunSettings(nodes=4)])
 def test_other_numbers_than_torchruns_are_refused(torchrun: None, run: RunSettings) -> None:
-    with pytest.raises(ConfigError, match=r"cannot be had here.*does not match the world size"):
+    with pytest.raises(ConfigError, match=r"are not available here.*does not match the world size"):
         build_fabric(run)
 
 

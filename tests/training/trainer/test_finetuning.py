@@ -25,10 +25,9 @@ from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import load_config
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 from svfap_edge.training.trainer import loop
-from svfap_edge.training.trainer.devices import build_fabric
 from svfap_edge.training.trainer.finetuning import Finetuning, open_model
 from svfap_edge.training.trainer.resume import save_atomically
-from svfap_edge.training.trainer.train import finetune
+from svfap_edge.training.trainer.train import build_fabric, finetune
 from tests.training.conftest import LABELS, settings
 
 PLAIN = (
@@ -81,10 +80,14 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
     evaluate = Finetuning.evaluate
 
     def counted(
-        objective: Finetuning, fabric: Fabric, model: nn.Module, clips: LabelledClips
+        objective: Finetuning,
+        fabric: Fabric,
+        model: nn.Module,
+        clips: LabelledClips,
+        streaming: bool = False,
     ) -> object:
-        lists.append(clips)
-        return evaluate(objective, fabric, model, clips)
+        lists.extend([] if streaming else [clips])
+        return evaluate(objective, fabric, model, clips, streaming)
 
     monkeypatch.setattr(Finetuning, "evaluate", counted)
     listed = tmp_path / "test.txt"  # copies of the validation list's files
@@ -195,7 +198,7 @@ model = fabric.setup_module(torch.nn.Sequential(norm, mean))
 task = Task("t", "values", ("a", "b", "c"))
 for count in (1, 2, 5):
     norm.running_mean.fill_(fabric.global_rank)
-    found = run_list(fabric, model, Clips(), count, task, batch=1).values
+    found = run_list(fabric, model, Clips(), count, task, batch=1)
     clips = torch.arange(50, 50 + count)[:, None] / 255
     expected = (clips - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     np.testing.assert_allclose(found, expected / (1 + norm.eps) ** 0.5, rtol=1e-4)
@@ -277,7 +280,7 @@ def test_corrupt_clips_are_counted_and_named(
         ("model.heads=5", "model"),
         ("model.preset=huge", "No model preset 'huge'"),
         ("loss.kind=ccc", "does not fit classes"),
-        ("run.accelerator=cuda", "cannot be had here"),
+        ("run.accelerator=cuda", "are not available here"),
     ],
 )
 def test_wrong_settings_end_before_training(
