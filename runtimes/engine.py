@@ -11,8 +11,9 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
-from svfap_edge.clip import HOP_S, MIN_COVERAGE, HopGrid, SampledClip
+from svfap_edge.clip import SampledClip
 from svfap_edge.errors import ConfigError, InferenceError, SvfapError
+from svfap_edge.schedule import HOP_S, MIN_COVERAGE, HopGrid
 
 from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, joined
 from .choice import load_backend

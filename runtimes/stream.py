@@ -13,17 +13,9 @@ from typing import Literal
 
 import numpy as np
 
-from svfap_edge.clip import (
-    ClipSchedule,
-    ClipSpec,
-    FrameBuffer,
-    HopGrid,
-    SampledClip,
-    TimeUnitCheck,
-    check_advance,
-    check_frame,
-)
+from svfap_edge.clip import ClipSpec, FrameBuffer, SampledClip, check_advance, check_frame
 from svfap_edge.errors import ConfigError, require
+from svfap_edge.schedule import ClipSchedule, HopGrid, TimeUnitCheck
 
 from .prediction import Average, Prediction
 

@@ -17,18 +17,19 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from svfap_edge.perception.cameras import Cameras
+    from svfap_edge.perception.detectors import Box
+    from svfap_edge.perception.perceiver import Perceiver
+    from svfap_edge.perception.results import Perception, Person
+    from svfap_edge.runner.run import run
+    from svfap_edge.sinks.jsonl import JsonLines
+    from svfap_edge.sinks.sink import Sink
+    from svfap_edge.sources.live import LiveSettings, PulledFrames, PushSource
+    from svfap_edge.sources.opening import open_source
+
     from .bundle import Bundle
     from .errors import ConfigError, FrameError, SvfapError, TimestampError
-    from .perception.cameras import Cameras
-    from .perception.detectors import Box
-    from .perception.perceiver import Perceiver
-    from .perception.results import Perception, Person
-    from .runner.run import run
     from .runtimes import Engine, Prediction, Stream
-    from .sinks.jsonl import JsonLines
-    from .sinks.sink import Sink
-    from .sources.live import LiveSettings, PulledFrames, PushSource
-    from .sources.opening import open_source
     from .tasks import TASKS, Task
 
 __version__ = "0.1.0"

@@ -24,17 +24,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from svfap_edge import metrics
-from svfap_edge.clip import (
-    HOP_S,
-    ClipSchedule,
-    ClipSpec,
-    FrameBuffer,
-    HopGrid,
-    SampledClip,
-    fit_face,
-)
+from svfap_edge.clip import ClipSpec, FrameBuffer, SampledClip, fit_face
 from svfap_edge.errors import SvfapError, TrainingError, UnreadableClip
 from svfap_edge.media import IMAGE_SUFFIXES
+from svfap_edge.schedule import HOP_S, ClipSchedule, HopGrid
 from svfap_edge.sources.opening import open_source
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.augment import centre

@@ -13,12 +13,13 @@ import cv2
 import numpy as np
 
 from svfap_edge.bundle import Manifest
-from svfap_edge.clip import FRAMES_PER_SPACING, MIN_COVERAGE, ClipSpec
+from svfap_edge.clip import FRAMES_PER_SPACING, ClipSpec
 from svfap_edge.errors import SourceError
 from svfap_edge.media import is_image
 from svfap_edge.perception.detectors import Box, Detector, crop_face
 from svfap_edge.perception.perceiver import Perceiver
 from svfap_edge.runtimes import Engine, ModelSpec, Outputs
+from svfap_edge.schedule import MIN_COVERAGE
 from svfap_edge.sources.files import read_image
 from svfap_edge.sources.opening import open_source
 

@@ -8,9 +8,9 @@ import time
 
 import numpy as np
 
-from svfap_edge.clip import HOP_S, MIN_COVERAGE
 from svfap_edge.errors import ConfigError, InferenceError
 from svfap_edge.runtimes import Engine
+from svfap_edge.schedule import HOP_S, MIN_COVERAGE
 
 from .detectors import Detector, open_detector
 from .results import PerceiverStatistics, Perception, StateChange

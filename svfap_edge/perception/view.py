@@ -8,10 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from svfap_edge.clip import HOP_S, MIN_COVERAGE, TimeUnitCheck, check_advance, check_frame
+from svfap_edge.clip import check_advance, check_frame
 from svfap_edge.errors import require
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.stream import check_options
+from svfap_edge.schedule import HOP_S, MIN_COVERAGE, TimeUnitCheck
 
 from .budget import Budget
 from .detectors import Box, Detector, crop_face

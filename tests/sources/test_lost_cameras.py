@@ -22,13 +22,14 @@ import numpy as np
 import pytest
 
 from svfap_edge.bundle import Bundle
-from svfap_edge.clip import MIN_COVERAGE, ClipSpec
+from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import InferenceError, SourceError
 from svfap_edge.perception.perceiver import Perceiver
 from svfap_edge.perception.results import Perception
 from svfap_edge.runner.account import RunSummary
 from svfap_edge.runner.run import run
 from svfap_edge.runtimes import Engine, Prediction
+from svfap_edge.schedule import MIN_COVERAGE
 from svfap_edge.sinks.jsonl import JsonLines
 from svfap_edge.sinks.overlay import MAX_REPEAT_S, OverlayVideo
 from svfap_edge.sinks.sink import Sink

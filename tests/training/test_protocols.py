@@ -21,12 +21,7 @@ from svfap_edge.runtimes import Engine
 from svfap_edge.sources.opening import open_source
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
-from svfap_edge.training.protocols import (
-    StreamedClips,
-    figures,
-    run_list,
-    streamed_clips,
-)
+from svfap_edge.training.protocols import StreamedClips, figures, run_list, streamed_clips
 
 MOODS = Task("moods", "classes", ("calm", "glad"))
 

@@ -20,13 +20,7 @@ from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips.mixing import mix, soft_targets, zoomed_out
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.protocols import (
-    EvaluationClips,
-    StreamedClips,
-    Views,
-    figures,
-    run_list,
-)
+from svfap_edge.training.protocols import EvaluationClips, StreamedClips, Views, figures, run_list
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 
 from .objective import Objective, open_lists
