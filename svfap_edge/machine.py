@@ -34,9 +34,9 @@ def describe_machine() -> dict[str, str]:
         "cores": str(usable_cores()),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-    facts |= {library: version_of(library) for library in LIBRARIES}
-    facts["ONEDNN_MAX_CPU_ISA"] = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    return {name: fact for name, fact in facts.items() if fact}
+    found = {library: version_of(library) for library in LIBRARIES}
+    found["ONEDNN_MAX_CPU_ISA"] = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    return {**facts, **{name: fact for name, fact in found.items() if fact}}
 
 
 def version_of(distribution: str) -> str:

@@ -90,8 +90,8 @@ def split(text: str | None) -> list[str] | None:
 
 
 def check_positive(**values: float | None) -> None:
-    """Raise an SvfapError for an option, named with underscores, that is not finite and above 0; one
-    that is None was not given."""
+    """Raise an SvfapError for an option, named with underscores, that is not finite and above 0.
+    None stands for an option that was not given."""
     for name, value in values.items():
         if value is not None and not 0 < value < float("inf"):
             option = name.replace("_", "-")
