@@ -43,12 +43,8 @@ def collect_clips(
 ) -> Calibration:
     """One clip each of `count` files of a list or folder, labels as even as they can be.
 
-    Args:
-        store: File to keep the clips in; memory holds one file's clips at a time.
-
-    Raises:
-        SourceError: nothing readable there, or no face in any file.
-        OSError: no room for the clips.
+    The clips are kept in the file `store`; memory holds one file's clips at a time. SourceError if
+    there is nothing readable or no face in any file, OSError if there is no room for the clips.
     """
     items = find_items(path)
     items = stratified(items, len(items))

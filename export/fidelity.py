@@ -38,11 +38,7 @@ class Fidelity:
 
 
 def compare(reference: np.ndarray, found: np.ndarray) -> Fidelity:
-    """Compare logits (N, L).
-
-    Raises:
-        ValueError: the shapes differ, or one is empty.
-    """
+    """Compare logits (N, L); ValueError if the shapes differ, or one is empty."""
     if reference.shape != found.shape or reference.ndim != 2 or not len(reference):
         raise ValueError(f"Cannot compare outputs {reference.shape} with {found.shape}.")
     a, b = reference.astype(np.float64), found.astype(np.float64)

@@ -14,12 +14,8 @@ from svfap_edge.runtimes.backend import INPUT_NAME
 
 
 def read_onnx(source: Path) -> onnx.ModelProto:
-    """Read an ONNX model.
-
-    Raises:
-        SvfapError: no such file.
-        EngineIncompatible: it is not ONNX, or empty.
-    """
+    """Read an ONNX model; SvfapError if there is no such file, EngineIncompatible if it is not ONNX
+    or empty."""
     if not source.is_file():
         raise SvfapError(f"There is no ONNX file '{source}'.")
     try:
@@ -33,11 +29,7 @@ def read_onnx(source: Path) -> onnx.ModelProto:
 
 def write_openvino(model: Any, target: Path, *, half: bool = False) -> None:
     """Write an OpenVINO model: `target` (.xml), and its weights beside it (.bin), in half precision
-    if asked for.
-
-    Raises:
-        OSError: it cannot be written. OpenVINO does not say why; a full disk most often.
-    """
+    if asked for. OSError if it cannot be written; OpenVINO does not say why."""
     import openvino as ov
 
     try:
@@ -72,10 +64,7 @@ def sign_activations(model: onnx.ModelProto) -> None:
 
     NNCF uses uint8 where an activation is never negative. TensorRT would read it as signed with the
     scale as it is: a warning, and everything above half of the range cut off. The signed one has
-    half of the resolution.
-
-    Raises:
-        EngineIncompatible: unsigned quantization with another zero point, or of weights.
+    half of the resolution. EngineIncompatible for another zero point, or for weights.
     """
     graph = model.graph
     del graph.value_info[:]  # hints about types, which are about to change

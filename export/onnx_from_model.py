@@ -47,15 +47,10 @@ IMAGENET_STD = np.array(model_definition.IMAGENET_STD)
 
 
 def onnx_from_model(model: TPSBT, path: Path, *, features: bool = False) -> None:
-    """Write the model as one ONNX file, weights inside.
-
-    Args:
-        model: Any configuration; its training state does not matter.
-        path: The file to write.
-        features: Add the pooled feature (N, C) as a second output.
+    """Write a model of any configuration, in any training state, as one ONNX file, weights inside.
 
     The input is `clips`, uint8 (N, T, H, W, 3) RGB with free N; the output `logits` is (N, L)
-    float32.
+    float32. With `features`, the pooled feature (N, C) is a second output.
     """
     onnx.save(graph_of_model(model, features=features), str(path))
 

@@ -70,12 +70,8 @@ class ExportOptions:
 
 
 def check_options(options: ExportOptions) -> None:
-    """Refuse what cannot be exported here, before anything is read or built.
-
-    Raises:
-        SvfapError: options that do not fit together, or are not known.
-        DependencyMissing, BackendUnavailable: a package that is needed is not installed.
-    """
+    """Refuse what cannot be exported here, before anything is read or built: options that are not
+    known or do not fit together, and what needs a package that is not installed."""
     unknown = [name for name in options.artifacts if name not in ARTIFACTS]
     if unknown or not options.artifacts:
         raise SvfapError(

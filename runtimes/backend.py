@@ -95,15 +95,10 @@ def check_model(
     path: Path, bundle: Bundle, input_shape: tuple[int | None, ...], input_type: str,
     outputs: list[int | None],
 ) -> tuple[int, int]:  # fmt: skip
-    """Compare what an engine read from a model with the manifest.
+    """Compare what an engine read from a model with the manifest; BundleError if they differ.
 
-    Sizes are None where they are free; `input_type` is in the words of the engine.
-
-    Returns:
-        Widths (L, F) of logits and features; F is 0 without features.
-
-    Raises:
-        BundleError: they differ. The message names both sides.
+    Sizes are None where they are free; `input_type` is in the words of the engine. Returns the
+    widths (L, F) of logits and features; F is 0 without features.
     """
     manifest = bundle.manifest
     want_shape = (None, *manifest.clip.shape)

@@ -89,11 +89,8 @@ def installed(engine: str) -> bool:
 
 
 def available_engines(form: str | None = None) -> list[str]:
-    """Names of the engines whose library is installed here.
-
-    Args:
-        form: Format of an artifact, for example "onnx": list only engines that run it.
-    """
+    """Names of the engines whose library is installed here; with the format of an artifact, such as
+    "onnx", only of those that run it."""
     able = [name for name, entry in ENGINES.items() if form is None or form in entry.formats]
     return [name for name in able if installed(name)]
 
@@ -110,12 +107,8 @@ def obstacle(artifact: Artifact, engine: str) -> SvfapError | None:
 
 def split_engine(engine: str) -> tuple[str, str]:
     """Split an engine's name into engine and provider: "onnxruntime:cuda" gives "onnxruntime" and
-    "cuda"; the provider is "" where none is named.
-
-    Raises:
-        BackendUnavailable: there is no such engine, or it has no such provider. The message lists
-            those there are.
-    """
+    "cuda"; the provider is "" where none is named. BackendUnavailable, which lists those there are,
+    if there is no such engine or provider."""
     name, colon, provider = engine.partition(":")
     if name not in ENGINES:
         have = ", ".join(available_engines()) or "none"
@@ -134,7 +127,7 @@ def choose(bundle: Bundle, artifact: str | None = None, engine: str = "auto") ->
     """Choose artifact and engine for a bundle on this machine.
 
     An explicit choice is obeyed or refused, never replaced. Without one, plans that this machine
-    cannot run are passed over. The arguments are those of `load_backend`.
+    cannot run are passed over. The arguments are those of `Engine.load`.
 
     Returns:
         Name of the artifact and name of the engine.
@@ -200,23 +193,7 @@ def load_backend(
     threads: int | None = None,
     mode: Mode = "latency",
 ) -> Backend:
-    """Verify an artifact and load it.
-
-    Args:
-        bundle: The bundle.
-        artifact: Name of an artifact of it; None for the best one that an installed engine runs.
-        engine: "auto", a name of `ENGINES`, or a name with a provider: "onnxruntime:cuda".
-        threads: CPU threads the engine may use; None leaves it to the engine.
-        mode: "latency": all threads work on one batch. "throughput": each thread works on a clip
-            of its own.
-
-    Raises:
-        ConfigError: there is no such mode.
-        BundleError: files are damaged, the model does not fit the manifest, or `choose` raises it.
-        BackendUnavailable: an engine or something that it needs is not here.
-        EngineIncompatible: the plan was built for another machine, or the engine refused it.
-        InferenceError: the engine refused the model.
-    """
+    """Verify an artifact and load it; the arguments and errors are those of `Engine.load`."""
     if mode not in get_args(Mode):
         raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
     name, chosen = choose(bundle, artifact, engine)

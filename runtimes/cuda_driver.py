@@ -137,12 +137,8 @@ class CudaGraph:
     """Work that was recorded from a stream and is launched again by one call. The CUDA context must
     be current in every call.
 
-    Args:
-        stream: Handle of a stream without pending work.
-        record: Puts the work on the stream. Nothing of it runs yet.
-
-    Raises:
-        CudaError: something in `record` cannot be captured. The stream is usable again.
+    `record` puts the work on the stream of this handle, on which none is pending; nothing of it
+    runs yet. CudaError if it cannot be captured; the stream is then usable again.
     """
 
     def __init__(self, stream: int, record: Callable[[], None]) -> None:

@@ -70,9 +70,11 @@ class Engine:
 
         Raises:
             ConfigError: there is no such mode.
-            BundleError: missing, damaged, altered or of a newer format.
+            BundleError: missing, damaged, altered or of a newer format, without such an artifact,
+                or with a model that does not fit the manifest.
             BackendUnavailable: the engine is not installed, or has no GPU to run on.
             EngineIncompatible: the plan was built for another GPU or version of TensorRT.
+            InferenceError: the engine refused the model.
         """
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         return cls(load_backend(opened, artifact, engine, threads, mode), opened.manifest)
@@ -131,14 +133,11 @@ class Engine:
         with self._lock:
             return tuple(self._streams.values())
 
-    def step(
-        self, streams: Iterable[Stream] | None = None, *, most: int | None = None
-    ) -> list[Prediction]:
+    def step(self, streams: Iterable[Stream] | None = None) -> list[Prediction]:
         """Run all clips that `Stream.add` made ready, in one batch.
 
         Args:
             streams: The streams to serve, in this order; None for all open ones.
-            most: Number of streams to serve at most; the clips of the others wait. None for all.
 
         Returns:
             A prediction for each ready stream, in their order; empty if none was ready.
@@ -148,7 +147,7 @@ class Engine:
                 dropped, none is presented as a prediction, and the streams go on.
         """
         chosen = self.streams if streams is None else streams
-        ready = [stream for stream in chosen if stream.ready][:most]
+        ready = [stream for stream in chosen if stream.ready]
         clips = self._memory_for(len(ready))
         taken: list[tuple[Stream, SampledClip, float]] = []
         for stream in ready:

@@ -66,11 +66,8 @@ def load(
     mode: Mode = "latency",
     provider: str = "cpu",
 ) -> OrtBackend:
-    """Open a session for an artifact by a provider, a key of `PROVIDERS`; see `EngineEntry.module`.
-
-    Raises:
-        BackendUnavailable: this ONNX Runtime does not have the provider, or there is no GPU.
-    """
+    """Open a session for an artifact by a provider, a key of `PROVIDERS`; see `EngineEntry.module`
+    and, for the errors of providers, `open_session`."""
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL

@@ -73,11 +73,7 @@ def open_session(
 ) -> ort.InferenceSession:
     """Open a session whose model is computed by the provider of this word; adds to the options.
 
-    Raises:
-        BackendUnavailable: this ONNX Runtime does not have the provider, or the provider finds no
-            GPU. The message lists the providers there are.
-        InferenceError: the provider did not load, or takes nothing of the model.
-        Exception: ONNX Runtime refuses the model with an error of its own.
+    BackendUnavailable without the provider or a GPU for it; ONNX Runtime's own errors pass.
     """
     name = PROVIDERS[word].name
     if word not in available_providers():

@@ -80,11 +80,8 @@ class Average:
     """A first-order low-pass of a value over time.
 
     Each new value moves the average towards it by the share 1 - exp(-elapsed / time_s), so that a
-    step is followed to 63 % in `time_s`, however often values come.
-
-    Attributes:
-        time_s: Time constant in seconds.
-        value: The average; None before the first value.
+    step is followed to 63 % in `time_s`, in seconds, however often values come. `value` is the
+    average, and None before the first value.
     """
 
     def __init__(self, time_s: float) -> None:

@@ -25,13 +25,7 @@ State = Literal["warming", "valid", "stale", "ended"]
 def check_options(
     *, hop_s: float = 1.0, min_coverage: float = 1.0, smoothing_s: float = 0.0
 ) -> None:
-    """Raise ConfigError, naming the option, unless all are what a stream can work with.
-
-    Args:
-        hop_s: Seconds between predictions; a positive, finite number.
-        min_coverage: Share of a clip's slots that must hold a captured frame; above 0, at most 1.
-        smoothing_s: Time constant in seconds; finite, 0 for no smoothing.
-    """
+    """Raise ConfigError, naming the option, unless all are what a stream can work with."""
     require(0 < hop_s < math.inf, "hop_s", "a positive number of seconds", hop_s)
     require(0 < min_coverage <= 1, "min_coverage", "above 0 and at most 1", min_coverage)
     require(0 <= smoothing_s < math.inf, "smoothing_s", "0 or more seconds", smoothing_s)
@@ -73,14 +67,8 @@ class Stream:
         step: Callable[[list[Stream]], list[Prediction]],
         forget: Callable[[Stream], None],
     ) -> None:
-        """
-        Args:
-            name, hop_s, min_coverage, smoothing_s: See `Engine.open_stream`.
-            clip: Geometry of the clips that the model reads.
-            grid: Hops shared with the other streams of the engine.
-            step: Runs the model on the clips of these streams that are ready.
-            forget: Called when the stream is closed.
-        """
+        """`Engine.open_stream` describes the options. `step` runs the model on the clips of streams
+        that are ready; `forget` is called when the stream is closed."""
         check_options(hop_s=hop_s, min_coverage=min_coverage, smoothing_s=smoothing_s)
         self.name = name
         self.missed = 0
@@ -176,15 +164,8 @@ class Stream:
 
     def smooth(self, scores: dict[str, float], end_s: float) -> dict[str, float] | None:
         """A first-order low-pass of the scores over time; see `Average`. It starts at the first
-        scores, and again after `reset`.
-
-        Args:
-            scores: Newest probability of every class, or every value or trait, by name.
-            end_s: End of their clip in seconds.
-
-        Returns:
-            Smoothed scores by name; None without smoothing.
-        """
+        scores, and again after `reset`. `end_s` is the end of their clip in seconds. Returns
+        smoothed scores by name; None without smoothing."""
         averages = self._averages
         if averages is None:
             return None
@@ -215,14 +196,10 @@ class Stream:
         self._forget(self)
 
     def take_clip(self, out: np.ndarray) -> tuple[SampledClip, float] | None:
-        """Take the clip that waits; it waits no longer.
+        """Take the clip that waits, with its frames in `out`, (T, size, size, 3) uint8.
 
-        Args:
-            out: (T, size, size, 3) uint8 that receives the frames of the clip.
-
-        Returns:
-            The clip, and the clock time in seconds at which its newest frame came. None if no clip
-            waits, or if so much time has passed that too many of its frames are gone.
+        Returns the clip, and the clock time in seconds at which its newest frame came. None if no
+        clip waits, or if so much time has passed that too many of its frames are gone.
         """
         with self._lock:
             if self._due_s is None:

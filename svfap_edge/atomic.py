@@ -31,13 +31,8 @@ STALE_S = 86_400.0
 def written_whole(path: Path, failure: type[SvfapError] | None = None) -> Iterator[Path]:
     """Yield a file name to write to; the file replaces `path` if the block ends well.
 
-    The folder of `path` is made if it is absent.
-
-    Args:
-        failure: The error to raise in place of an OSError.
-
-    Raises:
-        OSError, or `failure`: it cannot be written. What was at `path` before is untouched.
+    The folder of `path` is made if it is absent. If it cannot be written, an OSError, or `failure`
+    in its place, leaves what was at `path` untouched.
     """
     with _scratch_beside(path, failure) as scratch:
         part = scratch / path.name
@@ -92,12 +87,8 @@ def without_nan(content: Any) -> Any:
 
 
 def remove_stale(folder: Path, pattern: str = "*", age_s: float = 0.0) -> None:
-    """Remove from a folder what killed processes had half written.
-
-    Args:
-        pattern: Names of the files and folders that were being written, with wildcards.
-        age_s: Seconds for which nothing was added; less may be the work of a living process.
-    """
+    """Remove from a folder what killed processes had half written under names of this pattern, if
+    nothing was added for `age_s` seconds; less may be the work of a living process."""
     for left in folder.glob(f".{pattern}.*{SUFFIX}"):
         with suppress(OSError):
             if time.time() - left.stat().st_mtime >= age_s:

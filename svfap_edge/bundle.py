@@ -146,16 +146,8 @@ def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) ->
 
 @contextmanager
 def writing(target: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
-    """A scratch folder that becomes `target` when the block ends well, and vanishes otherwise.
-
-    Args:
-        target: The folder to make.
-        replace: Allow an existing bundle there; it stays untouched until the new one is complete.
-
-    Raises:
-        BundleError: `target` exists and is not to be replaced, or is not a bundle.
-        OSError: it cannot be written.
-    """
+    """A scratch folder that becomes `target` when the block ends well, and vanishes otherwise. A
+    bundle to be replaced stays untouched until then. BundleErrors are those of `check_target`."""
     final = Path(target)
     check_target(final, replace=replace)
     with folder_written_whole(final) as scratch:
@@ -163,7 +155,7 @@ def writing(target: str | os.PathLike[str], *, replace: bool = False) -> Iterato
 
 
 def check_target(final: Path, *, replace: bool) -> None:
-    """Raises BundleError if a bundle cannot be written to `final`."""
+    """Raises BundleError if `final` exists and is not to be replaced, or is not a bundle."""
     if final.is_dir() and not any(final.iterdir()):
         return
     if final.exists() and not replace:
@@ -177,12 +169,8 @@ def check_target(final: Path, *, replace: bool) -> None:
 def write_manifest(
     folder: Path, manifest: Manifest, failure: type[SvfapError] | None = None
 ) -> None:
-    """Write `manifest.json` whole, after reading it back through the same checks a loader does.
-
-    Raises:
-        BundleError: it does not pass them.
-        OSError, or `failure`: it cannot be written. The manifest before is untouched.
-    """
+    """Write `manifest.json` whole, after reading it back through the same checks a loader does;
+    BundleError if it does not pass them. For `failure` see `written_whole`."""
     content = json.dumps(manifest.to_json(), indent=1, ensure_ascii=False)
     parse_manifest(json.loads(content))
     with written_whole(folder / MANIFEST, failure) as part:

@@ -75,13 +75,9 @@ def check_advance(timestamp_s: float, last_s: float | None, way_out: str) -> Non
 
 
 def fit_face(face: np.ndarray, place: np.ndarray) -> None:
-    """Write a face to the model's square. A face that is not square is stretched to it.
-
-    Args:
-        face: (H, W, 3) uint8.
-        place: (size, size, 3) uint8, all of one memory block. Pixels are averaged where the face
-            shrinks in both directions, and interpolated otherwise.
-    """
+    """Write a face, (H, W, 3) uint8, to the model's square, (size, size, 3) uint8 in one block of
+    memory. A face that is not square is stretched to it. Pixels are averaged where the face shrinks
+    in both directions, and interpolated otherwise."""
     size = place.shape[0]
     if face.shape == place.shape:
         place[:] = face
@@ -135,14 +131,9 @@ class FrameBuffer:
         return self._last_s
 
     def add(self, face: np.ndarray, timestamp_s: float, wanted_s: float | None = None) -> None:
-        """Keep a copy of a face, fitted to the model's square.
-
-        Args:
-            face: (H, W, 3) uint8.
-            timestamp_s: Capture time of the frame in seconds, later than `last_s`.
-            wanted_s: End of an earlier clip that is still to be sampled. Its frames are kept, too,
-                as long as there is room.
-        """
+        """Keep a copy of a face, (H, W, 3) uint8, fitted to the model's square. Its capture time in
+        seconds is later than `last_s`. `wanted_s` is the end of an earlier clip that is still to be
+        sampled; its frames are kept, too, as long as there is room."""
         spacing = self.spec.spacing_s
         previous = self._frames[-1][0] if self._frames else -np.inf
         self._last_s = timestamp_s

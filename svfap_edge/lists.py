@@ -111,15 +111,9 @@ def leave_out(
 ) -> tuple[list[Item], list[str]]:
     """Leave out the items that have one of some labels.
 
-    A label may be written as a name in one place and as an index in another: "happy" and "0".
-
-    Args:
-        items: The items to choose from.
-        labels: The labels to leave out; others than the task's, too, such as a folder's name.
-        task: The task that orders the labels; None compares names only.
-
-    Returns:
-        The items that stay, and those of `labels` that neither the task nor any item has.
+    A label may be written as a name in one place and as an index in another: "happy" and "0"; None
+    for the task compares names only. Returns the items that stay, and those of `labels` that
+    neither the task nor any item has.
     """
     words = {label.lower() for label in labels}
     index = _class_finder(task)

@@ -34,13 +34,17 @@ def describe_machine() -> dict[str, str]:
         "cores": str(usable_cores()),
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
     }
-    for library in LIBRARIES:
-        try:
-            facts[library] = version(library)
-        except PackageNotFoundError:
-            continue
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA")
-    return {**facts, **({"ONEDNN_MAX_CPU_ISA": limit} if limit else {})}
+    found = {library: version_of(library) for library in LIBRARIES}
+    found["ONEDNN_MAX_CPU_ISA"] = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    return {**facts, **{name: fact for name, fact in found.items() if fact}}
+
+
+def version_of(distribution: str) -> str:
+    """Version of an installed distribution; empty if it is not installed."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return ""
 
 
 def cpu_flags() -> set[str]:

@@ -102,11 +102,8 @@ class Manifest:
 
 
 def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
-    """Check every field of a manifest.
-
-    Raises:
-        BundleError: It names the field, what it should be and what it is.
-    """
+    """Check every field of a manifest; BundleError names the field, what it should be and what it
+    is."""
 
     def error(problem: str) -> BundleError:
         return BundleError(f"'{where}': {problem}")

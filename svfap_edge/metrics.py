@@ -121,30 +121,21 @@ def mcnemar_exact(correct_a: np.ndarray, correct_b: np.ndarray) -> tuple[int, in
     """McNemar's exact test: do two systems err equally often on the same items?
 
     Under the null hypothesis the items that only one of them gets right fall to either like a fair
-    coin: p = 2 P(X <= min(a, b)), X ~ binomial(a + b, 1/2), at most 1. The sum is taken in log
-    space, so that it is right for thousands of such items.
+    coin: p = 2 P(X <= min(a, b)), X ~ binomial(a + b, 1/2), at most 1.
 
-    Args:
-        correct_a: Whether system a gets each item right, (n,) bool.
-        correct_b: Whether system b gets each item right, (n,) bool.
-
-    Returns:
-        The number of items that only a gets right, that of those that only b gets right, and p,
-        which is 1 when there are neither.
+    The arguments, (n,) bool, say whether each system gets each item right. Returns the number of
+    items that only a gets right, that of those that only b gets right, and p, which is 1 when there
+    are neither.
     """
     a, b = np.asarray(correct_a, bool), np.asarray(correct_b, bool)
     _check_vectors(a, b)
     only_a, only_b = int(np.sum(a & ~b)), int(np.sum(~a & b))
     n = only_a + only_b
-    if only_a == only_b:
-        return only_a, only_b, 1.0
-    logs = [
-        math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1)
-        for k in range(min(only_a, only_b) + 1)
-    ]
-    top = max(logs)
-    log_tail = top + math.log(math.fsum(math.exp(v - top) for v in logs)) - n * math.log(2)
-    return only_a, only_b, min(1.0, 2 * math.exp(log_tail))
+    ways = tail = 1  # whole numbers of any size, so that nothing overflows or is rounded
+    for k in range(min(only_a, only_b)):
+        ways = ways * (n - k) // (k + 1)
+        tail += ways
+    return only_a, only_b, min(1.0, 2 * tail / 2**n)
 
 
 def _is_constant(x: np.ndarray) -> bool:

@@ -38,11 +38,8 @@ def rank_layers(
 ) -> list[LayerDamage]:
     """Quantize one layer at a time and measure the logits; the worst first.
 
-    A cheap stand-in for the accuracy of each variant: a few clips, no labels.
-
-    Args:
-        fp32, int8: The ONNX files, the second made of the first by `int8_onnx_from_fp32`.
-        clips: A few calibration clips (n, T, H, W, 3) uint8.
+    A cheap stand-in for the accuracy of each variant: a few calibration clips, no labels. The
+    second ONNX file is made of the first by `int8_onnx_from_fp32`.
     """
     plain, quantized = onnx.load(str(fp32)), onnx.load(str(int8))
     layers = quantizable_layers(plain)

@@ -78,12 +78,8 @@ class PlanSettings:
 def plan_settings(
     texts: Sequence[str] = (), compute_capabilities: tuple[str, ...] = ()
 ) -> PlanSettings:
-    """Settings from texts KEY=VALUE, where KEY is one of `KEYS`, or `flag.NAME` with 0 or 1.
-
-    Raises:
-        SvfapError: not KEY=VALUE, a key given twice or unknown, with the known ones, or a value
-            that makes no sense. The builder checks flags and ranges; see `configured`.
-    """
+    """Settings from texts KEY=VALUE, where KEY is one of `KEYS`, or `flag.NAME` with 0 or 1; what
+    makes no sense is an SvfapError. The builder checks flags and ranges; see `configured`."""
     fields: dict[str, Any] = {"flags": ()}
     seen: set[str] = set()
     for text in texts:
@@ -116,15 +112,9 @@ def plan_settings(
 
 
 def find_builder(flavour: str = "auto", compute_capabilities: Sequence[str] = ()) -> TensorRT:
-    """The TensorRT to build with.
-
-    Args:
-        flavour: "tensorrt", "rtx", or "auto": TensorRT if it is installed, but TensorRT for RTX
-            first where compute capabilities are asked for, which only it can build for.
-
-    Raises:
-        BackendUnavailable: it is not installed, or does not load; says why and what to install.
-    """
+    """The TensorRT to build with: "tensorrt", "rtx", or "auto": TensorRT if it is installed, but
+    TensorRT for RTX first where compute capabilities are asked for, which only it can build for.
+    For errors see `find_library`."""
     if flavour != "auto" and flavour not in NAMES:
         raise SvfapError(f"Unknown TensorRT flavour '{flavour}'. Known: auto, {', '.join(NAMES)}.")
     order = ("rtx", "tensorrt") if compute_capabilities else ("tensorrt", "rtx")
@@ -153,10 +143,8 @@ def refusal(what: str, log: Any, words: Sequence[str] = ()) -> EngineIncompatibl
 def configured(builder: TensorRT, settings: PlanSettings) -> tuple[Any, Any]:
     """A fresh TensorRT builder and its config; takes a moment, and needs no model.
 
-    Raises:
-        SvfapError: a setting that this builder does not have, with those it has, or a value that
-            it does not take.
-        EngineIncompatible: the library does not start; in its own words.
+    SvfapError for a setting that this builder does not have or a value that it does not take;
+    EngineIncompatible, in the library's own words, if it does not start.
     """
     _check_flavour(builder, settings)
     trt, log = builder.trt, log_of(builder.trt)

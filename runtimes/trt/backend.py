@@ -69,10 +69,6 @@ def load(
             SVFAP_EDGE_CUDA_GRAPHS=off.
         binding: Python binding of CUDA: "pycuda", "cuda-python", or "auto" for the first of them
             that is installed.
-
-    Raises:
-        BackendUnavailable: there is no library, driver, GPU or CUDA binding.
-        EngineIncompatible: the plan was built for something else, or TensorRT refuses it.
     """
     library, gpu = require(artifact)
     if cuda_graphs is None:

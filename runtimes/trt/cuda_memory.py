@@ -72,15 +72,9 @@ class CudaMemory(ABC):
 
 
 def find_memory(binding: str = "auto") -> CudaMemory:
-    """Open the Python binding of CUDA to use.
-
-    Args:
-        binding: "pycuda", "cuda-python", or "auto" for the first of them that can be used.
-
-    Raises:
-        BackendUnavailable: none is installed, none can be imported, or CUDA gives none of them the
-            GPU's context. The message repeats their words.
-    """
+    """Open a Python binding of CUDA: "pycuda", "cuda-python", or "auto" for the first of them that
+    can be used; BackendUnavailable, which repeats their words, if none is installed, none can be
+    imported, or CUDA gives none of them the GPU's context."""
     reasons = []
     advice = f"Install one: {INSTALL}."
     for name, kind in (("pycuda", PycudaMemory), ("cuda-python", CudaPythonMemory)):

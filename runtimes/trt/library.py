@@ -49,12 +49,8 @@ class TensorRT:
 
 
 def find_library(flavour: str) -> TensorRT:
-    """Load one flavour: "tensorrt" or "rtx".
-
-    Raises:
-        BackendUnavailable: it is not installed, or does not load. The message says why and what to
-            install.
-    """
+    """Load one flavour: "tensorrt" or "rtx". If it is not installed or does not load, a
+    BackendUnavailable says why and what to install."""
     return _find_rtx() if flavour == "rtx" else _find_tensorrt()
 
 

@@ -209,13 +209,8 @@ class Contexts:
         return int(engine.device_memory_size if size is None else size)
 
     def make(self, memory: CudaMemory, scratch: Buffer | None, stream: int) -> Any:
-        """Make a context.
-
-        Args:
-            memory: The GPU's memory, asked for what is free if there is not enough.
-            scratch: A buffer of `self.scratch` bytes for the context; None if that is 0.
-            stream: Handle of the stream on which the context is prepared.
-        """
+        """Make a context in a buffer of `self.scratch` bytes, None if that is 0, and prepare it on
+        the stream of this handle. `memory` is asked for what is free if there is not enough."""
         trt, log = self._library.trt, log_of(self._library.trt)
         log.lines.clear()
         if self._config is not None:

@@ -37,7 +37,6 @@ class Trial:
         predictions: Predictions in the counted time.
         expected: Predictions that one face in each camera brings in that time.
         latency_ms: 50th and 95th percentile of `Prediction.latency_ms`.
-        frame_ms: 50th and 95th percentile of the milliseconds to process one frame of each camera.
     """
 
     cameras: int
@@ -46,7 +45,6 @@ class Trial:
     predictions: int
     expected: int
     latency_ms: tuple[float, float]
-    frame_ms: tuple[float, float]
 
     @property
     def held(self) -> bool:
@@ -122,7 +120,7 @@ def play(
     counted = round(max(1, round(seconds / hop_s)) * hop_s * CAMERA_FPS)
     stages = {"detect": 0.0, "crop": 0.0, "model": 0.0}
     latencies: list[float] = []
-    walls: list[float] = []
+    total = 0.0
     with Cameras(engine, names, workers=workers, hop_s=hop_s, **options) as cameras:
         for number in range(warm + counted):
             pictures = {
@@ -135,11 +133,10 @@ def play(
             wall = time.perf_counter() - start
             if number < warm:
                 continue
-            walls.append(wall)
+            total += wall
             after = _spent(cameras)
             stages = {name: stages[name] + after[name] - before[name] for name in stages}
             latencies += [p.latency_ms for each in found.values() for p in each.predictions]
-    total = sum(walls)
     # Looking goes on in several threads at once; its stages share the time that it took.
     looked = stages["detect"] + stages["crop"]
     if workers > 1 and looked:
@@ -153,7 +150,6 @@ def play(
         predictions=len(latencies),
         expected=count * round(counted / CAMERA_FPS / hop_s),
         latency_ms=_two(latencies),
-        frame_ms=_two([1e3 * wall for wall in walls]),
     )
 
 
@@ -161,9 +157,7 @@ def read_frames(source: str, seconds: float) -> tuple[list[np.ndarray], float]:
     """Read the first seconds of a video, and measure the mean milliseconds to decode a frame.
 
     The frames, (H, W, 3) uint8 RGB, are repeated or left out so that they are 1/30 s apart.
-
-    Raises:
-        SourceError: the video cannot be read, or is empty.
+    SourceError if the video cannot be read, or is empty.
     """
     frames: list[np.ndarray] = []
     decoded, spent = 0, 0.0

@@ -58,10 +58,7 @@ class Overhead:
 
 def time_overhead(timed: Timed, seconds: float = 5.0, threads: int | None = None) -> Overhead:
     """Measure an artifact in this process, which should be a fresh one, for at least `seconds`.
-
-    Raises:
-        InferenceError: both calls do not give the same logits.
-    """
+    InferenceError if both calls do not give the same logits."""
     with timed.load(threads) as loaded:
         what, raw, step = _time_both(loaded, seconds)
         difference = np.array(step) - np.array(raw)

@@ -88,16 +88,8 @@ def answer_of(
 
 @contextmanager
 def answering() -> Iterator[Callable[[Any], None]]:
-    """Answer the parent from a child process; an SvfapError in the block is its answer, too.
-
-    >>> with answering() as answer:
-    ...     answer([1, 2])
-    <BLANKLINE>
-    [1, 2]
-
-    Raises:
-        SystemExit: with the error's exit code, after it was reported.
-    """
+    """Give a child process the function that answers its parent. An SvfapError in the block is its
+    answer, too, and ends the process with the error's exit code."""
 
     def answer(content: Any) -> None:
         print("\n" + _json_of(content), flush=True)  # what a library printed may lack its end

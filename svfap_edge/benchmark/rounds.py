@@ -36,11 +36,8 @@ def benchmark(
 ) -> Benchmark:
     """Measure everything that the options ask for.
 
-    Raises:
-        BundleError: no such artifact, or the bundle is damaged.
-        CheckpointError: the checkpoint cannot be opened.
-        BackendUnavailable: nothing can run here.
-        SvfapError: the source cannot be read, or what was named to be compared cannot run.
+    SvfapError if an artifact, the checkpoint or the source cannot be opened, if nothing can run
+    here, or what was named to be compared cannot.
     """
     compared = [_named(bundle, text, options.engine) for text in options.compare]
     wanted, left_out = ([], []) if compared else runnable(bundle, None, options.engine)
@@ -74,11 +71,7 @@ def runnable(
     bundle: Bundle, artifacts: Sequence[str] | None = None, engine: str = "all"
 ) -> tuple[list[Timed], list[LeftOut]]:
     """Find what the installed engines should run, and what they cannot; see `BenchmarkOptions`.
-
-    Raises:
-        BundleError: no such artifact.
-        BackendUnavailable: no engine or provider of that name.
-    """
+    BundleError and BackendUnavailable if there is no artifact, engine or provider of a name."""
     if engine not in ("all", "auto"):
         if engine.partition(":")[0] not in ENGINES:
             raise BackendUnavailable(

@@ -67,11 +67,8 @@ def time_artifacts(
     rounds: int = 3,
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[np.ndarray]:
-    """Time calls with one clip in fresh processes; see `run_apart` for errors.
-
-    Returns:
-        Milliseconds of each call, (rounds * clips,), for each artifact.
-    """
+    """Time calls with one clip in fresh processes; see `run_apart` for errors. Returns the
+    milliseconds of each call, (rounds * clips,), for each artifact."""
     latencies: list[list[float]] = [[] for _ in artifacts]
     for number in range(rounds):
         progress(f"Timing, round {number + 1} of {rounds}")

@@ -47,11 +47,7 @@ def time_training(
     progress: Callable[[str], None] = lambda message: None,
 ) -> list[TrainingSpeed]:
     """Time every variant of every preset: `rounds` processes, each of `steps` steps that count.
-
-    Raises:
-        ConfigError: no preset of that name.
-        InferenceError: a process failed; see `run_apart`.
-    """
+    ConfigError without a preset of that name; see `run_apart` for other errors."""
     from svfap_edge.training.model import PRESETS
 
     for preset in presets:

@@ -89,9 +89,10 @@ def split(text: str | None) -> list[str] | None:
     return [part.strip() for part in text.split(",") if part.strip()]
 
 
-def check_positive(**values: float) -> None:
-    """Raise an SvfapError for an option, named with underscores, that is not finite and above 0."""
+def check_positive(**values: float | None) -> None:
+    """Raise an SvfapError for an option, named with underscores, that is not finite and above 0.
+    None stands for an option that was not given."""
     for name, value in values.items():
-        if not 0 < value < float("inf"):
+        if value is not None and not 0 < value < float("inf"):
             option = name.replace("_", "-")
             raise SvfapError(f"--{option} must be a positive number; got {value:g}.")

@@ -12,20 +12,8 @@ import typer
 
 from svfap_edge.errors import ConfigError, SourceError
 
+from . import options
 from .console import console, count, print_json, progress, reporting, stopping_cleanly, warn
-from .options import (
-    ArtifactName,
-    BundleOption,
-    DetectEvery,
-    DetectorName,
-    EngineName,
-    FaceModel,
-    Hop,
-    Json,
-    Mode,
-    Threads,
-    check_positive,
-)
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -46,13 +34,13 @@ def run(
             "named after itself or as NAME=SOURCE.",
         ),
     ],
-    bundle: BundleOption = None,
-    artifact: ArtifactName = None,
-    engine: EngineName = "auto",
-    detector: DetectorName = "auto",
-    face_model: FaceModel = None,
-    hop: Hop = 0.5,
-    detect_every: DetectEvery = 1,
+    bundle: options.BundleOption = None,
+    artifact: options.ArtifactName = None,
+    engine: options.EngineName = "auto",
+    detector: options.DetectorName = "auto",
+    face_model: options.FaceModel = None,
+    hop: options.Hop = 0.5,
+    detect_every: options.DetectEvery = 1,
     smooth: Annotated[
         float,
         typer.Option(
@@ -93,8 +81,8 @@ def run(
             help="Open a URL again when it gave no frame for this long; by default 5.",
         ),
     ] = None,
-    threads: Threads = None,
-    mode: Mode = "latency",
+    threads: options.Threads = None,
+    mode: options.Mode = "latency",
     jsonl: Annotated[
         str | None, typer.Option(help="Write JSON lines to this file; - is standard output.")
     ] = None,
@@ -109,7 +97,7 @@ def run(
         Path | None,
         typer.Option(help="Write a timeline picture (.png); {camera} works as in --video."),
     ] = None,
-    as_json: Json = False,
+    as_json: options.Json = False,
 ) -> None:
     """Report what faces in videos or cameras express.
 
@@ -119,8 +107,7 @@ def run(
     svfap-edge run talk.mp4 --jsonl talk.jsonl --video talk-faces.mp4 --plot talk.png
     """
     with reporting(as_json):
-        given = {"seconds": seconds, "budget": budget}
-        check_positive(**{name: value for name, value in given.items() if value is not None})
+        options.check_positive(seconds=seconds, budget=budget, read_timeout=read_timeout)
         live = _live_settings(wait, read_timeout)
         if as_json and jsonl == "-":
             raise ConfigError("--json and --jsonl - both write standard output; choose one.")
@@ -134,14 +121,14 @@ def run(
         from svfap_edge.sources.opening import open_source, open_sources
 
         check_detector(detector)
-        options = {
+        settings = {
             "hop_s": hop,
             "detect_every": detect_every,
             "smoothing_s": smooth,
             "budget_s": None if budget is None else budget / 1e3,
             "max_people": max_people or MAX_PEOPLE,
         }
-        ViewSettings(**options)  # type: ignore[arg-type]  # refuses bad values before the work
+        ViewSettings(**settings)  # type: ignore[arg-type]  # refuses bad values before the work
         addresses = name_sources(sources)
         named = len(sources) > 1 or split_name(sources[0])[0] is not None
         names = list(addresses)
@@ -171,7 +158,7 @@ def run(
             summary = run_sources(
                 opened if named else opened[names[0]], loaded, sinks,
                 seconds=seconds, progress=report, warn=warn, failed=failed,
-                detector=detector, face_model=face_model, **options,
+                detector=detector, face_model=face_model, **settings,
             )  # fmt: skip
         if as_json:
             print_json(summary.to_json())
@@ -187,10 +174,7 @@ def _live_settings(wait: float, read_timeout: float | None) -> LiveSettings:
     if not wait >= 0:
         raise ConfigError(f"--wait must be 0 or more seconds; got {wait:g}.")
     settings = LiveSettings(wait_for_first=wait > 0, first_s=wait if 0 < wait < math.inf else None)
-    if read_timeout is None:
-        return settings
-    check_positive(read_timeout=read_timeout)
-    return replace(settings, read_timeout_s=read_timeout)
+    return settings if read_timeout is None else replace(settings, read_timeout_s=read_timeout)
 
 
 def _written(jsonl: str | None, videos: dict[str, Path], plots: dict[str, Path]) -> dict[str, Path]:

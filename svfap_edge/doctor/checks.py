@@ -8,7 +8,6 @@ import platform
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from svfap_edge.machine import (
     cpu_name,
     free_memory_bytes,
     usable_cores,
+    version_of,
 )
 
 State = Literal["ok", "missing", "broken", "note"]
@@ -72,14 +72,6 @@ class Check:
 def broken(group: str, name: str, problem: object, advice: str) -> Check:
     """The finding for what is there and does not work, with its error on one line."""
     return Check(group, name, "broken", " ".join(str(problem).split())[:400], advice)
-
-
-def version_of(distribution: str) -> str:
-    """Version of an installed distribution; empty if it is not installed."""
-    try:
-        return version(distribution)
-    except PackageNotFoundError:
-        return ""
 
 
 def check_software() -> Iterator[Check]:

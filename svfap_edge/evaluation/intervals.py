@@ -34,18 +34,8 @@ def resampled_uar_war(
     class of very few items then widens the interval of UAR as it should, and a resample in which a
     class is missing is averaged over the others.
 
-    Args:
-        targets: (n,) int.
-        correct: (n, S) bool, a column for each system.
-        classes: C.
-        resamples: R.
-        seed: The same seed gives the same draws.
-
-    Returns:
-        (R, 2, S): UAR, WAR.
-
-    Raises:
-        ValueError: the lengths differ, or there are no items.
+    `targets` is (n,) int below `classes`, `correct` (n, S) bool with a column for each system. The
+    result is (R, 2, S): UAR, WAR of R resamples. ValueError if the lengths differ or are 0.
     """
     n, systems = correct.shape
     if n == 0 or len(targets) != n:
@@ -68,16 +58,8 @@ def resampled_agreement(targets: np.ndarray, scores: np.ndarray, span: float = 1
     All three follow from six moments, so a resample costs one row of a matrix product. The same n
     gives the same items: call it once for each system and subtract to compare in pairs.
 
-    Args:
-        targets: (n, L).
-        scores: (n, L).
-        span: Range of the values, as for `metrics.one_minus_mae`.
-
-    Returns:
-        (R, 3) in the order of `AGREEMENT`.
-
-    Raises:
-        ValueError: the shapes differ, or there are no items.
+    Targets and scores are (n, L), `span` is as for `metrics.one_minus_mae`. The result is (R, 3) in
+    the order of `AGREEMENT`. ValueError if the shapes differ, or there are no items.
     """
     if targets.shape != scores.shape or targets.ndim != 2 or not len(targets):
         raise ValueError(f"Expected two equal (n, L); got {targets.shape} and {scores.shape}.")

@@ -6,17 +6,13 @@ import numpy as np
 
 
 def assign(costs: np.ndarray, unmatched: float) -> list[tuple[int, int]]:
-    """Pairs of rows and columns with the least sum, where leaving a row out costs `unmatched`.
+    """Pairs (row, column) with the least sum of costs, in the order of the rows.
+
+    Costs, (rows, columns), are infinite where a pair is impossible. Leaving a row out costs
+    `unmatched`, and a pair that costs more than this is never made.
 
     The Hungarian method by shortest augmenting paths (Kuhn 1955; Jonker and Volgenant 1987): each
     row in turn gets a column, and rows that came before move over where that is cheaper in all.
-
-    Args:
-        costs: (rows, columns); infinite where a pair is impossible.
-        unmatched: A pair that costs more than this is never made.
-
-    Returns:
-        (row, column) in the order of the rows; each at most once.
     """
     rows, columns = costs.shape
     if not rows or not columns:

@@ -34,13 +34,8 @@ class Budget:
     """
 
     def __init__(self, budget_s: float | None, detect_every: int, predict_s: float) -> None:
-        """
-        Args:
-            budget_s: Seconds that a frame may take on average; None for any time, which keeps
-                level 0.
-            detect_every: Frames between searches at level 0.
-            predict_s: The interval between searches is not made longer than this.
-        """
+        """`budget_s` is None for any time, which keeps level 0. `detect_every` counts the frames
+        between searches at level 0, whose interval is not made longer than `predict_s` seconds."""
         self.budget_s = math.inf if budget_s is None else budget_s
         self.level = 0
         self.holds = True
@@ -82,13 +77,8 @@ class Budget:
     ) -> bool:
         """Count a frame, and return whether the level changed.
 
-        Args:
-            timestamp_s: Capture time of the frame in seconds.
-            detect_s: Seconds that a search for faces took; None if there was none.
-            crop_s: Seconds that cropping took.
-            model_s: Seconds that the model took.
-            clips: Number of clips that the model ran.
-            rate: Clips a second that are wanted at level 0.
+        The times are what searching for faces (None if it was not done), cropping, and the model
+        with its `clips` took. `rate` is the number of clips a second that are wanted at level 0.
         """
         if self._last_s is not None:
             self._spacing.add(timestamp_s - self._last_s, timestamp_s)

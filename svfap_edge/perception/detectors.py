@@ -69,14 +69,9 @@ class Box:
 
 
 def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = None) -> np.ndarray:
-    """Cut a square around a face; beyond the frame, its border pixels are repeated.
-
-    Args:
-        frame: (H, W, 3) uint8.
-        box: The face.
-        margin: Side of the square beyond the longer side of the box, as a share of it.
-        size: Resize to (size, size, 3); None keeps the pixels.
-    """
+    """Cut a square around a face from a frame, (H, W, 3) uint8, whose border pixels are repeated
+    beyond it. `margin` is how much longer than the longer side of the box the square is, as a share
+    of it. The square is resized to (size, size, 3), or keeps its pixels if `size` is None."""
     side = max(2, round(box.side * (1 + margin)))
     x = round(box.center[0] - side / 2)
     y = round(box.center[1] - side / 2)

@@ -102,11 +102,8 @@ class Tracker:
         return any(track.number == 0 for track in self._tracks)
 
     def update(self, boxes: list[Box], timestamp_s: float) -> tuple[list[Track], list[Track]]:
-        """Take the detections of one frame.
-
-        Returns:
-            (people, gone): confirmed tracks, visible or not; and those forgotten just now.
-        """
+        """Take the detections of one frame. Returns (people, gone): confirmed tracks, visible or
+        not, and those forgotten just now."""
         gone = self._forget(timestamp_s)
         costs = np.array([[t.cost(box, timestamp_s) for box in boxes] for t in self._tracks])
         costs = costs.reshape(len(self._tracks), len(boxes))
@@ -165,7 +162,7 @@ class Tracker:
         size = box if elapsed > 0.5 else track.box.blended(box, 0.5)
         smooth = _centered(size, motion.x, motion.y)
         if smooth.iou(box) < 0.6:
-            motion.jump(*box.center)
+            motion.x, motion.y = box.center  # the velocity stays
             smooth = box
         track.box = smooth
         track.seen_s = timestamp_s
@@ -247,10 +244,6 @@ class Motion:
         self._place, self._both = (1 - here) * place, (1 - here) * both
         self._speed = speed - gain * both
         self.time_s = time_s
-
-    def jump(self, x: float, y: float) -> None:
-        """Put the center where it was measured; the velocity stays."""
-        self.x, self.y = x, y
 
     def _forward(self, elapsed: float, side: float) -> tuple[float, float, float]:
         """The covariance after so many seconds without a detection."""

@@ -19,20 +19,13 @@ MAX_KEPT = 1_000
 
 @dataclass
 class PersonHistory:
-    """What is kept of one person.
-
-    Attributes:
-        count: Predictions so far, of which every `History.every`-th is kept.
-        predictions: Those kept.
-        unsure: Intervals (since, until) in which the stream was not valid, so far as kept.
-        since_s: Since when it is not; None if it is valid.
-        ended: Whether the person left.
-    """
+    """What is kept of one person: of `count` predictions every `History.every`-th, and the
+    intervals in which the stream was not valid. `ended` says that the person left."""
 
     count: int = 0
     predictions: list[Prediction] = field(default_factory=list)
-    unsure: list[tuple[float, float]] = field(default_factory=list)
-    since_s: float | None = 0.0
+    unsure: list[tuple[float, float]] = field(default_factory=list)  # (since, until) in seconds
+    since_s: float | None = 0.0  # since when the stream is not valid; None while it is
     ended: bool = False
 
 

@@ -36,16 +36,8 @@ class OverlayVideo(Sink):
     def __init__(
         self, path: Path, task: Task, fps: float | None = None, *, camera: str | None = None
     ) -> None:
-        """
-        Args:
-            path: The MP4 to write.
-            task: Gives the order and the range of the bars.
-            fps: Frame rate of the video; None for 25.
-            camera: Name of the camera; None where there is only one.
-
-        Raises:
-            SourceError: the file cannot be written.
-        """
+        """The task gives the order and the range of the bars. `fps` None stands for 25; `camera` is
+        None where there is only one. SourceError if the file cannot be written."""
         check_writable(path)
         self.camera = camera
         self._path = path

@@ -13,15 +13,10 @@ from svfap_edge.sources.files import TIMESTAMPS
 
 
 def check_outputs(outputs: Mapping[str, Path], inputs: Iterable[str]) -> None:
-    """Refuse outputs that would destroy an input or each other. Opens nothing.
+    """Refuse outputs, by the option that names them, that would destroy an input or each other.
 
-    Args:
-        outputs: Paths by the option that names them. Devices and pipes are let pass.
-        inputs: Files, folders of images, or anything else, which is no matter.
-
-    Raises:
-        SourceError: an output is an input, lies as an image in a folder that is read, or is
-            another output.
+    SourceError if an output is an input, lies as an image in a folder that is read, or is another
+    output. Devices and pipes are let pass; nothing is opened.
     """
     written = {option: path for option, path in outputs.items() if not _is_device(path)}
     for (one, path), (other, second) in combinations(written.items(), 2):

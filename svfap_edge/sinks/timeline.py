@@ -34,17 +34,9 @@ class Timeline(Sink):
     fewer and fewer of each time, so that memory stays bounded; see `History`."""
 
     def __init__(self, path: Path, task: Task, title: str, *, camera: str | None = None) -> None:
-        """
-        Args:
-            path: The PNG to write.
-            task: Gives the order and the range of the scores.
-            title: Title of the picture.
-            camera: Name of the camera; None where there is only one.
-
-        Raises:
-            DependencyMissing: matplotlib is not installed.
-            SourceError: the file cannot be written.
-        """
+        """The task gives the order and the range of the scores; `camera` is None where there is
+        only one. DependencyMissing without matplotlib; SourceError if the file cannot be
+        written."""
         try:
             import matplotlib  # noqa: F401
         except ImportError as error:

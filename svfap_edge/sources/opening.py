@@ -102,9 +102,7 @@ def open_sources(
     A source that cannot be opened does not keep the others from running.
 
     Args:
-        addresses: What to open, by name; see `open_source`.
-        fps: Frames a second of folders of images; see `open_source`.
-        live: Timeouts and patience of live sources; see `open_source`.
+        addresses: What to open, by name; `fps` and `live` are for all. See `open_source`.
         warn: Called once for each source that cannot be opened, with its name and the reason.
 
     Returns:

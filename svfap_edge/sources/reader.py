@@ -65,10 +65,7 @@ class LiveSettings:
     first_s: float | None = None
 
     def __post_init__(self) -> None:
-        """
-        Raises:
-            ConfigError: a value is out of its range.
-        """
+        """ConfigError if a value is out of its range."""
         seconds = "a positive number of seconds"
         for name in ("connect_timeout_s", "read_timeout_s", "missing_s", "backoff_s"):
             value = getattr(self, name)

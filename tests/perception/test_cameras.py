@@ -282,7 +282,7 @@ def test_capacity_is_the_most_that_is_held(engine: Engine, monkeypatch: pytest.M
         from svfap_edge.benchmark.capacity import Trial
 
         tried.append(count)
-        return Trial(count, count / 5.5, {"model": 1.0}, 1, 1, (1, 1), (1, 1))
+        return Trial(count, count / 5.5, {"model": 1.0}, 1, 1, (1, 1))
 
     monkeypatch.setattr("svfap_edge.benchmark.capacity.play", of)
     found = find_capacity(engine, [scene()])
