@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -201,6 +201,10 @@ def _sinks(
     from svfap_edge.sinks.jsonl import JsonLines
 
     sinks: list[Sink] = []
+    if len(videos) > 1 or len(plots) > 1:
+        for path in (*videos.values(), *plots.values()):
+            with suppress(OSError):  # the sink then says that there is no folder
+                path.parent.mkdir(exist_ok=True)
     for name, source in opened.items():
         if videos:
             from svfap_edge.sinks.overlay import OverlayVideo

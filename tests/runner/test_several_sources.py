@@ -157,17 +157,17 @@ def test_each_camera_has_its_video_and_picture(bundle: Bundle, tmp_path: Path) -
     sources = [f"{name}={tmp_path / name}" for name in ("dark", "light")]
     outputs = ["--jsonl", tmp_path / "all.jsonl"]
     for option, suffix in (("--video", "mp4"), ("--plot", "png")):
-        outputs += [option, tmp_path / f"of-{{camera}}.{suffix}"]
+        outputs += [option, tmp_path / "out" / f"of-{{camera}}.{suffix}"]
     options = ("--bundle", bundle.path, "--detector", "none")
     result = call("run", *sources, *outputs, *options)
     assert result.exit_code == 0, result.output
     for name, level in (("dark", 60), ("light", 200)):
-        capture = cv2.VideoCapture(str(tmp_path / f"of-{name}.mp4"))
+        capture = cv2.VideoCapture(str(tmp_path / "out" / f"of-{name}.mp4"))
         assert capture.get(cv2.CAP_PROP_FRAME_COUNT) == 30
         _, image = capture.read()
         assert abs(float(np.median(image)) - level) < 8
-        assert cv2.imread(str(tmp_path / f"of-{name}.png")) is not None
-        assert f"wrote {tmp_path / f'of-{name}.mp4'}" in result.output
+        assert cv2.imread(str(tmp_path / "out" / f"of-{name}.png")) is not None
+        assert f"wrote {tmp_path / 'out' / f'of-{name}.mp4'}" in result.output
         boxes = [line["box"] for line in lines_of(tmp_path / "all.jsonl", name) if "box" in line]
         assert boxes and boxes[0] == {"x": 0.0, "y": 0.0, "width": 640.0, "height": 360.0}
     one = call("run", tmp_path / "dark", "--video", tmp_path / "{camera}-alone.mp4", *options)
