@@ -18,7 +18,7 @@ class People:
     """Streams by the number of the person's track.
 
     Attributes:
-        given: Identities so far.
+        given: Number of names given so far.
     """
 
     def __init__(self, engine: Engine, prefix: str, **options: float) -> None:
@@ -27,7 +27,7 @@ class People:
         self._engine, self._prefix, self._options = engine, prefix, options
         self._streams: dict[int, Stream] = {}
         self._latest: dict[int, Prediction] = {}
-        self._told: dict[str, State] = {}
+        self._reported: dict[str, State] = {}
         self._missed = 0  # by those who left
         self._shift = 0  # from a track's number to the one in the name, see `_open`
 
@@ -51,21 +51,21 @@ class People:
 
     @property
     def numbers(self) -> list[int]:
-        """Of those who are present."""
+        """Track numbers of the people who are present."""
         return list(self._streams)
 
     @property
     def valid(self) -> int:
-        """How many are being predicted."""
+        """Number of people who are being predicted."""
         return sum(stream.state == "valid" for stream in self._streams.values())
 
     @property
     def missed(self) -> int:
-        """Clips that were due and replaced by newer ones."""
+        """Number of clips that were due and replaced by newer ones."""
         return self._missed + sum(stream.missed for stream in self._streams.values())
 
     def waiting(self) -> list[Stream]:
-        """Streams with a clip that is ready; whose last prediction is the oldest first."""
+        """Streams with a clip that is ready; the one whose last prediction is oldest comes first."""
         ready = [(number, stream) for number, stream in self._streams.items() if stream.ready]
 
         def newest(item: tuple[int, Stream]) -> float:
@@ -83,7 +83,7 @@ class People:
         return kept
 
     def shown(self, tracks: Iterable[Track]) -> tuple[Person, ...]:
-        """Those of the tracks who have a stream."""
+        """The people who have a stream, as the tracks show them."""
         return tuple(
             Person(
                 name=stream.name,
@@ -97,34 +97,35 @@ class People:
         )
 
     def changes(self, timestamp_s: float) -> list[StateChange]:
-        """States entered since the last call."""
+        """Changes of state since the last call."""
         changes = []
         for stream in self._streams.values():
-            if self._told.get(stream.name) != stream.state:
-                self._told[stream.name] = stream.state
+            if self._reported.get(stream.name) != stream.state:
+                self._reported[stream.name] = stream.state
                 changes.append(StateChange(stream.name, stream.state, timestamp_s))
         return changes
 
     def end(self, numbers: Iterable[int], timestamp_s: float) -> list[StateChange]:
-        """These have left."""
+        """Close the streams of people who have left, and return that change of their states."""
         changes = []
         for number in numbers:
             stream = self._streams.pop(number)
             self._missed += stream.missed
             self._latest.pop(number, None)
-            self._told.pop(stream.name, None)
+            self._reported.pop(stream.name, None)
             stream.close()
             changes.append(StateChange(stream.name, "ended", timestamp_s))
         return changes
 
     def set_hop(self, hop_s: float) -> None:
-        """Seconds between predictions, of everyone and of those who come."""
+        """Set the seconds between predictions, for everyone and for people who come later."""
         self._options["hop_s"] = hop_s
         for stream in self._streams.values():
             stream.set_hop(hop_s)
 
     def forget_predictions(self) -> None:
-        """After a failure of the engine: older predictions must not pass for the newest frame's."""
+        """Forget everyone's newest prediction, so that after a failure of the engine it does not pass
+        for one of the newest frame."""
         self._latest.clear()
 
     def mark_stale(self) -> None:

@@ -18,10 +18,10 @@ MAX_COST = 16.0
 seen in every frame is expected."""
 
 REACH = 1.5
-"""Nor does a face continue a track that is expected more than so many box sides away."""
+"""A face continues no track that is expected more than this many box sides away."""
 
 AMBIGUITY = 2.0
-"""Two tracks that claim one detection with costs closer than this cannot be told apart: one is
+"""Two tracks that claim one detection with costs closer than this may be either's: one is
 less than e times as likely as the other."""
 
 MAX_PEOPLE = 32
@@ -53,7 +53,7 @@ class Track:
         self.motion = Motion(*self.box.center, self.box.side, self.seen_s)
 
     def expected(self, timestamp_s: float) -> Box:
-        """Where the face should be by now."""
+        """The box in which the face should be at a time."""
         return _centered(self.box, *self.motion.at(timestamp_s))
 
     def cost(self, box: Box, timestamp_s: float) -> float:
@@ -75,7 +75,7 @@ class Tracker:
     """Gives each face an identity that lasts while it is seen, and `forget_s` longer.
 
     All detections of a frame are given to all tracks at once, so that the sum of the costs is the
-    least: two people who cross keep their own as long as their motion or size tells them apart.
+    least: two people who cross keep their own as long as their motion or size differs.
     Where one hides the other and the detection may be either's, it is nobody's for cropping:
     `visible` is False for both until it is clear.
 
@@ -132,7 +132,7 @@ class Tracker:
         return self._people(), gone
 
     def predict(self, timestamp_s: float, longest_s: float) -> tuple[list[Track], list[Track]]:
-        """As `update`, for a frame that was not searched: the boxes move on by themselves. A face
+        """Do as `update` for a frame that was not searched: the boxes move on by themselves. A face
         not detected for longer than `longest_s` is not visible."""
         gone = self._forget(timestamp_s)
         for track in self._tracks:
@@ -201,7 +201,7 @@ START_SPEED = 5.0
 
 
 COAST_S = 0.5
-"""A face not seen goes on at its speed for so long, and then is thought to have stopped."""
+"""Seconds for which a face that is not seen goes on at its speed; then it has stopped."""
 
 
 class Motion:
@@ -228,7 +228,7 @@ class Motion:
         return self.x + self.vx * ahead, self.y + self.vy * ahead
 
     def variance(self, time_s: float, side: float) -> float:
-        """Of a detection at that time around the expected center, in pixels^2, each axis."""
+        """Variance of a detection around the expected center, in pixels^2 on each axis."""
         return self._forward(time_s - self.time_s, side)[0] + (JITTER * side) ** 2
 
     def measure(self, x: float, y: float, side: float, time_s: float) -> None:
@@ -246,7 +246,7 @@ class Motion:
         self.time_s = time_s
 
     def _forward(self, elapsed: float, side: float) -> tuple[float, float, float]:
-        """The covariance after so many seconds without a detection."""
+        """The covariance after `elapsed` seconds without a detection."""
         noise = AGILITY * side**2
         place = self._place + 2 * elapsed * self._both + elapsed**2 * self._speed
         return (

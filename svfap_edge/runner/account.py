@@ -20,7 +20,7 @@ UNNAMED = ""
 """Name of the camera where the run has one source without a name; see `Cameras`."""
 
 MAX_FAILURES, FAILING_S = 3, 5.0
-"""The run ends when the engine fails so many times in a row and for so many seconds."""
+"""The run ends when the engine failed this many times in a row, over this many seconds."""
 
 
 @dataclass

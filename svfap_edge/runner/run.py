@@ -51,7 +51,7 @@ def run(
             without a name "person-1" and so on. Sources are closed as they end.
         engine: The loaded model. Closed by the caller.
         sinks: Where results go. Closed here, whatever happens.
-        seconds: Stop a source when so many seconds of its time have passed since its first frame.
+        seconds: Stop a source when this many seconds of its time have passed since its first frame.
         progress: Called again and again with (frames so far, frames expected or None).
         warn: Takes failures, and warnings of live sources, as they come.
         failed: Why further sources could not be opened, by name; for the summary.

@@ -34,7 +34,7 @@ class History:
 
     Attributes:
         people: By name.
-        every: Every so many predictions of a person one is kept.
+        every: One of this many predictions of a person is kept.
         forgotten: People with predictions who are not kept any more.
     """
 

@@ -106,6 +106,7 @@ class JsonLines(Sink):
 
 
 def _give_up_stdout() -> None:
-    """What waits in its buffer would fail again, and be told again, when Python exits."""
+    """Send what waits in the buffer of standard output nowhere: it would fail again, with a second
+    message, when Python exits."""
     with suppress(OSError, ValueError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -26,7 +26,7 @@ MIN_HEIGHT = 360
 
 MAX_REPEAT_S = 10.0
 """A time without frames is shown for so long at most; the rest of it is cut out of the video,
-whether a gap was told or the clock jumped."""
+whether the source reported a gap or the clock jumped."""
 
 
 class OverlayVideo(Sink):
