@@ -65,7 +65,7 @@ class People:
         return self._missed + sum(stream.missed for stream in self._streams.values())
 
     def waiting(self) -> list[Stream]:
-        """Streams with a clip that is ready; the one whose last prediction is oldest comes first."""
+        """Streams with a clip that is ready, the one with the oldest last prediction first."""
         ready = [(number, stream) for number, stream in self._streams.items() if stream.ready]
 
         def newest(item: tuple[int, Stream]) -> float:
@@ -124,8 +124,8 @@ class People:
             stream.set_hop(hop_s)
 
     def forget_predictions(self) -> None:
-        """Forget everyone's newest prediction, so that after a failure of the engine it does not pass
-        for one of the newest frame."""
+        """Forget everyone's newest prediction, so that after a failure of the engine it does not
+        pass for one of the newest frame."""
         self._latest.clear()
 
     def mark_stale(self) -> None:
