@@ -9,15 +9,15 @@ from msgspec import Meta
 
 from svfap_edge.training.clips.augment import AugmentSettings
 from svfap_edge.training.clips.mixing import FramingSettings, MixSettings
-
-# `config.load_config` checks the ranges.
-Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
-NotNegative = Annotated[float, Meta(ge=0, description="a number that is not negative")]
-Share = Annotated[float, Meta(ge=0, le=1, description="a number in 0..1")]
-BelowOne = Annotated[float, Meta(ge=0, lt=1, description="a number in 0..1, below 1")]
-PositiveShare = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
-Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
-NotNegativeWhole = Annotated[int, Meta(ge=0, description="a whole number that is not negative")]
+from svfap_edge.training.config import (
+    BelowOne,
+    Count,
+    NotNegative,
+    NotNegativeWhole,
+    Positive,
+    PositiveShare,
+    Share,
+)
 
 
 @dataclass(frozen=True)

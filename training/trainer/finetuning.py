@@ -20,7 +20,7 @@ from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips.mixing import mix, soft_targets, zoomed_out
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.protocols import EvaluationClips, StreamedClips, Views, figures, run_list
+from svfap_edge.training.protocols import EvaluationClips, figures, run_list
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 
 from .objective import Objective, open_lists
@@ -127,14 +127,12 @@ class Finetuning(Objective):
         self, fabric: Fabric, model: nn.Module, clips: LabelledClips, streaming: bool = False
     ) -> dict[str, Any]:
         """Metrics of a list by the published or by the streaming protocol; see `protocols`."""
-        dataset: EvaluationClips = Views(clips, self.config.size)
-        if streaming:
-            span_s = self.config.frames * self.task.spacing_s
-            dataset = StreamedClips(clips, ClipSpec(self.config.frames, span_s, self.config.size))
+        span_s = self.config.frames * self.task.spacing_s
+        spec = ClipSpec(self.config.frames, span_s, self.config.size)
         outputs = run_list(
             fabric,
             model,
-            dataset,
+            EvaluationClips(clips, spec, streaming),
             len(clips),
             self.task,
             batch=self.settings.optim.batch,
