@@ -106,10 +106,6 @@ def run_list(
         count: Number n of items.
         batch: Greatest number of clips given to the model at once.
         failed: Counts what this process cannot read; by default up to 1 % of the items.
-
-    Raises:
-        SourceError: more items than the limit cannot be read.
-        TrainingError: an output is no number.
     """
     model.eval()
     failed = failed or Unreadable(count)
@@ -208,9 +204,6 @@ MOST_CLIPS = 240  # of one recording: two minutes of it
 def streamed_clips(path: Path, spec: ClipSpec, hop_s: float = HOP_S) -> list[SampledClip]:
     """The clips of a recording that a stream with default coverage would predict, at most
     `MOST_CLIPS`. A recording too short for one gives its last frames, the missing slots repeated.
-
-    Raises:
-        SourceError: the recording cannot be read, or holds no frame.
     """
     buffer, schedule = FrameBuffer(spec), ClipSchedule(HopGrid(), hop_s)
     found: list[SampledClip] = []

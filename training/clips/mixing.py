@@ -106,8 +106,7 @@ def zoomed_out(clips: Tensor, rng: np.random.Generator, settings: FramingSetting
     """Clips (B, C, T, S, S), some of which are shrunk and moved off the middle.
 
     All frames of a clip move alike. The rest of the square repeats the border, as `crop_face` fills
-    a crop that reaches beyond the frame. The probability does not depend on the label: if only the
-    pictures of some labels had such borders, the model would learn them as a sign of these labels.
+    a crop that reaches beyond the frame.
     """
     if not settings.zoom_out:
         return clips

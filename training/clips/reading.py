@@ -224,18 +224,14 @@ class Unreadable:
         return max(int(self.share * self.total), min(10, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:
-        """Count an item, and name it on standard error if it is new.
-
-        Raises:
-            SourceError: more items than the limit cannot be read; the first five are named.
-        """
+        """Count an item, name it on standard error if it is new, and check the limit."""
         if error.path not in self.reasons:
             print(f"Left out: {error}", file=sys.stderr, flush=True)
             self.reasons[error.path] = error.reason
         self.check()
 
     def check(self) -> None:
-        """Raise SourceError if more items than the limit cannot be read."""
+        """Raise SourceError, which names the first five, if more items than the limit are here."""
         if len(self.reasons) > self.limit:
             raise SourceError(
                 f"{len(self.reasons)} of {self.total} items cannot be read, more than the limit "

@@ -84,17 +84,10 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold of a data set, as it is on disk.
-
-    Attributes:
-        data: The data set.
-        labels: Output order.
-        number: Number of the fold, from 1.
-        release: The clips.
-    """
+    """One fold of a data set, as it is on disk; its number starts at 1."""
 
     data: DataSet
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # in the order of the outputs
     number: int
     release: Release
 

@@ -69,11 +69,7 @@ class Place:
 
 
 def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
-    """Make the folder of a run and remove what a killed run left half written.
-
-    Raises:
-        ConfigError: there is nothing to resume, or the folder holds another run.
-    """
+    """Make the folder of a run and remove what a killed run left half written."""
     there = folder / RESUME
     if resume and not there.is_file():
         raise ConfigError(f"Nothing to resume: '{there}' does not exist.")
@@ -119,10 +115,7 @@ class Training:
     def to_the_end(self) -> None:
         """Train to the last epoch; write `resume.pth`, `best.pth`, `final.pth`, `history.jsonl`.
 
-        Raises:
-            TrainingError: the loss is not a number any more, or a checkpoint cannot be written;
-                the last resume checkpoint is intact.
-            SourceError: more files than the limit cannot be read.
+        Whatever goes wrong, the last resume checkpoint is intact.
         """
         logs = self.run.tensorboard and self.fabric.is_global_zero
         self.progress = Progress(self.folder if logs else None)

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.augment import AugmentSettings, augment
-from svfap_edge.training.clips.epochs import epoch_order, epoch_position, generator
+from svfap_edge.training.clips.epochs import epoch_order, generator
 from svfap_edge.training.clips.reading import LabelledClips, Sampling, Unreadable
 from svfap_edge.training.config import to_table
 from svfap_edge.training.model import TPSBTConfig
@@ -74,13 +74,7 @@ def open_lists(
     required: Sequence[str],
     optional: Sequence[str],
 ) -> dict[str, LabelledClips]:
-    """The lists of the settings by name, without items whose labels are ignored.
-
-    Raises:
-        ConfigError: a required list is not named, or an ignored label is neither in the task nor in
-            any list.
-        SourceError: `LabelledClips` refuses a list, or too many of its files are missing.
-    """
+    """The lists of the settings by name, without items whose labels are ignored."""
     lists = {}
     for name in (*required, *optional):
         path = getattr(data, name)
@@ -179,12 +173,12 @@ class Objective(ABC):
 
     def keys(self, epoch: int, rank: int, world: int) -> list[Key]:
         """What one process reads in an epoch, in order; every process reads equally many."""
-        data, shard = self.settings.data, (rank, world)
+        data = self.settings.data
         order = epoch_order(
             self.train.targets, self.settings.run.seed, epoch,
-            balance=data.balance, repeats=data.repeats, shard=shard,
+            balance=data.balance, repeats=data.repeats, shard=(rank, world),
         )  # fmt: skip
-        return [(epoch, epoch_position(i, shard), int(item)) for i, item in enumerate(order)]
+        return [(epoch, rank + i * world, int(item)) for i, item in enumerate(order)]
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
         """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight."""
