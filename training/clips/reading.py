@@ -149,6 +149,8 @@ class LabelledClips:
         path, sampling = self.items[index].path, self.sampling
         if path.is_dir():
             return _read_folder(path, sampling, rng, view)
+        if not path.is_file():
+            raise UnreadableClip(str(path), "no such file")
         if is_image(path):
             image = _read_image(path)
             return np.broadcast_to(image, (sampling.frames, *image.shape))
@@ -183,8 +185,6 @@ def _read_folder(
 
 
 def _read_image(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise UnreadableClip(str(path), "no such file")
     try:
         return read_image(path)
     except SourceError as error:

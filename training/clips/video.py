@@ -24,8 +24,6 @@ LEAST_SHARE = 0.98  # of the promised frames and time; with less a video counts 
 
 def read_video(path: Path, choose: Choice) -> np.ndarray:
     """(T, H, W, 3) uint8 RGB of the frames that `choose` picks."""
-    if not path.is_file():
-        raise UnreadableClip(str(path), "no such file")
     try:
         import av
     except ImportError:

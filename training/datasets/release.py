@@ -38,17 +38,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Release:
-    """What a finder found.
-
-    Attributes:
-        clips: Clips on disk.
-        missing: Names of officially listed clips that are not on disk.
-        notes: What a user should know about the release, in sentences.
-    """
+    """What a finder found."""
 
     clips: tuple[Found, ...]
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # names of officially listed clips that are not on disk
+    notes: tuple[str, ...] = ()  # sentences about what a user should know
 
     @property
     def missing_shown(self) -> str:

@@ -14,9 +14,8 @@ moving average of the weights:
    the model of phase 2 to the middle frame, without the borders that are put around faces. The
    later stages start as the identity on a temporal average; the stem is not trained any more.
 
-Faces are learned in grey, because in the photographs this was written for, colour gives away the
-source and thereby the label. Afterwards the weights are folded so that RGB input is read as
-luminance, and the last layer is scaled so that the probabilities fit `val`.
+Faces are learned in grey. Afterwards the weights are folded so that RGB input is read as luminance,
+and the last layer is scaled so that the probabilities fit `val`.
 
 Each phase leaves its weights beside the output (`lite-faces.stem` and so on); a run that was
 stopped goes on after the last finished phase.
@@ -62,8 +61,7 @@ def make(
 ) -> dict[str, Tensor]:
     """Train all phases that have not been finished before, and return weights for RGB input.
 
-    The probabilities are fitted to `val`. Each phase trains for the minutes of its name, and its
-    weights are saved beside `output`. The model must have a stem.
+    Each phase trains for the minutes of its name. The model must have a stem.
     """
     size = config.size
 

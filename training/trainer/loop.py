@@ -103,6 +103,9 @@ class Training:
             raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
         self.average = self._copy() if self.optim.average else None
         self.gathered = self._copy() if is_sharded else None
+        # Whole in each process, and not wrapped by the strategy, because the processes need not
+        # evaluate equally many clips.
+        self.evaluated: nn.Module = self.average or self.gathered or objective.model
         self.model: Any = fabric.setup_module(objective.model)
         self.optimizer: Any = fabric.setup_optimizers(
             build_optimizer(self.model, groups, self.optim)
@@ -176,12 +179,6 @@ class Training:
             lines = "".join(json_text(r) + "\n" for r in place.history)
             write_text_atomically(self.folder / HISTORY, lines)
         self.progress.row(row)
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The model that is evaluated: whole in each process, and not wrapped by the strategy,
-        because the processes need not evaluate equally many clips."""
-        return self.average or self.gathered or self.objective.model
 
     def _gather(self) -> None:
         """Where the weights are sharded, copy them into the whole model that is evaluated."""

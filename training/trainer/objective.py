@@ -181,23 +181,19 @@ class Objective(ABC):
         return [(epoch, rank + i * world, int(item)) for i, item in enumerate(order)]
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight."""
-        for error in batch.errors:
-            self.logs["train"].add(error)
-        if len(batch.items) == 0:
-            return self._no_loss(model, batch.items, rng)
-        return self.clip_loss(model, normalize(batch.clips), batch.items, rng)
-
-    def _no_loss(self, model: nn.Module, items: Tensor, rng: np.random.Generator) -> Tensor:
-        """Loss zero from the forward pass of an empty clip.
+        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight.
 
         Where several processes train, each must make a pass, or the others wait for its gradients.
-        Batch norm does not learn from it.
+        An empty batch passes a blank clip, from which batch norm does not learn.
         """
-        size = self.config.size
+        for error in batch.errors:
+            self.logs["train"].add(error)
+        if len(batch.items) > 0:
+            return self.clip_loss(model, normalize(batch.clips), batch.items, rng)
+        size, items = self.config.size, batch.items.new_zeros(1)
         clip = torch.zeros(1, 3, self.config.frames, size, size, device=items.device)
         model.eval()
-        loss = self.clip_loss(model, clip, items.new_zeros(1), rng) * 0
+        loss = self.clip_loss(model, clip, items, rng) * 0
         model.train()
         return loss
 

@@ -56,7 +56,8 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
     loaded = load_checkpoint(Path(settings.run.output) / BEST)
     model = loaded.model.to(fabric.device)
     # The checkpoint holds the model without its quantizers: another model, with other figures.
-    known = {} if quantize else {"val": objective.validated.get(loaded.info["epoch"])}
+    row = {} if quantize else place.history[loaded.info["epoch"] - 1]
+    known = {"val": {k: v for k, v in row.items() if k not in ("epoch", "loss")}}
     final = {
         name: {
             "published": known.get(name) or objective.evaluate(fabric, model, clips),
