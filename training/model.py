@@ -16,7 +16,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -126,7 +125,10 @@ class TPSBTConfig:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> TPSBTConfig:
         """Rebuild a configuration from `to_dict`, whose tuples may have become lists in a file."""
-        return msgspec.convert(values, cls)
+        found: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in values.items()
+        }
+        return cls(**found)
 
 
 BASE = TPSBTConfig()

@@ -27,7 +27,7 @@ from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.model import is_plain
 from svfap_edge.training.protocols import one_thread
 
-from .objective import Key, Objective, collate
+from .objective import Key, Objective, TrainingClips, collate
 from .optim import build_optimizer, move_average, parameter_groups, rate_at, set_rate
 from .progress import Progress
 from .resume import save_atomically
@@ -241,10 +241,12 @@ class Training:
             move_average(self.average, self.objective.model, optim.average, update)
 
     def _loader(self, batches: list[list[Key]]) -> Iterable[Any]:
+        objective, settings = self.objective, self.objective.settings
+        size, seed = objective.config.size, settings.run.seed
         loader = DataLoader(
-            self.objective.dataset,
+            TrainingClips(objective.train, settings.augment, size, seed),
             batch_sampler=batches,  # type: ignore[arg-type]
-            num_workers=self.objective.settings.data.workers,
+            num_workers=settings.data.workers,
             collate_fn=collate,
             worker_init_fn=one_thread,
             pin_memory=self.fabric.device.type == "cuda",

@@ -165,12 +165,6 @@ class Objective(ABC):
         """What a finished checkpoint holds beside the weights."""
         return {"config": self.config.to_dict(), "settings": to_table(self.settings)}
 
-    @property
-    def dataset(self) -> TrainingClips:
-        """The training list as the loader reads it."""
-        settings = self.settings
-        return TrainingClips(self.train, settings.augment, self.config.size, settings.run.seed)
-
     def keys(self, epoch: int, rank: int, world: int) -> list[Key]:
         """What one process reads in an epoch, in order; every process reads equally many."""
         data = self.settings.data

@@ -105,8 +105,8 @@ def test_final_figures_are_those_of_the_best_weights_evaluated_once(
     row = history(tmp_path / "run")[loaded.info["epoch"] - 1]
     assert {k: v for k, v in row.items() if k not in ("epoch", "loss")} == final["val"]["published"]
     assert final["test"]["published"] == final["val"]["published"]  # evaluated anew: the same files
-    finetune(chosen, resume=True)  # nothing is left to train, nothing is remembered
-    assert len(lists) == 3 + 1 + 2
+    finetune(chosen, resume=True)  # nothing is left to train, and the figures are kept
+    assert len(lists) == 3 + 1 + 1
     again = json.loads((tmp_path / "run" / "report.json").read_text())["final"]
     assert again == final
 
