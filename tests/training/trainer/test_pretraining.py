@@ -140,8 +140,8 @@ def test_the_other_fusion_trains_and_is_written_down(drawn: Path, tmp_path: Path
     ("override", "words"),
     [
         ("model.start=x.pth", "model.start is for fine-tuning"),
-        ("masking.ratio=1.5", "ratio must be in 0..1"),
-        ("masking.picture_every=0", "picture_every is at least 1"),
+        ("masking.ratio=1.5", "'masking.ratio' must be a number between 0 and 1; got 1.5"),
+        ("masking.picture_every=0", "'masking.picture_every' must be a whole number of at least 1"),
         ("masking.decoder_heads=5", "multiple of heads"),
         ("data.balance=0.5", "reads no labels"),
     ],
