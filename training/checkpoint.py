@@ -6,7 +6,7 @@ import argparse
 import pickle
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +79,7 @@ def load_checkpoint(path: Path, *, outputs: int | None = None, **changes: Any) -
         state = {n: w for n, w in state.items() if not n.startswith(PRETRAINING_ONLY)}
     config = _configuration(state, content, info, path, changes)
     if pretrained and outputs:
-        config = TPSBTConfig.from_dict({**config.to_dict(), "outputs": outputs})
+        config = replace(config, outputs=outputs)
     started_anew = FRESH if pretrained else ()
     # Without memory at first: a damaged configuration can ask for any amount of it.
     wanted = _build(config, len(state), path, device="meta").state_dict()

@@ -13,7 +13,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from msgspec import Meta
 
 from svfap_edge.errors import ConfigError
 from svfap_edge.schema import describe, fitted, options_of
@@ -24,6 +26,15 @@ else:
     import tomli as tomllib
 
 T = TypeVar("T")
+
+# Kinds of numbers; `load_config` checks their ranges.
+Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
+NotNegative = Annotated[float, Meta(ge=0, description="a number that is not negative")]
+Share = Annotated[float, Meta(ge=0, le=1, description="a number in 0..1")]
+BelowOne = Annotated[float, Meta(ge=0, lt=1, description="a number in 0..1, below 1")]
+PositiveShare = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
+Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
+NotNegativeWhole = Annotated[int, Meta(ge=0, description="a whole number that is not negative")]
 
 MAX_WHOLE = 1 << 63  # whole numbers of TOML are smaller; Python's own reader takes any
 MAX_DEPTH = 8  # of a dotted name; the deepest setting has two parts

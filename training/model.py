@@ -13,7 +13,7 @@ s spatial positions, K bottleneck tokens.
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
@@ -155,7 +155,7 @@ def preset(name: str, **changes: Any) -> TPSBTConfig:
     """
     if name not in PRESETS:
         raise ValueError(f"No model preset '{name}'. Presets: {', '.join(PRESETS)}.")
-    return TPSBTConfig(**{**PRESETS[name].to_dict(), **changes})
+    return replace(PRESETS[name], **changes)
 
 
 def sinusoid_table(positions: int, width: int) -> Tensor:
@@ -193,12 +193,10 @@ class Mlp(nn.Module):
         return self.fc2(F.gelu(self.fc1(x)))
 
 
-def split_heads(x: Tensor, heads: int) -> Tensor:
-    return x.unflatten(-1, (heads, -1)).transpose(1, 2)  # (B, N, C) -> (B, h, N, d)
-
-
-def merge_heads(x: Tensor) -> Tensor:
-    return x.transpose(1, 2).flatten(2)  # (B, h, N, d) -> (B, N, C)
+def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
+    """Attention of (B, N, C) to (B, M, C) by every head."""
+    q, k, v = (x.unflatten(-1, (heads, -1)).transpose(1, 2) for x in (q, k, v))  # (B, h, N, d)
+    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, N, C)
 
 
 class Attention(nn.Module):
@@ -216,8 +214,7 @@ class Attention(nn.Module):
         before, after = (0, 2 * len(self.q_bias)), (2 * len(self.v_bias), 0)
         bias = F.pad(self.q_bias, before) + F.pad(self.v_bias, after)  # (q, 0, v)
         q, k, v = F.linear(x, self.qkv.weight, bias).chunk(3, dim=-1)  # (B, N, C) each
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return self.proj(attend(q, k, v, self.heads))
 
 
 class CrossAttention(nn.Module):
@@ -236,8 +233,7 @@ class CrossAttention(nn.Module):
         q = F.linear(x, self.q.weight, self.q_bias)  # (B, N, C)
         kv_bias = F.pad(self.v_bias, (len(self.v_bias), 0))  # (0, v)
         k, v = F.linear(context, self.kv.weight, kv_bias).chunk(2, dim=-1)  # (B, M, C) each
-        q, k, v = (split_heads(part, self.heads) for part in (q, k, v))
-        return self.proj(merge_heads(F.scaled_dot_product_attention(q, k, v)))
+        return self.proj(attend(q, k, v, self.heads))
 
 
 class Block(nn.Module):

@@ -18,8 +18,7 @@ from typing import Any
 import cv2
 import numpy as np
 import torch
-from lightning.fabric import Fabric, is_wrapped
-from lightning.fabric.strategies.ddp import DDPStrategy
+from lightning.fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -50,37 +49,40 @@ def normalize(clips: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class EvaluationClips(Dataset[Any]):
-    """All clips by which the items of a list are judged; a protocol adds `read`."""
+    """All clips by which the items of a list are judged.
+
+    Attributes:
+        clips: The list.
+        spec: Geometry of a clip; the published protocol only uses the side of the square.
+        streaming: Whether the protocol is the streaming one.
+    """
 
     clips: LabelledClips
-
-    def read(self, index: int) -> np.ndarray:
-        """The clips (n, T, S, S, 3) uint8 of an item."""
-        raise NotImplementedError
-
-    def __len__(self) -> int:
-        return len(self.clips)
+    spec: ClipSpec
+    streaming: bool
 
     def __getitem__(self, index: int) -> tuple[int, np.ndarray | UnreadableClip]:
-        """(index, clips), or (index, the reason why there are none)."""
+        """(index, clips (n, T, S, S, 3) uint8), or (index, the reason why there are none)."""
         try:
-            return index, self.read(index)
+            return index, self._streamed(index) if self.streaming else self._views(index)
         except UnreadableClip as error:
             return index, error
         except SvfapError as error:
             path = self.clips.items[index].path
             return index, UnreadableClip(str(path), str(error).rstrip("."))
 
-
-@dataclass(frozen=True)
-class Views(EvaluationClips):
-    """The views of all items by the published protocol, as squares of `size` pixels."""
-
-    size: int
-
-    def read(self, index: int) -> np.ndarray:
+    def _views(self, index: int) -> np.ndarray:
         views = range(self.clips.sampling.views)
-        return np.stack([centre(self.clips.read(index, view=n), self.size) for n in views])
+        return np.stack([centre(self.clips.read(index, view=n), self.spec.size) for n in views])
+
+    def _streamed(self, index: int) -> np.ndarray:
+        path = self.clips.items[index].path
+        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
+            clip = np.empty(self.spec.shape, np.uint8)
+            fit_face(self.clips.read(index, view=0)[0], clip[0])
+            clip[1:] = clip[0]
+            return clip[None]
+        return np.stack([clip.frames for clip in streamed_clips(path, self.spec)])
 
 
 @torch.no_grad()
@@ -98,16 +100,14 @@ def run_list(
     """Probabilities or values (n, L) of a list, NaN where unreadable; the same in all processes.
 
     Args:
+        model: It must not be wrapped by a strategy, which would wait in each forward pass for
+            processes that may have nothing to read. Its buffers are the same in all processes.
         dataset: Maps an index to what `EvaluationClips` gives.
         count: Number n of items.
         batch: Greatest number of clips given to the model at once.
         failed: Counts what this process cannot read; by default up to 1 % of the items.
-
-    Raises:
-        SourceError: more items than the limit cannot be read.
-        TrainingError: an output is no number.
     """
-    model = _without_waiting(fabric, model).eval()
+    model.eval()
     failed = failed or Unreadable(count)
     values = torch.zeros(count, len(task.labels), device=fabric.device)
     seen = torch.zeros(count, device=fabric.device)
@@ -127,9 +127,8 @@ def run_list(
             values[index] = found[start : start + len(views)].mean(0)
             seen[index] = 1
             start += len(views)
-    if fabric.world_size > 1:  # every item is in one process only, so a sum joins them exactly
-        values = sum_of_all(fabric, values)
-        seen = sum_of_all(fabric, seen)
+    # Every item is in one process only, so a sum joins them exactly.
+    values, seen = sum_of_all(fabric, values), sum_of_all(fabric, seen)
     wrong = int((~values.isfinite().all(1)).sum())
     if wrong:
         raise TrainingError(
@@ -138,22 +137,6 @@ def run_list(
         )
     values[seen == 0] = torch.nan
     return values.cpu().numpy()
-
-
-def _without_waiting(fabric: Fabric, model: nn.Module) -> nn.Module:
-    """The model, its buffers those of the first process, whose weights are the ones kept.
-
-    DDP does that in the first forward, and waits there for all processes, of which some may have
-    nothing to read; so without DDP.
-    """
-    if fabric.world_size == 1:
-        return model
-    if isinstance(fabric.strategy, DDPStrategy) and is_wrapped(model):
-        assert isinstance(model.module, nn.Module)
-        model = model.module
-    for buffer in model.buffers():
-        torch.distributed.broadcast(buffer, 0)
-    return model
 
 
 def sum_of_all(fabric: Fabric, values: Tensor) -> Tensor:
@@ -218,28 +201,9 @@ def class_figures(
 MOST_CLIPS = 240  # of one recording: two minutes of it
 
 
-@dataclass(frozen=True)
-class StreamedClips(EvaluationClips):
-    """The clips of all items by the streaming protocol."""
-
-    spec: ClipSpec
-
-    def read(self, index: int) -> np.ndarray:
-        path = self.clips.items[index].path
-        if path.suffix.lower() in IMAGE_SUFFIXES and not path.is_dir():
-            clip = np.empty(self.spec.shape, np.uint8)
-            fit_face(self.clips.read(index, view=0)[0], clip[0])
-            clip[1:] = clip[0]
-            return clip[None]
-        return np.stack([clip.frames for clip in streamed_clips(path, self.spec)])
-
-
 def streamed_clips(path: Path, spec: ClipSpec, hop_s: float = HOP_S) -> list[SampledClip]:
     """The clips of a recording that a stream with default coverage would predict, at most
     `MOST_CLIPS`. A recording too short for one gives its last frames, the missing slots repeated.
-
-    Raises:
-        SourceError: the recording cannot be read, or holds no frame.
     """
     buffer, schedule = FrameBuffer(spec), ClipSchedule(HopGrid(), hop_s)
     found: list[SampledClip] = []

@@ -9,15 +9,15 @@ from msgspec import Meta
 
 from svfap_edge.training.clips.augment import AugmentSettings
 from svfap_edge.training.clips.mixing import FramingSettings, MixSettings
-
-# `config.load_config` checks the ranges.
-Count = Annotated[int, Meta(ge=1, description="a whole number of at least 1")]
-NotNegative = Annotated[float, Meta(ge=0, description="a number that is not negative")]
-Share = Annotated[float, Meta(ge=0, le=1, description="a number in 0..1")]
-BelowOne = Annotated[float, Meta(ge=0, lt=1, description="a number in 0..1, below 1")]
-PositiveShare = Annotated[float, Meta(gt=0, le=1, description="a number above 0, at most 1")]
-Positive = Annotated[float, Meta(gt=0, description="a number above 0")]
-NotNegativeWhole = Annotated[int, Meta(ge=0, description="a whole number that is not negative")]
+from svfap_edge.training.config import (
+    BelowOne,
+    Count,
+    NotNegative,
+    NotNegativeWhole,
+    Positive,
+    PositiveShare,
+    Share,
+)
 
 
 @dataclass(frozen=True)
@@ -200,13 +200,9 @@ class MaskingSettings:
     fusion: Literal["published", "aligned"] = "published"
 
 
-def _little() -> AugmentSettings:
-    """Settings with a crop and a mirror image, as published, and motion for photographs."""
-    return replace(AugmentSettings.none(), crop_area=0.5, crop_ratio=4 / 3, flip=0.5, motion=1.0)
-
-
-def _published_pretraining() -> OptimSettings:
-    return OptimSettings(rate=3e-4, beta2=0.95, layer_decay=1.0)
+PUBLISHED_OPTIM = OptimSettings(rate=3e-4, beta2=0.95, layer_decay=1.0)
+LITTLE = replace(AugmentSettings.none(), crop_area=0.5, crop_ratio=4 / 3, flip=0.5, motion=1.0)
+"""A crop and a mirror image, as published, and motion for photographs."""
 
 
 @dataclass(frozen=True)
@@ -216,6 +212,6 @@ class PretrainConfig:
     model: ModelSettings = field(default_factory=lambda: ModelSettings(drop_path=0.0))
     data: DataSettings = field(default_factory=DataSettings)
     masking: MaskingSettings = field(default_factory=MaskingSettings)
-    augment: AugmentSettings = field(default_factory=_little)
-    optim: OptimSettings = field(default_factory=_published_pretraining)
+    augment: AugmentSettings = LITTLE
+    optim: OptimSettings = PUBLISHED_OPTIM
     run: RunSettings = field(default_factory=RunSettings)

@@ -21,7 +21,7 @@ from svfap_edge.runtimes import Engine
 from svfap_edge.sources.opening import open_source
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
-from svfap_edge.training.protocols import StreamedClips, figures, run_list, streamed_clips
+from svfap_edge.training.protocols import EvaluationClips, figures, run_list, streamed_clips
 
 MOODS = Task("moods", "classes", ("calm", "glad"))
 
@@ -72,7 +72,7 @@ def test_a_long_recording_goes_through_in_batches(fabric: Fabric, tmp_path: Path
     (folder / "timestamps.csv").write_text(times)
     clips = LabelledClips([Item(folder)], np.array([1]), Sampling(frames=8))
     model = Brightness()
-    streamed = StreamedClips(clips, ClipSpec(8, 8 * MOODS.spacing_s, 8))
+    streamed = EvaluationClips(clips, ClipSpec(8, 8 * MOODS.spacing_s, 8), streaming=True)
     row = figures(run_list(fabric, model, streamed, 1, MOODS, batch=4), clips, MOODS)
     assert sum(model.batches) > 12 and max(model.batches) == 4
     assert row["war"] == 1.0
@@ -129,7 +129,7 @@ def test_a_short_recording_and_an_image_give_one_clip(tmp_path: Path) -> None:
     path = recording(tmp_path / "frames", np.arange(3) / 25)
     image = path / "0.png"
     clips = LabelledClips([Item(path), Item(image)], np.array([0, 1]), Sampling(frames=8))
-    streamed = StreamedClips(clips, ClipSpec(8, 1.6, 8))
+    streamed = EvaluationClips(clips, ClipSpec(8, 1.6, 8), streaming=True)
     _, short = streamed[0]
     _, still = streamed[1]
     assert isinstance(short, np.ndarray) and isinstance(still, np.ndarray)

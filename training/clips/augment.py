@@ -7,9 +7,13 @@ interpolated once; all changes of its levels are one table.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
+
+from svfap_edge.training.config import NotNegative, PositiveShare, Share
 
 from .geometry import GEOMETRIC_OPS, draw_maps, fit, warp
 from .photometry import (
@@ -59,39 +63,21 @@ class AugmentSettings:
             the side; 0 keeps them still.
     """
 
-    crop_area: float = 0.6
-    crop_ratio: float = 4 / 3
-    flip: float = 0.5
-    tilt: float = 10.0
-    light: float = 1.0
-    ops: int = 2
-    magnitude: float = 7.0
-    erase: float = 0.25
-    erase_area: float = 0.2
-    grey: float = 0.2
-    soft: float = 0.2
-    soft_side: int = 28
-    shade: float = 0.2
-    noise: float = 0.03
-    motion: float = 1.0
-
-    def __post_init__(self) -> None:
-        shares = ("flip", "erase", "erase_area", "grey", "soft", "shade", "noise")
-        good = (
-            all(math.isfinite(getattr(self, each.name)) for each in fields(self))
-            and all(0 <= getattr(self, name) <= 1 for name in shares)
-            and 0 < self.crop_area <= 1 <= self.crop_ratio
-            and 0 <= self.magnitude <= 10
-            and 0 <= self.ops <= len(OPS)
-            and min(self.tilt, self.light, self.motion) >= 0
-            and self.soft_side >= 2
-        )
-        if not good:
-            raise ValueError(
-                "AugmentSettings: probabilities and shares are in 0..1, crop_area above 0, "
-                f"crop_ratio at least 1, magnitude in 0..10, ops in 0..{len(OPS)}, soft_side at "
-                f"least 2, tilt, light and motion not negative. Got {self}."
-            )
+    crop_area: PositiveShare = 0.6
+    crop_ratio: Annotated[float, Meta(ge=1, description="a number of at least 1")] = 4 / 3
+    flip: Share = 0.5
+    tilt: NotNegative = 10.0
+    light: NotNegative = 1.0
+    ops: Annotated[int, Meta(ge=0, le=len(OPS))] = 2
+    magnitude: Annotated[float, Meta(ge=0, le=10)] = 7.0
+    erase: Share = 0.25
+    erase_area: Share = 0.2
+    grey: Share = 0.2
+    soft: Share = 0.2
+    soft_side: Annotated[int, Meta(ge=2, description="a whole number of at least 2")] = 28
+    shade: Share = 0.2
+    noise: Share = 0.03
+    motion: NotNegative = 1.0
 
     @classmethod
     def none(cls) -> AugmentSettings:

@@ -62,12 +62,6 @@ def epoch_order(
     return np.resize(order, length)[rank::world]
 
 
-def epoch_position(index: int, shard: tuple[int, int] = (0, 1)) -> int:
-    """Place in the epoch of all processes of the `index`-th item of one process."""
-    rank, world = shard
-    return index * world + rank
-
-
 def class_shares(labels: np.ndarray, balance: float) -> np.ndarray:
     """Shares of the classes 0, 1, ... in an epoch; they add up to 1."""
     counts = np.bincount(labels).astype(float)

@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from svfap_edge.training.config import NotNegative, PositiveShare, Share
+
 
 @dataclass(frozen=True)
 class MixSettings:
@@ -25,17 +27,10 @@ class MixSettings:
         probability: Probability that a batch is mixed at all.
     """
 
-    mixup: float = 0.8
-    cutmix: float = 1.0
-    switch: float = 0.5
-    probability: float = 1.0
-
-    def __post_init__(self) -> None:
-        shares = 0 <= self.switch <= 1 and 0 <= self.probability <= 1
-        if not shares or not (math.isfinite(self.mixup) and math.isfinite(self.cutmix)):
-            raise ValueError(f"MixSettings: switch and probability are in 0..1. Got {self}.")
-        if min(self.mixup, self.cutmix) < 0:
-            raise ValueError(f"MixSettings: mixup and cutmix are not negative. Got {self}.")
+    mixup: NotNegative = 0.8
+    cutmix: NotNegative = 1.0
+    switch: Share = 0.5
+    probability: Share = 1.0
 
 
 def soft_targets(labels: Tensor, classes: int, smoothing: float = 0.1) -> Tensor:
@@ -103,22 +98,15 @@ class FramingSettings:
         least_scale: Least side of a shrunk clip, as a share of the square's side.
     """
 
-    zoom_out: float = 0.0
-    least_scale: float = 0.7
-
-    def __post_init__(self) -> None:
-        if not 0 <= self.zoom_out <= 1 or not 0 < self.least_scale <= 1:
-            raise ValueError(
-                f"FramingSettings: zoom_out is in 0..1, least_scale above 0 up to 1. Got {self}."
-            )
+    zoom_out: Share = 0.0
+    least_scale: PositiveShare = 0.7
 
 
 def zoomed_out(clips: Tensor, rng: np.random.Generator, settings: FramingSettings) -> Tensor:
     """Clips (B, C, T, S, S), some of which are shrunk and moved off the middle.
 
     All frames of a clip move alike. The rest of the square repeats the border, as `crop_face` fills
-    a crop that reaches beyond the frame. The probability does not depend on the label: if only the
-    pictures of some labels had such borders, the model would learn them as a sign of these labels.
+    a crop that reaches beyond the frame.
     """
     if not settings.zoom_out:
         return clips

@@ -149,6 +149,8 @@ class LabelledClips:
         path, sampling = self.items[index].path, self.sampling
         if path.is_dir():
             return _read_folder(path, sampling, rng, view)
+        if not path.is_file():
+            raise UnreadableClip(str(path), "no such file")
         if is_image(path):
             image = _read_image(path)
             return np.broadcast_to(image, (sampling.frames, *image.shape))
@@ -183,8 +185,6 @@ def _read_folder(
 
 
 def _read_image(path: Path) -> np.ndarray:
-    if not path.is_file():
-        raise UnreadableClip(str(path), "no such file")
     try:
         return read_image(path)
     except SourceError as error:
@@ -224,18 +224,14 @@ class Unreadable:
         return max(int(self.share * self.total), min(10, self.total // 2))
 
     def add(self, error: UnreadableClip) -> None:
-        """Count an item, and name it on standard error if it is new.
-
-        Raises:
-            SourceError: more items than the limit cannot be read; the first five are named.
-        """
+        """Count an item, name it on standard error if it is new, and check the limit."""
         if error.path not in self.reasons:
             print(f"Left out: {error}", file=sys.stderr, flush=True)
             self.reasons[error.path] = error.reason
         self.check()
 
     def check(self) -> None:
-        """Raise SourceError if more items than the limit cannot be read."""
+        """Raise SourceError, which names the first five, if more items than the limit are here."""
         if len(self.reasons) > self.limit:
             raise SourceError(
                 f"{len(self.reasons)} of {self.total} items cannot be read, more than the limit "

@@ -69,10 +69,7 @@ class Person:
     """What does not change with the expression; lengths are in half sides of the picture.
 
     Attributes:
-        skin: Colour of the skin, RGB in 0..255.
-        hair: Colour of the hair, RGB in 0..255.
-        iris: Colour of the irises, RGB in 0..255.
-        shirt: Colour of the shirt, RGB in 0..255.
+        skin, hair, iris, shirt: Colours, RGB in 0..255.
         face: Half width and half height of the head.
         eyes: Half distance of the eyes.
         eye: Half width of an eye.

@@ -38,17 +38,11 @@ class Found:
 
 @dataclass(frozen=True)
 class Release:
-    """What a finder found.
-
-    Attributes:
-        clips: Clips on disk.
-        missing: Names of officially listed clips that are not on disk.
-        notes: What a user should know about the release, in sentences.
-    """
+    """What a finder found."""
 
     clips: tuple[Found, ...]
-    missing: tuple[str, ...] = ()
-    notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()  # names of officially listed clips that are not on disk
+    notes: tuple[str, ...] = ()  # sentences about what a user should know
 
     @property
     def missing_shown(self) -> str:
@@ -84,17 +78,10 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Fold:
-    """One fold of a data set, as it is on disk.
-
-    Attributes:
-        data: The data set.
-        labels: Output order.
-        number: Number of the fold, from 1.
-        release: The clips.
-    """
+    """One fold of a data set, as it is on disk; its number starts at 1."""
 
     data: DataSet
-    labels: tuple[str, ...]
+    labels: tuple[str, ...]  # in the order of the outputs
     number: int
     release: Release
 

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from svfap_edge.errors import SourceError
 from svfap_edge.tasks import TASKS
 
-from .release import Found, Release, clip_at, first_folder
+from .release import Found, Part, Release, clip_at, first_folder
 
 RUN = 20  # neighbouring clips that are kept together if the source of a clip is unknown
 
@@ -49,10 +49,8 @@ def find_ferv39k(root: Path, fold: int, clips: Path | None = None) -> Release:
         root, ["2_ClipsforFaceCrop"], "FERV39k", "the archive of 2_ClipsforFaceCrop"
     )
     lists = first_folder(root, ["4_setups/All_scenes"], "FERV39k", "4_setups")
-    rows = {
-        part: _read_pairs(lists / f"{part}_All.csv", TASKS["ferv39k"].labels)
-        for part in ("train", "test")
-    }
+    labels = TASKS["ferv39k"].labels
+    rows = {part: _read_pairs(lists / f"{part}_All.csv", labels) for part in ("train", "test")}
     return _from_official(rows, lambda name: clip_at(base, name), lambda name: name.split("/")[0])
 
 
@@ -63,13 +61,8 @@ def find_mafw(root: Path, fold: int, clips: Path | None = None) -> Release:
     lists = first_folder(
         root, [f"Train & Test Set/single/no_caption/set_{fold}"], "MAFW", "Train & Test Set"
     )
-    rows = {
-        part: [
-            (name.rsplit(".", 1)[0], label)
-            for name, label in _read_pairs(lists / f"{part}.txt", TASKS["mafw"].labels)
-        ]
-        for part in ("train", "test")
-    }
+    labels = TASKS["mafw"].labels
+    rows = {part: _read_pairs(lists / f"{part}.txt", labels) for part in ("train", "test")}
     return _from_official(rows, lambda name: clip_at(base, name), _run_of_numbers)
 
 
@@ -95,7 +88,7 @@ def _read_dfew(path: Path) -> list[tuple[str, int]]:
 
 
 def _read_pairs(path: Path, labels: Sequence[str]) -> list[tuple[str, int]]:
-    """Lines `name label`, the label by name in any case."""
+    """Lines `name label`: the name without a suffix, the label by name in any case."""
     rows = []
     for number, line in enumerate(_read_text(path), 1):
         words = line.split()
@@ -106,7 +99,8 @@ def _read_pairs(path: Path, labels: Sequence[str]) -> list[tuple[str, int]]:
                 f"'{path}', line {number}: expected 'name label' with one of "
                 f"{', '.join(labels)}; got '{line:.80}'."
             )
-        rows.append((words[0].replace("\\", "/"), labels.index(words[1].lower())))
+        name = PurePosixPath(words[0].replace("\\", "/"))
+        rows.append((str(name.parent / name.stem), labels.index(words[1].lower())))
     return rows
 
 
@@ -122,16 +116,16 @@ def _from_official(
     """
     test, train = dict(rows["test"]), dict(rows["train"])
     both = sorted(train.keys() & test.keys())
+    only = {name: label for name, label in train.items() if name not in test}
+    parts: dict[Part, dict[str, int]] = {"train": only, "test": test}
     found, missing = [], []
-    for part, labels in (("train", train), ("test", test)):
+    for part, labels in parts.items():
         for name, label in labels.items():
-            if part == "train" and name in test:
-                continue
             path = clip(name)
             if path is None:
                 missing.append(name)
             else:
-                found.append(Found(path, label, group(name), "test" if part == "test" else "train"))
+                found.append(Found(path, label, group(name), part))
     notes: tuple[str, ...] = ()
     if both:
         notes = (f"In both official lists, kept for test only: {len(both)}, such as '{both[0]}'.",)

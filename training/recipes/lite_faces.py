@@ -14,9 +14,8 @@ moving average of the weights:
    the model of phase 2 to the middle frame, without the borders that are put around faces. The
    later stages start as the identity on a temporal average; the stem is not trained any more.
 
-Faces are learned in grey, because in the photographs this was written for, colour gives away the
-source and thereby the label. Afterwards the weights are folded so that RGB input is read as
-luminance, and the last layer is scaled so that the probabilities fit `val`.
+Faces are learned in grey. Afterwards the weights are folded so that RGB input is read as luminance,
+and the last layer is scaled so that the probabilities fit `val`.
 
 Each phase leaves its weights beside the output (`lite-faces.stem` and so on); a run that was
 stopped goes on after the last finished phase.
@@ -25,9 +24,10 @@ stopped goes on after the last finished phase.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import torch
@@ -45,20 +45,10 @@ from .classifiers import (
     start_later_stages_as_identity,
     stem_of,
 )
-from .phases import PHOTOGRAPHS, Phase, Teaching, fit, predict
+from .phases import PHOTOGRAPHS, Model, Phase, fit, predict
 from .photographs import LABELS, Faces, load_faces
 
 MINUTES = {"stem": 28, "tubelets": 32, "clips": 12}  # of training, by the name of the phase
-
-
-def kept(path: Path, make: Callable[[], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The weights that an earlier run left at a path; if it left none, they are made and saved."""
-    if not path.exists():
-        weights = make()
-        with written_whole(path) as part:
-            torch.save(weights, part)
-    found: dict[str, Tensor] = torch.load(path, weights_only=True)
-    return found
 
 
 def make(
@@ -71,49 +61,43 @@ def make(
 ) -> dict[str, Tensor]:
     """Train all phases that have not been finished before, and return weights for RGB input.
 
-    The probabilities are fitted to `val`. Each phase trains for the minutes of its name, and its
-    weights are saved beside `output`. The model must have a stem.
+    Each phase trains for the minutes of its name. The model must have a stem.
     """
     size = config.size
 
-    def new(weights: dict[str, Tensor] | None = None) -> TPSBT:
+    def new() -> TPSBT:
         model = TPSBT(config)
         stem_of(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        if weights is not None:
-            model.load_state_dict(weights)
         return model
 
-    def phase(name: str, frames: int, batch: int, rate: float) -> Phase:
-        return Phase(name, minutes[name], frames, batch, rate, seed + list(MINUTES).index(name))
+    def trained(
+        model: Model, name: str, frames: int, batch: int, rate: float, **more: Any
+    ) -> Model:
+        """The model with the weights of a phase, which an earlier run may have left."""
+        path = output.with_suffix(f".{name}")
+        if not path.exists():
+            phase_seed = seed + list(MINUTES).index(name)
+            phase = Phase(name, minutes[name], frames, batch, rate, phase_seed, **more)
+            weights = fit(model, train, val, size, phase).state_dict()
+            with written_whole(path) as part:
+                torch.save(weights, part)
+        model.load_state_dict(torch.load(path, weights_only=True))
+        return model
 
-    def stem_weights() -> dict[str, Tensor]:
-        model = StemClassifier(new())
-        return fit(model, train, val, size, phase("stem", 1, 128, 2e-3)).state_dict()
-
-    stem = StemClassifier(new())
-    stem.load_state_dict(kept(output.with_suffix(".stem"), stem_weights))
-
-    def tubelet_weights() -> dict[str, Tensor]:
-        model = new()
-        stem_of(model).load_state_dict(stem.stem.state_dict())
-        tubelets = TubeletClassifier(model)
-        now = phase("tubelets", 1, 128, 7e-4)
-        teaching = Teaching(stem, 0.5, borders=True)
-        return fit(tubelets, train, val, size, now, teaching).model.state_dict()
-
-    tubelets = kept(output.with_suffix(".tubelets"), tubelet_weights)
-
-    def clip_weights() -> dict[str, Tensor]:
-        model = new(tubelets)
-        start_later_stages_as_identity(model)
-        now = phase("clips", config.frames, 24, 3e-4)
-        now = replace(now, augment=replace(PHOTOGRAPHS, motion=1.0))
-        teaching = Teaching(TubeletClassifier(new(tubelets)), 0.7, borders=False)
-        clips = fit(ClipClassifier(model), train, val, size, now, teaching)
-        return clips.model.state_dict()
-
-    whole = new(kept(output.with_suffix(".clips"), clip_weights))
-    logits = predict(ClipClassifier(whole), val.images, config.frames, size)
+    stem = trained(StemClassifier(new()), "stem", 1, 128, 2e-3)
+    model = new()
+    stem_of(model).load_state_dict(stem.stem.state_dict())
+    tubelets = trained(
+        TubeletClassifier(model), "tubelets", 1, 128, 7e-4, teacher=stem, share=0.5, borders=True
+    )
+    whole = new()
+    whole.load_state_dict(tubelets.model.state_dict())
+    start_later_stages_as_identity(whole)
+    clips = trained(
+        ClipClassifier(whole), "clips", config.frames, 24, 3e-4,
+        augment=replace(PHOTOGRAPHS, motion=1.0), teacher=tubelets, share=0.7, borders=False,
+    )  # fmt: skip
+    logits = predict(clips, val.images, config.frames, size)
     fold_temperature(whole, logits, val.labels)
     fold_luminance(whole)
     return whole.state_dict()

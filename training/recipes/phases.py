@@ -62,7 +62,10 @@ def middle_answer(teacher: nn.Module, clips: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Phase:
-    """How one phase is trained; the log has its name."""
+    """How one phase is trained; the log has its name.
+
+    A teacher is a model of single frames that sees the views that the other is trained on.
+    """
 
     name: str
     minutes: float
@@ -71,31 +74,12 @@ class Phase:
     rate: float  # the greatest; it falls to `LEAST_RATE` by half a cosine over the time
     seed: int  # of the augmentation
     augment: AugmentSettings = PHOTOGRAPHS
+    teacher: nn.Module | None = None
+    share: float = 0.0  # of the teacher's probabilities in each target; the rest is the label
+    borders: bool = False  # whether the teacher, too, sees the borders that are put around a view
 
 
-@dataclass(frozen=True)
-class Teaching:
-    """A teacher's share in the targets of a phase.
-
-    Attributes:
-        teacher: A model of single frames; it sees the views that the other is trained on.
-        share: Share of its probabilities in each target, in 0..1; the rest is the label.
-        borders: Whether the teacher, too, sees the borders that are put around a view.
-    """
-
-    teacher: nn.Module
-    share: float
-    borders: bool
-
-
-def fit(
-    model: Model,
-    train: Faces,
-    val: Faces,
-    size: int,
-    phase: Phase,
-    teaching: Teaching | None = None,
-) -> Model:
+def fit(model: Model, train: Faces, val: Faces, size: int, phase: Phase) -> Model:
     """A copy of a model with the moving average of the weights that a phase gives it."""
     counts = torch.bincount(train.labels, minlength=len(LABELS)).double()
     weight = counts[train.labels] ** (BALANCE - 1)
@@ -104,8 +88,8 @@ def fit(
     groups = [{"params": matrices, "weight_decay": 0.05}, {"params": vectors, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=phase.rate)
     average = copy.deepcopy(model)
-    if teaching is not None:
-        teaching.teacher.eval()
+    if phase.teacher is not None:
+        phase.teacher.eval()
 
     def loss_of(step: int) -> Tensor:
         model.train()
@@ -116,9 +100,9 @@ def fit(
         mixed, targets = mix(grey_input(clips), targets, rng, MIXING)
         views = zoomed_out(mixed, rng, FRAMING)
         with torch.autocast("cpu", torch.bfloat16):
-            if teaching is not None:
-                answers = middle_answer(teaching.teacher, views if teaching.borders else mixed)
-                targets = torch.lerp(targets, answers, teaching.share)
+            if phase.teacher is not None:
+                answers = middle_answer(phase.teacher, views if phase.borders else mixed)
+                targets = torch.lerp(targets, answers, phase.share)
             logits = model(views).float()
         return cross_entropy(logits, targets)
 

@@ -36,11 +36,7 @@ class Faces:
 
 
 def load_faces(folder: Path) -> Faces:
-    """The photographs of a folder that holds one folder for each label.
-
-    Raises:
-        ValueError: a photograph cannot be read.
-    """
+    """The photographs of a folder that holds one folder for each label."""
     images, labels = [], []
     for index, label in enumerate(LABELS):
         for path in sorted((folder / label).iterdir()):
@@ -53,11 +49,7 @@ def load_faces(folder: Path) -> Faces:
 
 
 def _square(image: np.ndarray) -> np.ndarray:
-    """The middle of a photograph, without added borders.
-
-    Nearly all photographs of disgust that this was written for are oblong; the model would learn
-    borders that fill them up as a sign of disgust.
-    """
+    """The middle of a photograph, without borders, which can be learned as a sign of a label."""
     side = min(image.shape[:2])
     y, x = (image.shape[0] - side) // 2, (image.shape[1] - side) // 2
     return fit(image[y : y + side, x : x + side], CACHE_SIDE)

@@ -26,7 +26,7 @@ def write_report(
     task: Task | None,
     unreadable: Mapping[str, Mapping[str, str]],
 ) -> None:
-    """Write the report of a run.
+    """Write the report of a run: all figures, and a picture of curves, confusion and recall.
 
     Args:
         history: Figures of each epoch.
@@ -45,22 +45,9 @@ def write_report(
     }
     write_text_atomically(folder / "report.json", json_text(content, indent=1) + "\n")
     try:
-        import matplotlib  # noqa: F401
+        from matplotlib.figure import Figure
     except ImportError:
-        return  # report.json is written; the picture needs the extra "report"
-    draw(folder / "report.png", history, final, task)
-
-
-def draw(
-    path: Path,
-    history: Sequence[Mapping[str, Any]],
-    final: Mapping[str, Mapping[str, Any]],
-    task: Task | None,
-) -> None:
-    """Draw curves, and for classes the confusion matrix and the recall of each class, as PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
+        return  # the picture needs the extra "report"
     matrix, title = _confusion(final)
     numbers = {n: None for row in history for n, v in row.items() if isinstance(v, (int, float))}
     others = [n for n in numbers if n not in (*LOSSES, "epoch", "unreadable")]
@@ -75,8 +62,7 @@ def draw(
     axes = figure.subplots(1, len(panels), squeeze=False)[0]
     for panel, axis in zip(panels, axes, strict=True):
         panel(axis)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=110)
+    figure.savefig(folder / "report.png", dpi=110)
 
 
 def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | None, str]:

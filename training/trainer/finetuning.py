@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from svfap_edge.tasks import Task, find_task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips.mixing import mix, soft_targets, zoomed_out
 from svfap_edge.training.clips.reading import LabelledClips, Sampling
-from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
-from svfap_edge.training.protocols import EvaluationClips, StreamedClips, Views, figures, run_list
+from svfap_edge.training.model import TPSBT, preset
+from svfap_edge.training.protocols import EvaluationClips, figures, run_list
 from svfap_edge.training.settings import FinetuneConfig, ModelSettings
 
 from .objective import Objective, open_lists
@@ -34,7 +34,7 @@ def open_model(settings: ModelSettings, task: Task) -> TPSBT:
     The checkpoint's head is kept only if it has the task's labels; its rows are put into the task's
     order. If the checkpoint names no labels, a head of the right width is kept.
     """
-    changes = {
+    changes: dict[str, Any] = {
         "outputs": len(task.labels),
         "activation": "sigmoid" if task.kind == "traits" else "none",
         "drop_path": settings.drop_path,
@@ -45,8 +45,7 @@ def open_model(settings: ModelSettings, task: Task) -> TPSBT:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model: {error}") from error
     loaded = load_checkpoint(Path(settings.start), **settings.changes())
-    config = TPSBTConfig.from_dict({**loaded.model.config.to_dict(), **changes})
-    model = TPSBT(config)
+    model = TPSBT(replace(loaded.model.config, **changes))
     wanted = model.state_dict()
     state = {
         name: weight
@@ -73,15 +72,10 @@ def _fit_head(state: dict[str, Tensor], loaded: Checkpoint, task: Task) -> dict[
 
 @dataclass(kw_only=True)
 class Finetuning(Objective):
-    """The objective of `svfap-edge finetune`.
-
-    Attributes:
-        validated: Number of an epoch to the figures of `val`, for the epochs evaluated so far.
-    """
+    """The objective of `svfap-edge finetune`."""
 
     settings: FinetuneConfig
     task: Task
-    validated: dict[int, dict[str, Any]] = field(default_factory=dict)
 
     @classmethod
     def prepare(cls, settings: FinetuneConfig) -> Finetuning:
@@ -120,21 +114,18 @@ class Finetuning(Objective):
         return loss_of(self.settings.loss.kind, self.task.kind)(outputs, targets)
 
     def validate(self, fabric: Fabric, model: nn.Module, epoch: int) -> dict[str, Any]:
-        self.validated[epoch] = self.evaluate(fabric, model, self.val)
-        return self.validated[epoch]
+        return self.evaluate(fabric, model, self.val)
 
     def evaluate(
         self, fabric: Fabric, model: nn.Module, clips: LabelledClips, streaming: bool = False
     ) -> dict[str, Any]:
         """Metrics of a list by the published or by the streaming protocol; see `protocols`."""
-        dataset: EvaluationClips = Views(clips, self.config.size)
-        if streaming:
-            span_s = self.config.frames * self.task.spacing_s
-            dataset = StreamedClips(clips, ClipSpec(self.config.frames, span_s, self.config.size))
+        span_s = self.config.frames * self.task.spacing_s
+        spec = ClipSpec(self.config.frames, span_s, self.config.size)
         outputs = run_list(
             fabric,
             model,
-            dataset,
+            EvaluationClips(clips, spec, streaming),
             len(clips),
             self.task,
             batch=self.settings.optim.batch,

@@ -27,7 +27,7 @@ from svfap_edge.errors import ConfigError, TrainingError
 from svfap_edge.training.model import is_plain
 from svfap_edge.training.protocols import one_thread
 
-from .objective import Key, Objective, collate
+from .objective import Key, Objective, TrainingClips, collate
 from .optim import build_optimizer, move_average, parameter_groups, rate_at, set_rate
 from .progress import Progress
 from .resume import save_atomically
@@ -69,11 +69,7 @@ class Place:
 
 
 def prepare_folder(folder: Path, resume: bool, fabric: Fabric) -> None:
-    """Make the folder of a run and remove what a killed run left half written.
-
-    Raises:
-        ConfigError: there is nothing to resume, or the folder holds another run.
-    """
+    """Make the folder of a run and remove what a killed run left half written."""
     there = folder / RESUME
     if resume and not there.is_file():
         raise ConfigError(f"Nothing to resume: '{there}' does not exist.")
@@ -107,6 +103,9 @@ class Training:
             raise ConfigError("optim.average needs whole weights in each process; not with fsdp.")
         self.average = self._copy() if self.optim.average else None
         self.gathered = self._copy() if is_sharded else None
+        # Whole in each process, and not wrapped by the strategy, because the processes need not
+        # evaluate equally many clips.
+        self.evaluated: nn.Module = self.average or self.gathered or objective.model
         self.model: Any = fabric.setup_module(objective.model)
         self.optimizer: Any = fabric.setup_optimizers(
             build_optimizer(self.model, groups, self.optim)
@@ -119,10 +118,7 @@ class Training:
     def to_the_end(self) -> None:
         """Train to the last epoch; write `resume.pth`, `best.pth`, `final.pth`, `history.jsonl`.
 
-        Raises:
-            TrainingError: the loss is not a number any more, or a checkpoint cannot be written;
-                the last resume checkpoint is intact.
-            SourceError: more files than the limit cannot be read.
+        Whatever goes wrong, the last resume checkpoint is intact.
         """
         logs = self.run.tensorboard and self.fabric.is_global_zero
         self.progress = Progress(self.folder if logs else None)
@@ -183,12 +179,6 @@ class Training:
             lines = "".join(json_text(r) + "\n" for r in place.history)
             write_text_atomically(self.folder / HISTORY, lines)
         self.progress.row(row)
-
-    @property
-    def evaluated(self) -> nn.Module:
-        """The model that is evaluated: whole in each process, and not wrapped by the strategy,
-        because the processes need not evaluate equally many clips."""
-        return self.average or self.gathered or self.objective.model
 
     def _gather(self) -> None:
         """Where the weights are sharded, copy them into the whole model that is evaluated."""
@@ -251,10 +241,12 @@ class Training:
             move_average(self.average, self.objective.model, optim.average, update)
 
     def _loader(self, batches: list[list[Key]]) -> Iterable[Any]:
+        objective, settings = self.objective, self.objective.settings
+        size, seed = objective.config.size, settings.run.seed
         loader = DataLoader(
-            self.objective.dataset,
+            TrainingClips(objective.train, settings.augment, size, seed),
             batch_sampler=batches,  # type: ignore[arg-type]
-            num_workers=self.objective.settings.data.workers,
+            num_workers=settings.data.workers,
             collate_fn=collate,
             worker_init_fn=one_thread,
             pin_memory=self.fabric.device.type == "cuda",

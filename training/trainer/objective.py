@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from svfap_edge.errors import ConfigError, UnreadableClip
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.augment import AugmentSettings, augment
-from svfap_edge.training.clips.epochs import epoch_order, epoch_position, generator
+from svfap_edge.training.clips.epochs import epoch_order, generator
 from svfap_edge.training.clips.reading import LabelledClips, Sampling, Unreadable
 from svfap_edge.training.config import to_table
 from svfap_edge.training.model import TPSBTConfig
@@ -74,13 +74,7 @@ def open_lists(
     required: Sequence[str],
     optional: Sequence[str],
 ) -> dict[str, LabelledClips]:
-    """The lists of the settings by name, without items whose labels are ignored.
-
-    Raises:
-        ConfigError: a required list is not named, or an ignored label is neither in the task nor in
-            any list.
-        SourceError: `LabelledClips` refuses a list, or too many of its files are missing.
-    """
+    """The lists of the settings by name, without items whose labels are ignored."""
     lists = {}
     for name in (*required, *optional):
         path = getattr(data, name)
@@ -171,39 +165,29 @@ class Objective(ABC):
         """What a finished checkpoint holds beside the weights."""
         return {"config": self.config.to_dict(), "settings": to_table(self.settings)}
 
-    @property
-    def dataset(self) -> TrainingClips:
-        """The training list as the loader reads it."""
-        settings = self.settings
-        return TrainingClips(self.train, settings.augment, self.config.size, settings.run.seed)
-
     def keys(self, epoch: int, rank: int, world: int) -> list[Key]:
         """What one process reads in an epoch, in order; every process reads equally many."""
-        data, shard = self.settings.data, (rank, world)
+        data = self.settings.data
         order = epoch_order(
             self.train.targets, self.settings.run.seed, epoch,
-            balance=data.balance, repeats=data.repeats, shard=shard,
+            balance=data.balance, repeats=data.repeats, shard=(rank, world),
         )  # fmt: skip
-        return [(epoch, epoch_position(i, shard), int(item)) for i, item in enumerate(order)]
+        return [(epoch, rank + i * world, int(item)) for i, item in enumerate(order)]
 
     def loss(self, model: nn.Module, batch: Batch, rng: np.random.Generator) -> Tensor:
-        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight."""
-        for error in batch.errors:
-            self.logs["train"].add(error)
-        if len(batch.items) == 0:
-            return self._no_loss(model, batch.items, rng)
-        return self.clip_loss(model, normalize(batch.clips), batch.items, rng)
-
-    def _no_loss(self, model: nn.Module, items: Tensor, rng: np.random.Generator) -> Tensor:
-        """Loss zero from the forward pass of an empty clip.
+        """Mean loss of a batch; an empty batch has loss zero, with a gradient for every weight.
 
         Where several processes train, each must make a pass, or the others wait for its gradients.
-        Batch norm does not learn from it.
+        An empty batch passes a blank clip, from which batch norm does not learn.
         """
-        size = self.config.size
+        for error in batch.errors:
+            self.logs["train"].add(error)
+        if len(batch.items) > 0:
+            return self.clip_loss(model, normalize(batch.clips), batch.items, rng)
+        size, items = self.config.size, batch.items.new_zeros(1)
         clip = torch.zeros(1, 3, self.config.frames, size, size, device=items.device)
         model.eval()
-        loss = self.clip_loss(model, clip, items.new_zeros(1), rng) * 0
+        loss = self.clip_loss(model, clip, items, rng) * 0
         model.train()
         return loss
 

@@ -124,11 +124,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def loss_of(kind: str, task_kind: str) -> Callable[[Tensor, Tensor], Tensor]:
-    """The loss of a name; "auto" chooses it by the kind of the task.
-
-    Raises:
-        ConfigError: cross-entropy for values or traits, or a regression loss for classes.
-    """
+    """The loss of a name; "auto" chooses it by the kind of the task."""
     default = {"classes": "cross-entropy", "values": "ccc", "traits": "mse"}[task_kind]
     name = default if kind == "auto" else kind
     if (name == "cross-entropy") != (task_kind == "classes"):

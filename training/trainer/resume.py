@@ -11,9 +11,10 @@ import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
+from lightning.fabric import Fabric
 
 from svfap_edge.atomic import written_whole
 from svfap_edge.errors import ConfigError, TrainingError
@@ -21,9 +22,6 @@ from svfap_edge.training.clips.reading import LabelledClips
 from svfap_edge.training.config import to_table
 
 from .objective import Objective
-
-if TYPE_CHECKING:
-    from lightning.fabric import Fabric
 
 FREE = frozenset(
     (
@@ -72,12 +70,7 @@ def list_digest(clips: LabelledClips, path: Path) -> str:
 
 
 def check_resume(path: Path, fingerprint: dict[str, Any], epochs: int) -> None:
-    """Compare a resume checkpoint with the run that is to continue it up to an epoch.
-
-    Raises:
-        ConfigError: the file cannot be read, or belongs to a run with another fingerprint, or to
-            one that has trained longer. Both values are named.
-    """
+    """Raise ConfigError where a resume checkpoint is not one of this run, or is past `epochs`."""
     try:
         stored = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
         before, epoch, step = stored["record"], stored["place"]["epoch"], stored["place"]["step"]
@@ -116,10 +109,8 @@ def save_atomically(
 ) -> None:
     """Save a checkpoint from all processes; modules and optimizers become their state dicts.
 
-    Only those entries (name, value) of the model's state dict are saved that `keep` accepts.
-
-    Raises:
-        TrainingError: it could not be written. What was at `path` before is untouched.
+    Only those entries (name, value) of the model's state dict are saved that `keep` accepts. If
+    the file cannot be written, what was at `path` before is untouched.
     """
     try:
         with written_whole(path) if fabric.is_global_zero else nullcontext(path) as part:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from lightning.fabric import Fabric
 from lightning.fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from lightning.fabric.strategies.model_parallel import ModelParallelStrategy
+from lightning.fabric.strategies.strategy import Strategy
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
@@ -27,9 +28,6 @@ from .objective import Objective
 from .pretraining import Pretraining
 from .progress import say
 from .resume import check_resume, fingerprint_of
-
-if TYPE_CHECKING:
-    from lightning.fabric.strategies.strategy import Strategy
 
 CONFIG = "config.toml"
 
@@ -58,7 +56,8 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
     loaded = load_checkpoint(Path(settings.run.output) / BEST)
     model = loaded.model.to(fabric.device)
     # The checkpoint holds the model without its quantizers: another model, with other figures.
-    known = {} if quantize else {"val": objective.validated.get(loaded.info["epoch"])}
+    row = {} if quantize else place.history[loaded.info["epoch"] - 1]
+    known = {"val": {k: v for k, v in row.items() if k not in ("epoch", "loss")}}
     final = {
         name: {
             "published": known.get(name) or objective.evaluate(fabric, model, clips),
@@ -114,10 +113,6 @@ def build_fabric(run: RunSettings) -> Fabric:
     """Launch Fabric with the devices, nodes, strategy and precision of the settings.
 
     Under `torchrun` the number of processes is the one that it started.
-
-    Raises:
-        ConfigError: the machine has no such device, or too few of them; or a launcher started
-            another number of processes than the settings ask for.
     """
     if run.threads:
         torch.set_num_threads(run.threads)
