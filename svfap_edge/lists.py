@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from .errors import SourceError
-from .media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_image, is_media
+from .media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_foreign, is_hidden, is_image, is_media
 from .tasks import Task
 
 
@@ -47,7 +47,9 @@ def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
         items = _folder_items(path)
         if not items:
             known = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
-            raise SourceError(f"'{path}' holds no videos or images ({known}).")
+            foreign = next((file for file in path.rglob("*") if is_foreign(file)), None)
+            hint = "" if foreign is None else f" It holds '{foreign}', which has to be converted."
+            raise SourceError(f"'{path}' holds no videos or images ({known}).{hint}")
         return items
     if not path.is_file():
         raise SourceError(f"No file or folder '{path}'.")
@@ -56,10 +58,12 @@ def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
 
 def _folder_items(root: Path) -> list[Item]:
     items = [Item(file) for file in _media(root)]
-    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
+    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p)):
         target = (folder.name,)
         items += [Item(file, target) for file in _media(folder)]
         for deeper in sorted(p for p in folder.rglob("*") if p.is_dir()):
+            if any(is_hidden(part) for part in deeper.relative_to(folder).parts):
+                continue
             found = _media(deeper)
             if found and all(is_image(file) for file in found):
                 items.append(Item(deeper, target))

@@ -7,20 +7,43 @@ from __future__ import annotations
 
 import os
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".wmv")
+IMAGE_SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
+    ".ppm", ".pgm", ".pbm",
+)  # fmt: skip
+VIDEO_SUFFIXES = (
+    ".mp4", ".mov", ".avi", ".mkv", ".webm", ".flv", ".m4v", ".mpg", ".mpeg", ".wmv",
+    ".3gp", ".3g2", ".mts", ".m2ts", ".ts", ".vob", ".ogv", ".gif",
+)  # fmt: skip
+FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".psd", ".dng", ".cr2", ".nef", ".arw")
+"""Pictures that are not read; they are refused with the way to convert them."""
+
+CONVERT = "Convert it to PNG or JPEG first, for example with ImageMagick: magick {0} {1}.png"
+"""What to do about a picture that is not read."""
+
+
+def is_hidden(path: str | os.PathLike[str]) -> bool:
+    """Whether a file or folder is none of the user's: `.ipynb_checkpoints`, `__MACOSX`, or
+    `._1.jpg`, as macOS leaves beside `1.jpg` on foreign disks."""
+    name = os.path.basename(os.fspath(path))
+    return name.startswith(".") or name == "__MACOSX"
 
 
 def is_image(path: str | os.PathLike[str]) -> bool:
-    """Whether a name ends as a picture's does. The file need not exist, and is not opened."""
-    return os.fspath(path).lower().endswith(IMAGE_SUFFIXES)
+    """Whether a name ends as a picture's does, and is not hidden. The file is not opened."""
+    return os.fspath(path).lower().endswith(IMAGE_SUFFIXES) and not is_hidden(path)
 
 
 def is_video(path: str | os.PathLike[str]) -> bool:
-    """Whether a name ends as a video's does. The file need not exist, and is not opened."""
-    return os.fspath(path).lower().endswith(VIDEO_SUFFIXES)
+    """Whether a name ends as a video's does, and is not hidden. The file is not opened."""
+    return os.fspath(path).lower().endswith(VIDEO_SUFFIXES) and not is_hidden(path)
 
 
 def is_media(path: str | os.PathLike[str]) -> bool:
-    """Whether a name ends as a picture's or a video's does."""
+    """Whether a name ends as a picture's or a video's does, and is not hidden."""
     return is_image(path) or is_video(path)
+
+
+def is_foreign(path: str | os.PathLike[str]) -> bool:
+    """Whether a name ends as that of a picture which is not read, and is not hidden."""
+    return os.fspath(path).lower().endswith(FOREIGN_SUFFIXES) and not is_hidden(path)

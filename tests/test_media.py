@@ -21,6 +21,12 @@ from svfap_edge.media import is_image, is_media, is_video
         ("clip.mp4.txt", False, False),
         ("frames", False, False),
         ("", False, False),
+        ("photo.jfif", True, False),
+        ("00001.MTS", False, True),
+        ("phone.3gp", False, True),
+        ("._face.jpg", False, False),
+        ("faces/.hidden.mp4", False, False),
+        ("photo.heic", False, False),
     ],
 )
 def test_names(name: str, image: bool, video: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import cv2
@@ -56,7 +57,7 @@ class OverlayVideo(Sink):
             height, width = (n - n % 2 for n in image.shape[:2])
             self._size = (width, height)
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(str(self._path), code, self._fps, self._size)
+            self._writer = cv2.VideoWriter(os.path.abspath(self._path), code, self._fps, self._size)
             if not self._writer.isOpened():
                 raise SourceError(f"Cannot write the video '{self._path}'; use a path in .mp4.")
         if image.shape[1::-1] != self._size:
@@ -97,7 +98,7 @@ class OverlayVideo(Sink):
             return
         self._writer.release()
         self._writer = None
-        check = cv2.VideoCapture(str(self._path), cv2.CAP_FFMPEG)
+        check = cv2.VideoCapture(os.path.abspath(self._path), cv2.CAP_FFMPEG)
         frames = check.get(cv2.CAP_PROP_FRAME_COUNT) if check.isOpened() else 0
         check.release()
         if frames < self._written:

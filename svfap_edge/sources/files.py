@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError
-from svfap_edge.media import IMAGE_SUFFIXES, is_image
+from svfap_edge.media import CONVERT, IMAGE_SUFFIXES, is_foreign, is_image
 
 from .frames import Frame, Source
 from .sample import Generated
@@ -37,7 +39,8 @@ class VideoFile(Source):
     def __init__(self, path: Path) -> None:
         if not path.is_file():
             raise SourceError(f"No video at '{path}'.")
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        # An absolute path is never taken for a protocol of FFmpeg's, as `12:30.mp4` would be.
+        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
         first = self._read() if self._capture.isOpened() else None
         if first is None:
             self._capture.release()
@@ -96,6 +99,9 @@ class ImageFolder(Source):
         self._times = folder_times(path, fps)
         super().__init__(str(path), len(self._times), fps)
         self._path = path
+        if not (path / TIMESTAMPS).is_file() or fps is not None:
+            gaps = missing_numbers(list(self._times))
+            self.warnings += [] if gaps is None else [gaps]
 
     def __iter__(self) -> Iterator[Frame]:
         for index, (name, timestamp_s) in enumerate(self._times.items()):
@@ -113,18 +119,33 @@ class StillImage(Generated):
 def read_image(path: Path) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 RGB, a grey one with three equal channels; SourceError
     if it is not readable."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if image is None:
-        raise SourceError(f"'{path}' is not a readable image.")
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise SourceError(f"'{path}' is not a readable image: {error.strerror}.") from error
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
+    if image is None or _is_cut_off(data):
+        advice = f" {CONVERT.format(path.name, path.stem)}." if is_foreign(path) else ""
+        cut = "; it is cut off" if image is not None else ""
+        raise SourceError(f"'{path}' is not a readable image{cut}.{advice}")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_cut_off(data: bytes) -> bool:
+    """Whether a JPEG ends inside its last scan (OpenCV fills the rest with grey). The bytes of a
+    scan hold no markers, so the end of the image has to follow the last start of a scan."""
+    return data[:2] == b"\xff\xd8" and data.rfind(b"\xff\xd9") < data.rfind(b"\xff\xda")
 
 
 def folder_times(path: Path, fps: float | None = None) -> dict[str, float]:
     """Names of a folder's images and their times in seconds, in order; see `ImageFolder`."""
     names = [p.name for p in path.iterdir() if is_image(p)]
     if not names:
-        raise SourceError(f"Folder '{path}' holds no images ({', '.join(IMAGE_SUFFIXES)}).")
-    names.sort(key=_natural)
+        foreign = next((p.name for p in path.iterdir() if is_foreign(p)), None)
+        advice = "" if foreign is None else f" {CONVERT.format(foreign, Path(foreign).stem)}."
+        raise SourceError(f"Folder '{path}' holds no images ({', '.join(IMAGE_SUFFIXES)}).{advice}")
+    decimal = all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", Path(name).stem) for name in names)
+    names.sort(key=(lambda name: float(Path(name).stem)) if decimal else _natural)
     table = path / TIMESTAMPS
     if table.is_file() and fps is None:
         return _read_timestamps(table, names)
@@ -133,23 +154,49 @@ def folder_times(path: Path, fps: float | None = None) -> dict[str, float]:
 
 def _natural(name: str) -> list[tuple[int, str]]:
     """A sort key that puts frame 10 after frame 9."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", name)]
+    parts = re.split(r"([0-9]+)", name)
+    return [(int(part), "") if i % 2 else (-1, part) for i, part in enumerate(parts)]
+
+
+def missing_numbers(names: Sequence[str]) -> str | None:
+    """A sentence about gaps in the numbers of frames, `frame_7.png` after `frame_4.png`; None where
+    there are none, or the names are not numbered."""
+    matches = [re.fullmatch(r"(.*?)([0-9]+)\.[^.]*", name) for name in names]
+    if not all(matches) or len({match[1] for match in matches if match}) > 1:
+        return None
+    numbers = [int(match[2]) for match in matches if match]
+    gaps = [(a, b) for a, b in pairwise(numbers) if b > a + 1]
+    steps = {b - a for a, b in pairwise(numbers)}
+    if not gaps or len(steps) == 1:  # every second frame was kept, say
+        return None
+    missing = sum(b - a - 1 for a, b in gaps)
+    return (
+        f"The numbers of the images have gaps: {missing} are missing, first after {gaps[0][0]}. "
+        "The images follow each other as if none were; give their times in timestamps.csv if "
+        "frames were lost."
+    )
 
 
 def _read_timestamps(table: Path, names: list[str]) -> dict[str, float]:
     """Time in seconds by name, in order of time, of all images of the folder; the first is 0."""
     times: dict[str, float] = {}
-    with table.open(newline="", encoding="utf-8") as file:
-        for number, row in enumerate(csv.reader(file), 1):
-            try:
-                name, value = row[0].strip(), float(row[1])
-            except (IndexError, ValueError) as error:
-                if number == 1:  # it is a header
-                    continue
-                raise SourceError(
-                    f"'{table}', line {number}: expected 'name,timestamp_s', got {row}."
-                ) from error
-            times[name] = value
+    text = _decoded(table)
+    # Spreadsheets write semicolons where "," is the decimal sign.
+    semicolons = ";" in text.partition("\n")[0]
+    rows = csv.reader(text.splitlines(), delimiter=";" if semicolons else ",")
+    for number, row in enumerate(rows, 1):
+        if not "".join(row).strip():
+            continue
+        try:
+            value = row[1].replace(",", ".") if semicolons else row[1]
+            name, time_s = row[0].strip(), float(value)
+        except (IndexError, ValueError) as error:
+            if number == 1:  # it is a header
+                continue
+            raise SourceError(
+                f"'{table}', line {number}: expected 'name,timestamp_s', got {row}."
+            ) from error
+        times[name] = time_s
     missing = [name for name in names if name not in times]
     unknown = [name for name in times if name not in set(names)]
     if missing or unknown:
@@ -162,3 +209,18 @@ def _read_timestamps(table: Path, names: list[str]) -> dict[str, float]:
     if not all(math.isfinite(v) for v in values) or len(set(values)) != len(values):
         raise SourceError(f"'{table}': times must be finite and all different.")
     return {name: value - values[0] for name, value in ordered.items()}
+
+
+def _decoded(table: Path) -> str:
+    """The text of a table as editors and spreadsheets save it: UTF-8 with or without a mark, UTF-16
+    with one, or Latin-1."""
+    try:
+        data = table.read_bytes()
+    except OSError as error:
+        raise SourceError(f"'{table}' cannot be read: {error.strerror}.") from error
+    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        return data.decode("utf-16", "replace")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

@@ -150,3 +150,101 @@ def test_a_cut_video_warns(videos: Path, tmp_path: Path) -> None:
 def test_bad_frame_rate(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="positive"):
         open_source(tmp_path, fps=0)
+
+
+def pictures(folder: Path, *names: str) -> Path:
+    """A folder of small pictures, whose grey level counts them."""
+    folder.mkdir(exist_ok=True)
+    for index, name in enumerate(names):
+        good, data = cv2.imencode(".png", np.full((8, 8, 3), 10 * index, np.uint8))
+        assert good
+        (folder / name).write_bytes(data.tobytes())
+    return folder
+
+
+def test_hidden_files_are_no_frames(tmp_path: Path) -> None:
+    """As macOS and editors leave them beside the data."""
+    folder = pictures(tmp_path / "f", "1.png", "2.png")
+    for name in ("._1.png", "._2.png", ".trash.png"):
+        (folder / name).write_bytes(b"\0\5\x16\7 Mac OS X")
+    assert len(read(folder)) == 2
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("0.png", "0.04.png", "0.2.png", "0.12.png", "10.5.png", "9.75.png"),
+        ("①1.png", "①2.png", "①10.png"),
+        ("frame9.png", "frame10.png", "frame11.png"),
+    ],
+    ids=["decimal seconds", "a digit that is no number", "natural"],
+)
+def test_order_of_frames(tmp_path: Path, names: tuple[str, ...]) -> None:
+    from svfap_edge.sources.files import folder_times
+
+    decimal = all(name[0].isascii() and name[0].isdigit() for name in names)
+    want = sorted(names, key=lambda name: float(name[:-4])) if decimal else list(names)
+    assert list(folder_times(pictures(tmp_path / "f", *names))) == want
+
+
+def test_gaps_in_the_numbers_are_said(tmp_path: Path) -> None:
+    with open_source(pictures(tmp_path / "a", "f7.png", "f8.png", "f11.png", "f12.png")) as source:
+        assert len(list(source)) == 4
+        (warning,) = source.warnings
+    assert "2 are missing, first after 8" in warning
+    for number, names in enumerate([("1.png", "2.png"), ("2.png", "4.png", "6.png"), ("a.png",)]):
+        with open_source(pictures(tmp_path / f"b{number}", *names)) as source:
+            assert source.warnings == []
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "latin-1"])
+@pytest.mark.parametrize(("comma", "point"), [(",", "."), (";", ","), (";", ".")])
+def test_timestamps_from_a_spreadsheet(
+    tmp_path: Path, encoding: str, comma: str, point: str
+) -> None:
+    folder = pictures(tmp_path / "f", "gro\u00df.png", "klein.png")
+    rows = [
+        ("name", "time"),
+        ("gro\u00df.png", f"0{point}5"),
+        ("klein.png", f"2{point}25"),
+        ("", ""),
+    ]
+    text = "\r\n".join(comma.join(row) for row in rows) + "\r\n"
+    (folder / "timestamps.csv").write_bytes(text.encode(encoding))
+    assert [frame.timestamp_s for frame in read(folder)] == [0, 1.75]
+
+
+def test_a_picture_that_is_cut_off(tmp_path: Path) -> None:
+    """OpenCV fills the missing part with grey; an embedded preview does not hide that."""
+    noise = np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+    data = cv2.imencode(".jpg", noise)[1].tobytes()
+    preview = b"\xff\xe1" + (len(data[:600]) + 4).to_bytes(2, "big") + data[:600] + b"\xff\xd9"
+    whole, cut = data[:2] + preview + data[2:], (data[:2] + preview + data[2:])[:-400]
+    (tmp_path / "whole.jpg").write_bytes(whole)
+    (tmp_path / "cut.jpg").write_bytes(cut)
+    assert len(read(tmp_path / "whole.jpg")) == 75
+    with pytest.raises(SourceError, match="not a readable image"):
+        open_source(tmp_path / "cut.jpg")
+
+
+def test_pictures_that_are_not_read_say_how_to_convert_them(tmp_path: Path) -> None:
+    (tmp_path / "me.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    for source in (tmp_path / "me.heic", tmp_path):
+        with pytest.raises(SourceError, match=r"magick me\.heic me\.png"):
+            open_source(source)
+
+
+@pytest.mark.parametrize(
+    "name", ["2024-05-01T12:30:05.mp4", "file:x.mp4", "concat:a.mp4", "%03d.mp4"]
+)
+def test_names_that_look_like_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """A file is opened as that file, also by a relative path; and written so."""
+    from svfap_edge.training.clips.video import read_video
+
+    write_video(tmp_path / "plain.mp4", [0, 40, 80])
+    (tmp_path / "plain.mp4").rename(tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    assert len(read(name)) == 3
+    assert len(read_video(Path(name), lambda times: np.arange(len(times)))) == 3

@@ -7,6 +7,7 @@ the whole video twice: once for the times, once for the frames.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -39,7 +40,7 @@ def _read_with_av(path: Path, choose: Choice) -> np.ndarray | None:
     """The chosen frames; None if the packets carry no times."""
     import av
 
-    with av.open(str(path), metadata_errors="ignore") as container:
+    with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
         if not container.streams.video:
             raise UnreadableClip(str(path), "holds no video stream")
         stream = container.streams.video[0]
@@ -60,7 +61,7 @@ def _read_with_av(path: Path, choose: Choice) -> np.ndarray | None:
         wanted = pts[choose(times)]
         images = _decode(container, set(wanted.tolist()), int(wanted.min()))
     if len(images) < len(set(wanted.tolist())):  # frames that need an earlier key frame
-        with av.open(str(path), metadata_errors="ignore") as container:
+        with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
             images = _decode(container, set(wanted.tolist()), None)
     try:
         return np.stack([images[time] for time in wanted.tolist()])

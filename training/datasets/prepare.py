@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svfap_edge.errors import SourceError
-from svfap_edge.media import is_image
+from svfap_edge.media import is_hidden, is_image
 from svfap_edge.tasks import TASKS
 
 from .posed import find_crema_d, find_enterface05, find_ravdess
@@ -69,7 +69,7 @@ def find_images(root: Path, labels: Sequence[str] = ()) -> Fold:
         part: {
             folder.name: sorted(p for p in folder.iterdir() if is_image(p))
             for folder in sorted(place.iterdir() if place.is_dir() else ())
-            if folder.is_dir()
+            if folder.is_dir() and not is_hidden(folder)
         }
         for part, place in places.items()
     }

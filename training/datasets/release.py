@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 from svfap_edge.errors import SourceError
-from svfap_edge.media import VIDEO_SUFFIXES, is_image, is_video
+from svfap_edge.media import VIDEO_SUFFIXES, is_hidden, is_image, is_video
 
 Part = Literal["train", "val", "test"]
 PARTS: tuple[Part, ...] = ("train", "val", "test")
@@ -98,7 +98,7 @@ def no_layout(title: str, root: Path, known: Sequence[str], unpack: str) -> Sour
     """The error for a folder that is not laid out as the release; it names what is there."""
     if not root.is_dir():
         return SourceError(f"{title}: no folder '{root}'.")
-    names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir() if p.name[0] != ".")
+    names = sorted(p.name + "/" * p.is_dir() for p in root.iterdir() if not is_hidden(p))
     shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
     folders = (p for p in sorted(root.iterdir()) if p.is_dir())
     deeper = [folder for folder in folders if any((folder / name).is_dir() for name in known)]
@@ -130,7 +130,7 @@ def _holds_images(folder: Path) -> bool:
 def scan(base: Path) -> Iterator[Path]:
     """Every video and every folder of images under a folder, in order."""
     for place, folders, files in os.walk(base, followlinks=True):
-        folders.sort()
+        folders[:] = sorted(name for name in folders if not is_hidden(name))
         if any(is_image(file) for file in files):
             folders.clear()
             yield Path(place)
