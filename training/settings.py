@@ -94,7 +94,8 @@ class OptimSettings:
             (Goyal et al. 2017).
         rate_batch: Clips of a global batch for which `rate` and `least_rate` are given.
         least_rate: Learning rate at the end of the cosine, scaled like `rate`.
-        warmup_epochs: Epochs in which the rate rises to its peak; fewer than `epochs`.
+        warmup_epochs: Epochs in which the rate rises to its peak, fewer than `epochs`; None for 5,
+            as published, but a quarter of `epochs` at most.
         weight_decay: Decay of the weights, as in AdamW.
         beta1, beta2: Momenta of AdamW's two averages.
         layer_decay: Factor on the rate from each layer to the one below (Bao et al. 2022).
@@ -109,7 +110,7 @@ class OptimSettings:
     rate: Positive = 1e-3
     rate_batch: Count = 256
     least_rate: NotNegative = 1e-6
-    warmup_epochs: NotNegative = 5.0
+    warmup_epochs: NotNegative | None = None
     weight_decay: NotNegative = 0.05
     beta1: BelowOne = 0.9
     beta2: BelowOne = 0.999
@@ -120,10 +121,15 @@ class OptimSettings:
     def __post_init__(self) -> None:
         if self.least_rate > self.rate:
             raise ValueError(f"least_rate must be in 0..rate; got {self.rate}, {self.least_rate}")
-        if self.warmup_epochs >= self.epochs:
+        if self.warmup >= self.epochs:
             raise ValueError(
-                f"warmup_epochs ({self.warmup_epochs:g}) must be less than epochs ({self.epochs})"
+                f"warmup_epochs ({self.warmup:g}) must be less than epochs ({self.epochs})"
             )
+
+    @property
+    def warmup(self) -> float:
+        """Epochs in which the rate rises."""
+        return min(5.0, self.epochs / 4) if self.warmup_epochs is None else self.warmup_epochs
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from svfap_edge.errors import SvfapError
+from svfap_edge.errors import SourceError, SvfapError
 
 from .console import console, print_json, reporting, requiring, table
 from .options import Depths, Heads, Json
@@ -29,6 +29,10 @@ def inspect(
         if path.is_file():
             _show_checkpoint(path, geometry(heads=heads, depths=depths), as_json)
         else:
+            if not path.exists():
+                raise SourceError(
+                    f"No file or folder '{path}'. Expected the folder of a bundle, or a checkpoint."
+                )
             show_bundle(path, as_json)
 
 

@@ -41,6 +41,13 @@ def run(
     face_model: options.FaceModel = None,
     hop: options.Hop = 0.5,
     detect_every: options.DetectEvery = 1,
+    min_coverage: Annotated[
+        float,
+        typer.Option(
+            metavar="SHARE",
+            help="Share of a clip's slots, up to 1, that must hold a frame for a prediction.",
+        ),
+    ] = 0.5,
     smooth: Annotated[
         float,
         typer.Option(
@@ -116,7 +123,13 @@ def run(
         from svfap_edge.perception.view import ViewSettings
         from svfap_edge.runner.run import run as run_sources
         from svfap_edge.runtimes import Engine
-        from svfap_edge.sinks.paths import camera_paths, check_outputs
+        from svfap_edge.sinks.paths import (
+            PLOT_SUFFIXES,
+            VIDEO_SUFFIXES,
+            camera_paths,
+            check_kind,
+            check_outputs,
+        )
         from svfap_edge.sources.addresses import name_sources, split_name
         from svfap_edge.sources.opening import open_source, open_sources
 
@@ -125,6 +138,7 @@ def run(
             "hop_s": hop,
             "detect_every": detect_every,
             "smoothing_s": smooth,
+            "min_coverage": min_coverage,
             "budget_s": None if budget is None else budget / 1e3,
             "max_people": max_people or MAX_PEOPLE,
         }
@@ -132,11 +146,13 @@ def run(
         addresses = name_sources(sources)
         named = len(sources) > 1 or split_name(sources[0])[0] is not None
         names = list(addresses)
-        videos = {} if video is None else camera_paths("--video", video, names)
-        plots = {} if plot is None else camera_paths("--plot", plot, names)
+        videos = {} if video is None else camera_paths("--video", video, names, ".mp4")
+        plots = {} if plot is None else camera_paths("--plot", plot, names, ".png")
         written = _written(jsonl, videos, plots)
         models = [] if face_model is None else [str(face_model)]
         check_outputs(written, [*addresses.values(), *models])
+        check_kind("--video", videos.values(), VIDEO_SUFFIXES)
+        check_kind("--plot", plots.values(), PLOT_SUFFIXES)
         failed: dict[str, str] = {}
         with ExitStack() as stack:
             if named:
@@ -258,4 +274,4 @@ def _print_people(summary: RunSummary, out: Console, indent: str = "") -> None:
     if not summary.people:
         out.print(f"{indent}  No face was found in any frame.")
     elif not summary.predictions:
-        out.print(f"{indent}  No face stayed long enough for a prediction.")
+        out.print(f"{indent}  No clip held enough frames of a face for a prediction.")

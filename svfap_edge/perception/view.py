@@ -77,6 +77,7 @@ class View:
 
     Attributes:
         people: The people and their streams.
+        settings: How they are followed and predicted.
         seconds: Wall time spent so far by stage, in seconds: "detect", "crop", "model".
         warnings: What a user should know; each is said once.
     """
@@ -87,7 +88,7 @@ class View:
         self.detector = detector
         self.seconds = {"detect": 0.0, "crop": 0.0, "model": 0.0}
         self.warnings: list[str] = []
-        self._settings = settings
+        self.settings = settings
         self._budget = self._new_budget()
         self._slowed = False  # whether a warning of the budget was given
         self.people = People(
@@ -123,7 +124,7 @@ class View:
         """Find the faces of the frame that `follow` takes next, after `check`; None if it is not
         searched. Changes nothing that other methods look at, so that these need not wait for it."""
         self.check(image, timestamp_s)
-        gap = self._last_s is None or timestamp_s - self._last_s > self._settings.predict_s
+        gap = self._last_s is None or timestamp_s - self._last_s > self.settings.predict_s
         due = self._unsearched + 1 >= self._budget.detect_every
         if not (due or gap or self._tracker.unsure or image.shape != self._image.shape):
             return None
@@ -147,7 +148,7 @@ class View:
         if boxes is not None:
             self._tracks, gone = self._tracker.update(boxes, timestamp_s)
         else:
-            self._tracks, gone = self._tracker.predict(timestamp_s, self._settings.predict_s)
+            self._tracks, gone = self._tracker.predict(timestamp_s, self.settings.predict_s)
         self._gone += gone
         followed = time.perf_counter()
         for track in self._tracks:
@@ -196,7 +197,7 @@ class View:
         self._last_s = None
         self._budget = self._new_budget()
         self._slowed = False
-        self.people.set_hop(self._settings.hop_s)
+        self.people.set_hop(self.settings.hop_s)
         return changes
 
     @property
@@ -211,20 +212,20 @@ class View:
             ignored=self._tracker.ignored,
             level=self._budget.level,
             detect_every=self._budget.detect_every,
-            hop_s=self._settings.hop_s * self._budget.hop_factor,
+            hop_s=self.settings.hop_s * self._budget.hop_factor,
             slowed_s=self._slowed_s,
             holds=self._budget.holds,
         )
 
     def _new_budget(self) -> Budget:
-        settings = self._settings
+        settings = self.settings
         return Budget(settings.budget_s, settings.detect_every, settings.predict_s)
 
     def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
         stream = self.people.stream_of(track.number)
         if track.visible:
             stream.add(crop_face(image, track.box, self._margin), timestamp_s)
-        elif timestamp_s - track.seen_s > self._settings.hold_s:
+        elif timestamp_s - track.seen_s > self.settings.hold_s:
             stream.mark_stale()
 
     def _keep_budget(self, clips: int, model_s: float, timestamp_s: float) -> None:
@@ -235,7 +236,7 @@ class View:
             crop_s=crop_s,
             model_s=model_s,
             clips=clips,
-            rate=self.people.valid / self._settings.hop_s,
+            rate=self.people.valid / self.settings.hop_s,
         )
         if not changed:
             return

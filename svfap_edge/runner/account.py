@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
+from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import InferenceError, SvfapError
 from svfap_edge.perception.cameras import Cameras
 from svfap_edge.perception.results import Perception, StateChange
@@ -110,7 +112,7 @@ class Account:
         self._failed: dict[str, str] = {}
         self._started = time.perf_counter()
         self._write_s = 0.0
-        self._sinks, self._warn = sinks, warn
+        self._sinks, self._warn, self._clip = sinks, warn, engine.spec.clip
         self._begun: set[str] = set()
         self._warned = dict.fromkeys(sources, 0)
         self._empty = partial(
@@ -195,6 +197,8 @@ class Account:
         summary.people = view.statistics.people
         summary.counts = asdict(source.counts) if source.counts is not None else {}
         summary.warnings = [*source.warnings, *warnings_of(view)]
+        if summary.people and not summary.predictions:
+            summary.warnings += sparse(summary, self._clip, view.settings.min_coverage)
         summary.wall_s = self.wall_s
         summary.seconds |= view.seconds
         content = summary.to_json()
@@ -268,6 +272,22 @@ def warnings_of(view: View) -> list[str]:
     if view.statistics.holds:
         return list(view.warnings)
     return [*view.warnings, _NOT_KEPT]
+
+
+def sparse(summary: RunSummary, clip: ClipSpec, min_coverage: float) -> list[str]:
+    """What to do about a source whose frames are too few for any prediction; nothing where they are
+    not, or where it is shorter than a clip."""
+    rate = summary.frames / summary.duration_s if summary.duration_s > clip.span_s else math.inf
+    share = rate * clip.spacing_s
+    if share >= min_coverage:
+        return []
+    return [
+        f"The source has {rate:.1f} frames a second, but a clip of this model takes one every "
+        f"{clip.spacing_s:.2f} s and is predicted if {min_coverage:.0%} of it are there: only "
+        f"{share:.0%} are. Use a source with more frames, a model with a wider spacing, or "
+        f"--min-coverage {math.floor(95 * share) / 100:g} (in Python min_coverage), with less to "
+        "go by."
+    ]
 
 
 _NOT_KEPT = (

@@ -77,9 +77,19 @@ PLACE = "{camera}"
 """Where the name of the camera goes in the path of an output."""
 
 
-def camera_paths(option: str, pattern: Path, cameras: Sequence[str]) -> dict[str, Path]:
+VIDEO_SUFFIXES = (".mp4", ".mov", ".mkv", ".avi", ".m4v")
+PLOT_SUFFIXES = (".png", ".pdf", ".svg", ".jpg", ".jpeg", ".webp", ".tif", ".tiff")
+"""Suffixes of the files that overlay videos and timelines are written as."""
+
+
+def camera_paths(
+    option: str, pattern: Path, cameras: Sequence[str], suffix: str
+) -> dict[str, Path]:
     """The file of each camera: a pattern, given as `option`, in which "{camera}" stands for the
-    name. ConfigError if there are several cameras and no place for their names."""
+    name, with the suffix if it has none. ConfigError if there are several cameras and no place for
+    their names."""
+    if not pattern.suffix and not _is_device(pattern):
+        pattern = pattern.with_name(pattern.name + suffix)
     if PLACE not in str(pattern) and len(cameras) > 1:
         example = pattern.with_name(f"{pattern.stem}-{PLACE}{pattern.suffix}")
         raise ConfigError(
@@ -87,3 +97,13 @@ def camera_paths(option: str, pattern: Path, cameras: Sequence[str]) -> dict[str
             f"({', '.join(cameras)}). Each needs its own: write {option} '{example}'."
         )
     return {name: Path(str(pattern).replace(PLACE, name)) for name in cameras}
+
+
+def check_kind(option: str, paths: Iterable[Path], suffixes: Sequence[str]) -> None:
+    """Raise ConfigError for a path that does not end as a file of this kind does."""
+    for path in paths:
+        if path.suffix.lower() not in suffixes and not _is_device(path):
+            raise ConfigError(
+                f"{option} '{path}' cannot be written as '{path.suffix}'. Use one of "
+                f"{', '.join(suffixes)}."
+            )

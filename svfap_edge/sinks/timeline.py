@@ -164,7 +164,7 @@ class Timeline(Sink):
         ax.set(xlim=span, ylim=(low, high), ylabel=name)
         if not predictions:
             ax.text(
-                0.5, 0.5, "no face long enough for a prediction",
+                0.5, 0.5, "no clip with enough frames of a face",
                 transform=ax.transAxes, ha="center", va="center", color="#666666",
             )  # fmt: skip
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import re
 import shutil
 import signal
 import subprocess
@@ -162,6 +163,31 @@ def test_run_with_an_engine(tiny: Bundle, video: Path, engine: str) -> None:
     assert json.loads(result.stdout)["engine"] == engine
 
 
+def test_outputs_without_a_suffix_get_one_before_the_work(
+    tmp_path: Path, video: Path, tiny: Bundle
+) -> None:
+    (tmp_path / "p1.png").mkdir()
+    options = ("--bundle", tiny.path, "--detector", "none")
+    said = refused(2, "run", video, "--plot", tmp_path / "p1", *options)
+    assert f"'{tmp_path / 'p1.png'}': it is a folder" in said
+    result = call("run", video, "--plot", tmp_path / "p2", *options)
+    assert f"wrote {tmp_path / 'p2.png'}" in result.output and (tmp_path / "p2.png").is_file()
+
+
+def test_a_source_with_too_few_frames_says_so(tmp_path: Path, tiny: Bundle) -> None:
+    spacing_s = tiny.manifest.clip.spacing_s
+    for number in range(40):
+        cv2.imwrite(str(tmp_path / f"{number}.png"), np.full((24, 32, 3), 90, np.uint8))
+    slow = ("--bundle", tiny.path, "--detector", "none", "--fps", 0.3 / spacing_s)
+    result = call("run", tmp_path, *slow)
+    assert result.exit_code == 0, result.output
+    assert "No clip held enough frames" in result.output
+    share = re.search(r"--min-coverage ([\d.]+)", result.output)
+    assert share is not None and "frames a second" in result.output
+    result = call("run", tmp_path, *slow, "--min-coverage", share[1], "--json")
+    assert json.loads(result.stdout)["predictions"] > 0
+
+
 def test_run_bad_input(tmp_path: Path, video: Path, tiny: Bundle) -> None:
     assert "No source" in refused(2, "run", tmp_path / "none.mp4")
     (tmp_path / "x.mp4").write_bytes(b"no video")
@@ -173,6 +199,9 @@ def test_run_bad_input(tmp_path: Path, video: Path, tiny: Bundle) -> None:
         ("--budget", "inf", "--budget"), ("--mode", "fast", "mode"), ("--seconds", 0, "--seconds"),
     ):  # fmt: skip
         assert f"{name} must be" in refused(2, "run", video, option, value)
+    for option, name in (("--plot", "x.txt"), ("--video", "x.wmv")):
+        said = refused(2, "run", video, option, tmp_path / name)
+        assert "cannot be written as" in said and not (tmp_path / name).exists()
     for option in ("--detect-every", "--max-people"):
         assert option in refused(2, "run", video, option, 0)
     assert "No detector" in refused(2, "run", video, "--detector", "x")

@@ -74,9 +74,9 @@ def test_of_several_sources_none_is_overwritten(film: Path) -> None:
 
 def test_two_results_do_not_share_a_file(film: Path) -> None:
     for one, other in (("--video", "--jsonl"), ("--video", "--plot"), ("--plot", "--jsonl")):
-        said = refused(2, "run", "in.mp4", one, "out", other, "there/out")
+        said = refused(2, "run", "in.mp4", one, "out.mp4", other, "there/out.mp4")
         assert "would both write" in said and one in said and other in said
-    assert not Path("out").exists()
+    assert not Path("out.mp4").exists()
 
 
 def test_what_is_harmless_is_let_pass(film: Path) -> None:

@@ -70,7 +70,7 @@ def test_values_are_read_as_toml(text: str, section: str, name: str, value: obje
         ("optim.rate=inf", "'optim.rate' must be a number above 0; got inf"),
         ("optim.rate=0", "'optim.rate' must be a number above 0; got 0"),
         ("data.unreadable=nan", "'data.unreadable' must be a number in 0..1; got nan"),
-        ("optim.epochs=5", "warmup_epochs (5) must be less than epochs (5)"),
+        ("optim.warmup_epochs=100", "warmup_epochs (100) must be less than epochs (100)"),
         ("optim.warmup_epochs=-1", "'optim.warmup_epochs' must be a number that is not negative"),
         ("optim.rate=1e-7", "least_rate must be in 0..rate; got 1e-07, 1e-06"),
         ("optim.rate_batch=0", "'optim.rate_batch' must be a whole number of at least 1"),
@@ -131,3 +131,9 @@ def test_every_setting_is_documented() -> None:
     sections = {n.partition(".")[0] for n in settings(FinetuneConfig)}
     assert sections == {*("model", "data", "augment", "mixing", "framing", "loss", "optim", "run")}
     assert "optim.layer_decay" in settings(FinetuneConfig) and "layer_decay:" in text
+
+
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 0.25), (3, 0.75), (20, 5), (100, 5)])
+def test_a_short_run_has_a_short_warm_up(epochs: int, warmup: float) -> None:
+    config = load_config(FinetuneConfig, None, [f"optim.epochs={epochs}"])
+    assert config.optim.warmup == warmup

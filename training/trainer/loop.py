@@ -231,7 +231,7 @@ class Training:
         clips = optim.batch * optim.accumulate * self.fabric.world_size
         scale = clips / optim.rate_batch
         peak, least = optim.rate * scale, optim.least_rate * scale
-        total, warm = of_epoch * optim.epochs, round(of_epoch * optim.warmup_epochs)
+        total, warm = of_epoch * optim.epochs, round(of_epoch * optim.warmup)
         set_rate(self.optimizer, rate_at(update, total, warm, peak, least))
         if optim.clip_norm:
             self.fabric.clip_gradients(self.model, self.optimizer, max_norm=optim.clip_norm)
