@@ -58,6 +58,15 @@ FaceModel = Annotated[
         help="YuNet's ONNX file; by default SVFAP_EDGE_FACE_MODEL, or the file in the cache.",
     ),
 ]
+DetectSize = Annotated[
+    str,
+    typer.Option(
+        "--detect-size",
+        metavar="PIXELS",
+        help="Longer side that frames are shrunk to before the search for faces; auto finds faces "
+        "of 1/40 of that side, and takes longer.",
+    ),
+]
 DetectEvery = Annotated[
     int,
     typer.Option(

@@ -40,6 +40,7 @@ def run(
     detector: options.DetectorName = "auto",
     face_model: options.FaceModel = None,
     hop: options.Hop = 0.5,
+    detect_size: options.DetectSize = "320",
     detect_every: options.DetectEvery = 1,
     min_coverage: Annotated[
         float,
@@ -118,7 +119,7 @@ def run(
         live = _live_settings(wait, read_timeout)
         if as_json and jsonl == "-":
             raise ConfigError("--json and --jsonl - both write standard output; choose one.")
-        from svfap_edge.perception.detectors import check_detector
+        from svfap_edge.perception.detectors import check_detect_size, check_detector
         from svfap_edge.perception.tracking import MAX_PEOPLE
         from svfap_edge.perception.view import ViewSettings
         from svfap_edge.runner.run import run as run_sources
@@ -134,6 +135,7 @@ def run(
         from svfap_edge.sources.opening import open_source, open_sources
 
         check_detector(detector)
+        check_detect_size(detect_size)
         settings = {
             "hop_s": hop,
             "detect_every": detect_every,
@@ -174,7 +176,7 @@ def run(
             summary = run_sources(
                 opened if named else opened[names[0]], loaded, sinks,
                 seconds=seconds, progress=report, warn=warn, failed=failed,
-                detector=detector, face_model=face_model, **settings,
+                detector=detector, face_model=face_model, detect_size=detect_size, **settings,
             )  # fmt: skip
         if as_json:
             print_json(summary.to_json())

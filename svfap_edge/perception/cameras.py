@@ -16,7 +16,7 @@ from svfap_edge.errors import ConfigError, InferenceError, require
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.engine import MAX_BATCH
 
-from .detectors import Detector, open_detector
+from .detectors import DETECT_SIZE, Detector, open_detector
 from .results import Perception, StateChange
 from .view import View, ViewSettings
 
@@ -45,6 +45,7 @@ class Cameras:
         *,
         detector: str | Detector = "auto",
         face_model: str | os.PathLike[str] | None = None,
+        detect_size: int | str = DETECT_SIZE,
         most: int = MAX_BATCH,
         workers: int = 1,
         budget_s: float | None = None,
@@ -57,6 +58,7 @@ class Cameras:
             detector: The face detector by name, see `Perceiver`: each camera has its own. For one
                 camera also a detector of your own.
             face_model: YuNet's ONNX file; by default it is looked for, see `open_detector`.
+            detect_size: Pixels of the longer side that frames are shrunk to before the search.
             most: Clips in a batch. If more are ready, cameras take turns, and the next batch begins
                 with the camera after the last one served.
             workers: Threads in which `process` looks at frames of different cameras.
@@ -79,7 +81,9 @@ class Cameras:
         share = None if budget_s is None else budget_s / len(listed)
         common = ViewSettings(budget_s=share, **settings)
         self.views = {
-            name: View(engine, open_detector(detector, face_model), common, name or "person")
+            name: View(
+                engine, open_detector(detector, face_model, detect_size), common, name or "person"
+            )
             for name in listed
         }
         self._engine = engine

@@ -12,7 +12,7 @@ from svfap_edge.errors import ConfigError, InferenceError
 from svfap_edge.runtimes import Engine
 from svfap_edge.schedule import HOP_S, MIN_COVERAGE
 
-from .detectors import Detector, open_detector
+from .detectors import DETECT_SIZE, Detector, open_detector
 from .results import PerceiverStatistics, Perception, StateChange
 from .tracking import MAX_PEOPLE
 from .view import FORGET_S, HOLD_S, PREDICT_S, View, ViewSettings
@@ -40,6 +40,7 @@ class Perceiver:
         *,
         detector: str | Detector = "auto",
         face_model: str | os.PathLike[str] | None = None,
+        detect_size: int | str = DETECT_SIZE,
         hop_s: float = HOP_S,
         min_coverage: float = MIN_COVERAGE,
         hold_s: float = HOLD_S,
@@ -57,6 +58,8 @@ class Perceiver:
             detector: "auto" (YuNet where its file is found, else Haar), "yunet", "haar", "none"
                 (every frame is a face), or a detector of your own.
             face_model: YuNet's ONNX file; by default it is looked for, see `open_detector`.
+            detect_size: Pixels of the longer side that frames are shrunk to before faces are looked
+                for (320), or "auto"; see `open_detector`. A detector of your own does as it does.
             hop_s: Seconds between the predictions of a person (0.5).
             min_coverage: Share of a clip's slots, above 0 and up to 1, that must hold a captured
                 frame (0.5). Below it the person is "warming" or "stale" and is not predicted.
@@ -82,7 +85,7 @@ class Perceiver:
             hop_s, min_coverage, hold_s, forget_s, detect_every, predict_s, smoothing_s, budget_s,
             max_people,
         )  # fmt: skip
-        finder = open_detector(detector, face_model)
+        finder = open_detector(detector, face_model, detect_size)
         self._engine = engine
         self._prefix = prefix
         self._view = View(engine, finder, settings, prefix)

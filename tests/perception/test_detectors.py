@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
+from svfap_edge.errors import ConfigError, DependencyMissing, SourceError, SvfapError
 from svfap_edge.perception.detectors import (
     Box,
     Detector,
@@ -120,3 +120,32 @@ def test_crop_beyond_the_frame_repeats_its_border(box: Box) -> None:
 def test_whole_frame_detector_covers_the_frame() -> None:
     (box,) = WholeFrame().detect(np.zeros((100, 200, 3), np.uint8))
     assert (box.x, box.y, box.width, box.height) == (0, 0, 200, 100)
+
+
+def test_small_faces_in_a_large_frame(yunet: Path, faces: Path) -> None:
+    """Five people of 60 to 120 pixels in 3840: found at the size "auto", not at the default."""
+    near = open_detector("yunet", yunet)
+    found = []
+    for path in sorted((faces / "val" / "happiness").iterdir()):
+        image = cv2.copyMakeBorder(cv2.imread(str(path)), 20, 20, 20, 20, cv2.BORDER_REPLICATE)
+        boxes = near.detect(image[..., ::-1].copy())
+        found += [(image, boxes[0].width)] if len(boxes) == 1 else []
+        if len(found) == 5:
+            break
+    frame = np.full((2160, 3840, 3), 110, np.uint8)
+    for place, ((image, width), wanted) in enumerate(
+        zip(found, (60, 75, 90, 105, 120), strict=True)
+    ):
+        share = wanted / width
+        small = cv2.resize(image, None, fx=share, fy=share, interpolation=cv2.INTER_AREA)
+        x = 500 + 600 * place
+        frame[900 : 900 + small.shape[0], x : x + small.shape[1]] = small[..., ::-1]
+    assert near.detect(frame) == []
+    places = sorted(box.center[0] for box in open_detector("yunet", yunet, "auto").detect(frame))
+    assert [round((x - 500) // 600) for x in places] == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("size", [0, 63, -320, "large", "32.5", None])
+def test_a_bad_detection_size(size: object) -> None:
+    with pytest.raises(ConfigError, match=r"detect_size must be auto, or 64 pixels or more; got"):
+        open_detector("haar", detect_size=size)  # type: ignore[arg-type]
