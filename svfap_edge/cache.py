@@ -1,6 +1,6 @@
 """Where the SDK keeps files between runs: compiled models and a downloaded face detector.
 
-`SVFAP_EDGE_CACHE` names another folder; "off" turns the cache off. Nothing is ever downloaded.
+`SVFAP_EDGE_CACHE` names another folder; "off" turns the cache off.
 """
 
 from __future__ import annotations

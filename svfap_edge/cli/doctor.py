@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from .console import console, print_json, reporting, steps, stopping_cleanly
 from .options import Json
 
 
-def doctor(as_json: Json = False) -> None:
+def doctor(
+    fetch: Annotated[
+        bool,
+        typer.Option(
+            "--fetch", help="First download the face detector YuNet into the cache folder."
+        ),
+    ] = False,
+    as_json: Json = False,
+) -> None:
     """Check what works on this machine.
 
     The engines, OpenCV, the face detectors and the GPU are each tried in a process of their own,
@@ -18,6 +28,12 @@ def doctor(as_json: Json = False) -> None:
     with reporting(as_json):
         from svfap_edge.doctor.diagnosis import diagnose
 
+        if fetch:
+            from svfap_edge.doctor.fetch import fetch_face_model
+
+            path = fetch_face_model()
+            if not as_json:
+                print(f"YuNet is in {path}")
         with stopping_cleanly(), steps(as_json) as step:
             found = diagnose(step)
         if as_json:

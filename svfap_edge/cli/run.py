@@ -182,6 +182,8 @@ def run(
             print_json(summary.to_json())
         else:
             _print_summary(summary, list(written.values()))
+            if detector == "auto" and summary.detector == "haar":
+                print("YuNet finds more faces, three times as fast: svfap-edge doctor --fetch")
         if summary.failed:
             raise typer.Exit(SourceError.exit_code)
 
