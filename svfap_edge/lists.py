@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -23,10 +24,13 @@ class Item:
         path: A video, a folder of frames, or an image.
         target: The label as it is written: one class index or name, or several numbers; empty
             where there is none.
+        reading: What a number as the label of a class is: a "name" where it is that of a folder, an
+            "index" in a list by `svfap-edge prepare`, and "either" in any other list.
     """
 
     path: Path
     target: tuple[str, ...] = ()
+    reading: Literal["name", "index", "either"] = "either"
 
 
 def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
@@ -60,15 +64,15 @@ def _folder_items(root: Path) -> list[Item]:
     items = [Item(file) for file in _media(root)]
     for folder in sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p)):
         target = (folder.name,)
-        items += [Item(file, target) for file in _media(folder)]
+        items += [Item(file, target, "name") for file in _media(folder)]
         for deeper in sorted(p for p in folder.rglob("*") if p.is_dir()):
             if any(is_hidden(part) for part in deeper.relative_to(folder).parts):
                 continue
             found = _media(deeper)
             if found and all(is_image(file) for file in found):
-                items.append(Item(deeper, target))
+                items.append(Item(deeper, target, "name"))
             else:
-                items += [Item(file, target) for file in found]
+                items += [Item(file, target, "name") for file in found]
     return items
 
 
@@ -88,6 +92,7 @@ def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
     except (OSError, UnicodeDecodeError) as error:
         raise SourceError(f"'{path}' is not a readable list: {error}") from error
     items = []
+    reading: Literal["index", "either"] = "index" if _prepared_labels(path) else "either"
     for number, line in enumerate(lines, 1):
         if not line.strip():
             continue
@@ -96,7 +101,7 @@ def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
             name, target = line.strip(), ()
         if not name or (labelled and not target):
             raise SourceError(f"'{path}', line {number}: expected 'path label', got '{line:.80}'.")
-        items.append(Item(path.parent / name, target))
+        items.append(Item(path.parent / name, target, reading))
     if not items:
         raise SourceError(f"'{path}' is an empty list.")
     return items
@@ -134,11 +139,21 @@ def leave_out(
 
 def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
     """Class indices, (n,) int, of items labelled by index or by name; SourceError for a label that
-    is not one of the task's."""
+    is not one of the task's, or that is one class as a name and another as an index."""
     index = _class_finder(task)
     found = np.empty(len(items), int)
     for row, item in enumerate(items):
-        found[row] = index(item.target[0].lower() if len(item.target) == 1 else "")
+        text = item.target[0].lower() if len(item.target) == 1 else ""
+        found[row] = index(text)
+        as_index = int(text) if text.isdecimal() and int(text) < len(task.labels) else -1
+        if item.reading == "index" and text.isdecimal():
+            found[row] = as_index
+        elif item.reading == "either" and -1 < as_index != found[row]:
+            raise SourceError(
+                f"'{item.path}' is labelled '{text}', which is class {found[row]} by its name and "
+                f"class {as_index}, '{task.labels[as_index]}', as an index. Write labels that are "
+                "no numbers, or let `svfap-edge prepare` write the list."
+            )
         if found[row] < 0:
             raise SourceError(
                 f"'{item.path}' is labelled '{' '.join(item.target)}', which is outside task "
@@ -164,10 +179,9 @@ def require_order(path: Path, items: Sequence[Item], task: Task) -> None:
     label there than in the task. The list's own order is in the `prepared.json` beside it; without
     that file nothing is checked."""
     labels = _prepared_labels(path)
-    names = {label.lower() for label in task.labels}
     for item in items if labels else ():
         text = item.target[0] if len(item.target) == 1 else ""
-        if text.lower() in names or not text.isdecimal() or int(text) >= len(labels):
+        if not text.isdecimal() or int(text) >= len(labels):
             continue
         if int(text) < len(task.labels) and labels[int(text)] != task.labels[int(text)].lower():
             raise SourceError(
