@@ -117,7 +117,6 @@ class Stream:
         """
         started = time.perf_counter()
         check_frame(face)
-        timestamp_s = float(timestamp_s)
         with self._lock:
             if self._ended:
                 raise ConfigError(
@@ -125,6 +124,7 @@ class Stream:
                     "Engine.open_stream."
                 )
             check_advance(timestamp_s, self._buffer.last_s, "open a new stream")
+            timestamp_s = float(timestamp_s)
             self._buffer.add(face, timestamp_s, self._due_s)
             if self._schedule.is_due(timestamp_s, self._buffer):
                 self.missed += self._due_s is not None

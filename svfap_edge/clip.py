@@ -5,6 +5,7 @@ The runtime and training both read streams by these rules.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left, bisect_right
 from collections import deque
 from dataclasses import dataclass
@@ -65,8 +66,12 @@ def check_frame(frame: np.ndarray) -> None:
 def check_advance(timestamp_s: float, last_s: float | None, way_out: str) -> None:
     """Raise TimestampError unless `timestamp_s` is finite and later than `last_s`, if that is not
     None. `way_out` says in the message what to do after a jump of the clock."""
-    if not np.isfinite(timestamp_s):
-        raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s}.")
+    try:
+        finite = math.isfinite(timestamp_s)
+    except (TypeError, OverflowError):
+        finite = False
+    if not finite:
+        raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s!r}.")
     if last_s is not None and timestamp_s <= last_s:
         raise TimestampError(
             f"Timestamps must increase: got {timestamp_s:.6f} s after {last_s:.6f} s. "

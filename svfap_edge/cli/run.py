@@ -125,6 +125,7 @@ def run(
         from svfap_edge.runner.run import run as run_sources
         from svfap_edge.runtimes import Engine
         from svfap_edge.sinks.paths import (
+            PLACE,
             PLOT_SUFFIXES,
             VIDEO_SUFFIXES,
             camera_paths,
@@ -170,6 +171,10 @@ def run(
                     mode=mode,  # type: ignore[arg-type]  # refused there if it is no mode
                 )
             )  # fmt: skip
+            for pattern, paths in ((video, videos), (plot, plots)):
+                for path in paths.values() if PLACE in str(pattern) else ():
+                    with suppress(OSError):  # the sink then says that there is no folder
+                        path.parent.mkdir(parents=True, exist_ok=True)
             sinks = _sinks(opened, loaded.manifest.task, jsonl, videos, plots, named)
             quiet = as_json or jsonl == "-"
             report = stack.enter_context(progress(_title(opened, named), quiet))
@@ -181,7 +186,7 @@ def run(
         if as_json:
             print_json(summary.to_json())
         else:
-            _print_summary(summary, list(written.values()))
+            _print_summary(summary, [path for path in written.values() if path.exists()])
             if detector == "auto" and summary.detector == "haar":
                 print("YuNet finds more faces, three times as fast: svfap-edge doctor --fetch")
         if summary.failed:
@@ -221,10 +226,6 @@ def _sinks(
     from svfap_edge.sinks.jsonl import JsonLines
 
     sinks: list[Sink] = []
-    if len(videos) > 1 or len(plots) > 1:
-        for path in (*videos.values(), *plots.values()):
-            with suppress(OSError):  # the sink then says that there is no folder
-                path.parent.mkdir(exist_ok=True)
     for name, source in opened.items():
         if videos:
             from svfap_edge.sinks.overlay import OverlayVideo

@@ -94,6 +94,7 @@ class Cameras:
         self._looking = {name: threading.Lock() for name in listed}  # taken before the other one
         self._looked: dict[str, bool] = dict.fromkeys(listed, False)
         self._stepping = threading.Lock()
+        self._closed = False
         self._pool = ThreadPoolExecutor(workers, "svfap-edge-camera") if workers > 1 else None
 
     def process(self, frames: Mapping[str, tuple[np.ndarray, float]]) -> dict[str, Perception]:
@@ -117,6 +118,10 @@ class Cameras:
         list(look_at_all(lambda item: self.look(item[0], *item[1]), frames.items()))
         return self.step()
 
+    def _check_open(self) -> None:
+        if self._closed:
+            raise ConfigError("These cameras are closed. Make new ones for more frames.")
+
     def look(self, name: str, image: np.ndarray, timestamp_s: float) -> bool:
         """Take a frame without running the model.
 
@@ -127,6 +132,7 @@ class Cameras:
             FrameError, TimestampError: as `Perceiver.process`.
             ConfigError: an unknown camera.
         """
+        self._check_open()
         lock, view = self._lock(name), self.views[name]
         with self._looking[name]:
             boxes = view.search(image, timestamp_s)  # `step` does not wait for this
@@ -145,6 +151,7 @@ class Cameras:
             InferenceError: the engine failed; the clips of this batch are dropped. What else the
                 frames brought is returned by the next step.
         """
+        self._check_open()
         with self._stepping:
             chosen = self._take_turns()
             owner = {stream.name: name for name, stream in chosen}
@@ -196,6 +203,7 @@ class Cameras:
 
     def close(self) -> None:
         """End all streams and threads. Idempotent."""
+        self._closed = True
         self.finish()
         if self._pool is not None:
             self._pool.shutdown()

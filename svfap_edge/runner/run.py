@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from svfap_edge.errors import SvfapError
+from svfap_edge.errors import SvfapError, require
 from svfap_edge.perception.cameras import Cameras
 from svfap_edge.perception.tracking import MAX_PEOPLE
 from svfap_edge.runtimes import Engine
@@ -64,7 +64,11 @@ def run(
         Exception: whatever else a sink raises; the other sinks are closed all the same.
     """
     with closing(sinks):
+        require(seconds is None or seconds > 0, "seconds", "a positive number", seconds)
         if isinstance(sources, Mapping):
+            for name in sources or (None,):
+                fits = isinstance(name, str) and name
+                require(bool(fits), "sources", "a source, or sources by their names", sources)
             opened, unopened = open_sources(sources, warn=warn)
         else:
             opened, unopened = {UNNAMED: open_source(sources)}, {}

@@ -88,6 +88,8 @@ def camera_paths(
     """The file of each camera: a pattern, given as `option`, in which "{camera}" stands for the
     name, with the suffix if it has none. ConfigError if there are several cameras and no place for
     their names."""
+    if not pattern.name:
+        raise ConfigError(f"{option} '{pattern}' names no file.")
     if not pattern.suffix and not _is_device(pattern):
         pattern = pattern.with_name(pattern.name + suffix)
     if PLACE not in str(pattern) and len(cameras) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, TypeVar
 
@@ -26,7 +26,7 @@ class Frame:
             came before may show something else. See `Perceiver.reset`.
     """
 
-    image: np.ndarray
+    image: np.ndarray = field(repr=False, compare=False)
     timestamp_s: float
     index: int
     gap: bool = False

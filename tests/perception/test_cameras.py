@@ -6,6 +6,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from svfap_edge.benchmark.capacity import find_capacity, play, read_frames
 from svfap_edge.bundle import Bundle
-from svfap_edge.errors import InferenceError, TimestampError
+from svfap_edge.errors import ConfigError, InferenceError, TimestampError
 from svfap_edge.perception.cameras import Cameras
 from svfap_edge.perception.detectors import Box
 from svfap_edge.perception.perceiver import Perceiver
@@ -294,3 +295,24 @@ def test_frames_of_a_video_at_30_fps(videos: Path) -> None:
     frames, decode_ms = read_frames(str(videos / "WolfgangLanger_Pexels.mp4"), 1.0)
     assert 30 <= len(frames) <= 32
     assert decode_ms > 0
+
+
+def test_closed_cameras_take_no_frames(engine: Engine) -> None:
+    cameras = Cameras(engine, "a")
+    cameras.close()
+    for use in (cameras.step, lambda: cameras.process({"a": (scene((100, 200)), 0.0)})):
+        with pytest.raises(ConfigError, match="closed"):
+            use()
+    assert engine.streams == ()
+    cameras.close()
+
+
+@pytest.mark.parametrize("time_s", [None, "1", np.nan, [1.0]])
+def test_a_time_that_is_no_number(engine: Engine, time_s: object) -> None:
+    cameras = Cameras(engine, "a")
+    stream = engine.open_stream("b")
+    for take in (partial(cameras.look, "a"), stream.add):
+        with pytest.raises(TimestampError, match="must be a finite number"):
+            take(scene((100, 200)), time_s)  # type: ignore[arg-type]
+    cameras.close()
+    stream.close()

@@ -18,7 +18,7 @@ import pytest
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import InferenceError, SourceError, SvfapError
+from svfap_edge.errors import ConfigError, InferenceError, SourceError, SvfapError
 from svfap_edge.perception.results import Perception
 from svfap_edge.runner.account import RunSummary
 from svfap_edge.runner.run import run
@@ -436,3 +436,28 @@ def test_a_signal_interrupts_a_run_of_files(
     assert code == 130, errors
     assert errors.strip() == "interrupted"
     assert {line["camera"] for line in lines_of(path)} == {"film", "film-2"}
+
+
+@pytest.mark.parametrize("names", [(), (1,), (None,), ("",), ("a", 2)])
+def test_sources_need_names_that_are_text(engine: Engine, tmp_path: Path, names: Any) -> None:
+    sources = {name: ramp(25, 1.0) for name in names}
+    with pytest.raises(ConfigError, match="sources must be a source, or sources by their names"):
+        run(sources, engine, [JsonLines(str(tmp_path / "x"))], detector="none")
+    assert (tmp_path / "x").read_text() == ""
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan")])
+def test_seconds_are_positive(engine: Engine, seconds: float) -> None:
+    with pytest.raises(ConfigError, match="seconds must be a positive number; got"):
+        run(ramp(25, 1.0), engine, seconds=seconds)
+
+
+def test_what_was_not_written_is_not_reported(bundle: Bundle, tmp_path: Path) -> None:
+    cv2.imwrite(str(tmp_path / "a.png"), np.full((24, 32, 3), 90, np.uint8))
+    pattern = tmp_path / "new" / "{camera}.mp4"
+    options = ("--bundle", bundle.path, "--detector", "none", "--video", pattern)
+    result = call("run", f"a={tmp_path / 'a.png'}", "gone.mp4", *options)
+    assert result.exit_code == 2 and (tmp_path / "new" / "a.mp4").is_file()
+    assert "a.mp4" in result.output and "wrote " in result.output
+    assert f"wrote {tmp_path / 'new' / 'gone.mp4'}" not in result.output
+    assert "names no file" in refused(2, "run", tmp_path / "a.png", "--video", "")
