@@ -88,8 +88,8 @@ class OpenVinoBackend:
         return joined(found)
 
     def close(self) -> None:
+        self._local = threading.local()  # the requests go before the model that they belong to
         self._compiled = None
-        self._local = threading.local()
 
 
 def has_bf16(core: Any) -> bool:
