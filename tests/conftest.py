@@ -6,6 +6,7 @@ import os
 import signal
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -65,3 +66,15 @@ def skip_if_ignored(number: int) -> None:
     """Skip where the signal cannot reach this process or its children."""
     if signal.getsignal(number) is signal.SIG_IGN:
         pytest.skip("a background job ignores Ctrl-C, and so do its children")
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two seconds of grey noise: a video without a face."""
+    path = tmp_path_factory.mktemp("v") / "noise.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 120))
+    random = np.random.default_rng(0)
+    for _ in range(50):
+        writer.write(random.integers(90, 110, (120, 160, 3), dtype=np.uint8))
+    writer.release()
+    return path

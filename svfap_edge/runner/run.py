@@ -66,9 +66,8 @@ def run(
     with closing(sinks):
         require(seconds is None or seconds > 0, "seconds", "a positive number", seconds)
         if isinstance(sources, Mapping):
-            for name in sources or (None,):
-                fits = isinstance(name, str) and name
-                require(bool(fits), "sources", "a source, or sources by their names", sources)
+            named = bool(sources) and all(isinstance(name, str) and name for name in sources)
+            require(named, "sources", "a source, or sources by their names", sources)
             opened, unopened = open_sources(sources, warn=warn)
         else:
             opened, unopened = {UNNAMED: open_source(sources)}, {}

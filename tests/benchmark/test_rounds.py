@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pytest
 from typer.testing import CliRunner, Result
@@ -37,18 +36,6 @@ QUICK = ("--seconds", "0.2", "--rounds", "1")
 
 def call(*args: object) -> Result:
     return CliRunner().invoke(app, ["benchmark", *(str(a) for a in args)])
-
-
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of noise."""
-    path = tmp_path_factory.mktemp("v") / "noise.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 120))
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        writer.write(random.integers(90, 110, (120, 160, 3), dtype=np.uint8))
-    writer.release()
-    return path
 
 
 @pytest.fixture(scope="module")

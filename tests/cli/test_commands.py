@@ -41,18 +41,6 @@ def refused(code: int, *args: object) -> str:
     return result.output
 
 
-@pytest.fixture(scope="module")
-def video(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two seconds of grey noise: a video without a face."""
-    path = tmp_path_factory.mktemp("v") / "noise.mp4"
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 25, (160, 120))
-    random = np.random.default_rng(0)
-    for _ in range(50):
-        writer.write(random.integers(90, 110, (120, 160, 3), dtype=np.uint8))
-    writer.release()
-    return path
-
-
 def test_help_is_quick() -> None:
     times = []
     for _ in range(3):
