@@ -36,6 +36,8 @@ class RunSummary:
         precision: The effective precision.
         detector: Name of the face detector.
         frames: Frames read.
+        start_s: Time of the first frame in the recording, see `Source.start_s`: what is added to
+            other times to line them up with its sound.
         duration_s: Seconds from the first to the last frame, by the source's clock.
         wall_s: Seconds that the run took; of one of several sources, until its end.
         people: Names given.
@@ -57,6 +59,7 @@ class RunSummary:
     precision: str
     detector: str
     frames: int = 0
+    start_s: float = 0.0
     duration_s: float = 0.0
     wall_s: float = 0.0
     people: int = 0
@@ -141,6 +144,7 @@ class Account:
             self.cameras.reset(name)
         if summary.frames == 0:
             summary.start = start_time_of(self.sources[name], frame)
+            summary.start_s = self.sources[name].start_s
         summary.frames += 1
         summary.duration_s = frame.timestamp_s
 

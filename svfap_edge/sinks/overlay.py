@@ -10,8 +10,7 @@ import numpy as np
 
 from svfap_edge.errors import SourceError
 from svfap_edge.perception.results import Perception, Person, StateChange
-from svfap_edge.sources.files import DEFAULT_FPS
-from svfap_edge.sources.frames import Gap
+from svfap_edge.sources.frames import DEFAULT_FPS, Gap
 from svfap_edge.tasks import Task
 
 from .palette import color_of

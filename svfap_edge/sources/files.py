@@ -1,10 +1,9 @@
-"""Recorded frames: video files, folders of frames, single images."""
+"""Recorded frames: folders of images, single images."""
 
 from __future__ import annotations
 
 import csv
 import math
-import os
 import re
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -16,73 +15,14 @@ import numpy as np
 from svfap_edge.errors import SourceError
 from svfap_edge.media import CONVERT, IMAGE_SUFFIXES, is_foreign, is_image
 
-from .frames import Frame, Source
+from .frames import DEFAULT_FPS, Frame, Source
 from .sample import Generated
-
-DEFAULT_FPS = 25.0
-"""Frames a second that are assumed where nothing else says, as for images without times."""
 
 TIMESTAMPS = "timestamps.csv"
 """File with the times of a folder's images, beside them: lines `name,timestamp_s`."""
 
 STILL_SECONDS = 3.0
 """Length in seconds of the source that a single image makes."""
-
-
-class VideoFile(Source):
-    """A video file. Frames have the times of the container, so a variable frame rate is kept.
-
-    Raises:
-        SourceError: there is no such file, or it is no video with a readable frame.
-    """
-
-    def __init__(self, path: Path) -> None:
-        if not path.is_file():
-            raise SourceError(f"No video at '{path}'.")
-        # An absolute path is never taken for a protocol of FFmpeg's, as `12:30.mp4` would be.
-        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
-        first = self._read() if self._capture.isOpened() else None
-        if first is None:
-            self._capture.release()
-            raise SourceError(
-                f"'{path}' is not a video that this OpenCV can read, or holds no frame. "
-                "Check that it plays; convert it to H.264 in MP4 if it does."
-            )
-        count = self._capture.get(cv2.CAP_PROP_FRAME_COUNT)
-        fps = self._capture.get(cv2.CAP_PROP_FPS)
-        super().__init__(
-            str(path), int(count) if count > 0 else None, fps if 0 < fps < 1000 else None
-        )
-        self._first: tuple[np.ndarray, float] | None = first
-
-    def _read(self) -> tuple[np.ndarray, float] | None:
-        """The next image, BGR, and its time in the container in seconds; None at the end."""
-        good, image = self._capture.read()
-        if not good or image is None:
-            return None
-        return image, self._capture.get(cv2.CAP_PROP_POS_MSEC) / 1e3
-
-    def __iter__(self) -> Iterator[Frame]:
-        entry, self._first = self._first, None
-        start_s: float | None = None
-        previous_s = -math.inf
-        index = 0
-        while entry is not None:
-            image, time_s = entry
-            start_s = time_s if start_s is None else start_s
-            timestamp_s = time_s - start_s
-            if timestamp_s <= previous_s:  # some containers carry no times, or repeat one
-                timestamp_s = previous_s + 1 / (self.fps or DEFAULT_FPS)
-                self._warn("Some frames have no time of their own; the frame rate spaces them.")
-            previous_s = timestamp_s
-            yield Frame(cv2.cvtColor(image, cv2.COLOR_BGR2RGB), timestamp_s, index)
-            index += 1
-            entry = self._read()
-        if self.frames is not None and index < 0.98 * self.frames - 2:
-            self._warn(f"The video ended after {index} of {self.frames} frames: it is damaged.")
-
-    def close(self) -> None:
-        self._capture.release()
 
 
 class ImageFolder(Source):

@@ -10,6 +10,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
+DEFAULT_FPS = 25.0
+"""Frames a second that are assumed where nothing else says, as for images without times."""
+
 _AnySource = TypeVar("_AnySource", bound="Source")
 
 
@@ -89,6 +92,8 @@ class Source:
         name: Name for messages and results, without passwords.
         frames: Number of frames to expect, or None where unknown.
         fps: Nominal frames a second, or None where unknown.
+        start_s: Time of the first frame in seconds from the beginning of a recording, which is that
+            of its sound where the picture starts later. `Frame.timestamp_s` counts from there.
         live: True where frames come in their own time (cameras), False where each waits until it
             is read (files).
         warnings: What went wrong without ending the source, each kind once.
@@ -98,6 +103,7 @@ class Source:
         self.name = name
         self.frames = frames
         self.fps = fps
+        self.start_s = 0.0
         self.live = False
         self.warnings: list[str] = []
 

@@ -17,11 +17,12 @@ from svfap_edge.errors import SourceError, SvfapError
 from svfap_edge.media import is_foreign, is_image
 
 from .addresses import find_target, is_path
-from .files import ImageFolder, StillImage, VideoFile
+from .files import ImageFolder, StillImage
 from .frames import Source
 from .live import Camera, LiveSettings, PulledFrames
 from .passwords import without_passwords
 from .sample import sample_source
+from .video import VideoFile
 
 Openable: TypeAlias = "str | os.PathLike[str] | int | Source | Iterable[tuple[np.ndarray, float]]"
 """What `open_source` opens."""

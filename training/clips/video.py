@@ -1,123 +1,100 @@
 """Reading chosen frames of a video by their true times.
 
-With PyAV the times come from the packets, without decoding, and decoding starts at the key frame
-before the first chosen frame. Without PyAV, or for containers that carry no times, OpenCV decodes
-the whole video twice: once for the times, once for the frames.
+Where the file is tidy, its index tells the times, and decoding starts at the key frame before the
+first chosen frame. Where times are missing, out of order or jump, the whole file is decoded twice:
+once for the times, once for the frames. Both give what `VideoFile` gives.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
-from typing import Any
 
+import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError, UnreadableClip
-from svfap_edge.sources.files import DEFAULT_FPS, VideoFile
+from svfap_edge.sources.decoding import Decoder
+from svfap_edge.sources.steady import GAP_S
+from svfap_edge.sources.video import VideoFile
 
 Choice = Callable[[np.ndarray], np.ndarray]
 """A function from the times (n,) of all frames, in seconds from the first, to T chosen indices."""
 
-LEAST_SHARE = 0.98  # of the promised frames and time; with less a video counts as cut off
-
 
 def read_video(path: Path, choose: Choice) -> np.ndarray:
-    """(T, H, W, 3) uint8 RGB of the frames that `choose` picks."""
-    try:
-        import av
-    except ImportError:
-        return _read_with_opencv(path, choose)
-    try:
-        found = _read_with_av(path, choose)
-    except av.error.FFmpegError as error:
-        raise UnreadableClip(str(path), f"damaged or not a video ({error})") from error
-    return _read_with_opencv(path, choose) if found is None else found
+    """(T, H, W, 3) uint8 RGB of the frames that `choose` picks, in the size of the first of them.
 
-
-def _read_with_av(path: Path, choose: Choice) -> np.ndarray | None:
-    """The chosen frames; None if the packets carry no times."""
-    import av
-
-    with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
-        if not container.streams.video:
-            raise UnreadableClip(str(path), "holds no video stream")
-        stream = container.streams.video[0]
-        packets = [
-            (packet.pts, getattr(packet, "is_discard", False))
-            for packet in container.demux(stream)
-            if packet.size
-        ]
-        shown = [time for time, discard in packets if not discard]
-        if None in shown:
-            return None
-        if not shown:
-            raise UnreadableClip(str(path), "holds no frame")
-        pts = np.unique(np.array(shown, np.int64))
-        tick_s = float(stream.time_base or 0)
-        times = (pts - pts[0]) * tick_s
-        _refuse_cut(path, len(packets), stream.frames, times, (stream.duration or 0) * tick_s)
-        wanted = pts[choose(times)]
-        images = _decode(container, set(wanted.tolist()), int(wanted.min()))
-    if len(images) < len(set(wanted.tolist())):  # frames that need an earlier key frame
-        with av.open(os.path.abspath(path), metadata_errors="ignore") as container:
-            images = _decode(container, set(wanted.tolist()), None)
-    try:
-        return np.stack([images[time] for time in wanted.tolist()])
-    except KeyError as error:
-        raise UnreadableClip(str(path), "a frame in it does not decode") from error
-
-
-def _decode(container: Any, wanted: set[int], start: int | None) -> dict[int, np.ndarray]:
-    """Wanted images by presentation time, decoded from the key frame before `start`.
-
-    None for `start` decodes from the beginning.
+    Raises:
+        UnreadableClip: the file is no video, is cut off, or a chosen frame does not decode.
     """
-    stream = container.streams.video[0]
-    stream.codec_context.thread_count = 1  # loaders run one process per core already
-    if start is not None:
-        container.seek(start, stream=stream, backward=True)
+    try:
+        images = _read_by_index(path, choose) or _read_in_order(path, choose)
+    except UnreadableClip:
+        raise
+    except SourceError as error:
+        raise UnreadableClip(str(path), "damaged or not a video") from error
+    height, width = images[0].shape[:2]
+    return np.stack(
+        [
+            image if image.shape[:2] == (height, width) else cv2.resize(image, (width, height))
+            for image in images
+        ]
+    )
+
+
+def _read_by_index(path: Path, choose: Choice) -> list[np.ndarray] | None:
+    """The chosen frames; None where the index does not tell their times."""
+    with closing(Decoder(path, threads=1)) as decoder:
+        stored, seconds = decoder.index()
+        if not stored:
+            raise UnreadableClip(str(path), "holds no frame")
+        order = np.argsort(seconds)
+        steps_s = np.diff(seconds[order])
+        if not (np.isfinite(seconds).all() and ((steps_s > 0) & (steps_s <= GAP_S)).all()):
+            return None
+        damage = decoder.damage(float(seconds.max()))
+        if damage:
+            raise UnreadableClip(str(path), damage)
+        ticks = np.array(stored)[order]
+        if not decoder.seek(int(ticks[0])):
+            return None
+        first, _ = next(decoder.pictures(), (None, None))  # a recording may begin amid a group
+        if first is None:
+            return None
+        begin = int(np.searchsorted(ticks, first))
+        ticks, times = ticks[begin:], seconds[order][begin:]
+        chosen = choose(times - times[0])
+        wanted = ticks[chosen].tolist()
+        decoder.seek(int(ticks[max(0, int(min(chosen)) - 1)]))  # with the frame before, see bwdif
+        images = _collect(decoder, set(wanted))
+    return [images[tick] for tick in wanted] if len(images) == len(set(wanted)) else None
+
+
+def _collect(decoder: Decoder, wanted: set[int]) -> dict[int, np.ndarray]:
+    """Wanted images by their time in the container, as far as they come."""
     images: dict[int, np.ndarray] = {}
-    for frame in container.decode(stream):
-        if frame.pts in wanted:
-            image = frame.to_ndarray(format="rgb24")
-            turns = round(getattr(frame, "rotation", 0) / 90)
-            images[frame.pts] = np.ascontiguousarray(np.rot90(image, turns)) if turns else image
+    for tick, frame in decoder.pictures():
+        if tick in wanted:
+            images[tick] = decoder.image(frame)
             if len(images) == len(wanted):
                 break
     return images
 
 
-def _read_with_opencv(path: Path, choose: Choice) -> np.ndarray:
-    try:
-        with VideoFile(path) as video:
-            times = np.array([frame.timestamp_s for frame in video])
-            promised = video.frames or 0
-            _refuse_cut(path, len(times), promised, times, promised / (video.fps or DEFAULT_FPS))
-        chosen = choose(times)
-        images = {}
-        with VideoFile(path) as video:
-            for frame in video:
-                if frame.index in chosen:
-                    images[frame.index] = frame.image
-                if frame.index >= max(chosen):
-                    break
-    except UnreadableClip:
-        raise
-    except SourceError as error:
-        raise UnreadableClip(str(path), "damaged or not a video") from error
-    return np.stack([images[index] for index in chosen.tolist()])
-
-
-def _refuse_cut(
-    path: Path, frames: int, promised: int, times: np.ndarray, promised_s: float
-) -> None:
-    """Raise UnreadableClip if both frames and time fall short of what the header promises.
-
-    The header of an AVI may count empty frames, and a last frame may be shown for long, so neither
-    alone is a sign of damage.
-    """
-    few = frames < LEAST_SHARE * promised - 2
-    if few and times[-1] < LEAST_SHARE * promised_s - 0.1:
-        raise UnreadableClip(str(path), f"cut off after {frames} of {promised} frames")
+def _read_in_order(path: Path, choose: Choice) -> list[np.ndarray]:
+    """The chosen frames of a file that is decoded from its beginning."""
+    with VideoFile(path, threads=1) as video:
+        times = np.array([picture.timestamp_s for picture in video.pictures()])
+    if video.damage:
+        raise UnreadableClip(str(path), video.damage)
+    chosen = choose(times).tolist()
+    images = {}
+    with VideoFile(path, threads=1) as video:
+        for index, picture in enumerate(video.pictures()):
+            if index in chosen:
+                images[index] = picture.image()
+            if index >= max(chosen):
+                break
+    return [images[index] for index in chosen]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pickle
-import sys
 from dataclasses import replace
-from fractions import Fraction
 from pathlib import Path
 
 import cv2
@@ -19,27 +17,9 @@ from svfap_edge.training.clips.reading import LabelledClips, Sampling, Unreadabl
 from svfap_edge.training.datasets.prepare import find_images
 from svfap_edge.training.datasets.split import write_lists
 
+from ...recordings import write_video
+
 TASK = Task("moods", "classes", ("calm", "glad"))
-
-
-def write_video(path: Path, times_ms: list[int], **options: str) -> Path:
-    """A video whose frames come at the given times; frame i has level 5 * i."""
-    av = pytest.importorskip("av")
-    with av.open(str(path), "w") as container:
-        stream = container.add_stream(
-            "mpeg4", rate=25, options={"qmin": "1", "qmax": "1", **options}
-        )
-        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
-        stream.time_base = stream.codec_context.time_base = Fraction(1, 1000)
-        for index, time_ms in enumerate(times_ms):
-            image = np.full((48, 64, 3), 5 * index, np.uint8)
-            frame = av.VideoFrame.from_ndarray(image, format="rgb24")
-            frame.pts, frame.time_base = time_ms, Fraction(1, 1000)
-            for packet in stream.encode(frame):
-                container.mux(packet)
-        for packet in stream.encode(None):
-            container.mux(packet)
-    return path
 
 
 def write_frames(folder: Path, count: int, side: int = 8) -> Path:
@@ -58,24 +38,8 @@ def numbers(clip: np.ndarray) -> list[int]:
     return [round(float(frame.mean()) / 5) for frame in clip]
 
 
-@pytest.fixture(params=["av", "opencv"])
-def decoder(request: pytest.FixtureRequest) -> str:
-    """Both must read the same; videos are written with PyAV first, then it is hidden."""
-    return str(request.param)
-
-
-def use(decoder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    if decoder == "opencv":
-        monkeypatch.setitem(sys.modules, "av", None)
-    else:
-        pytest.importorskip("av")
-
-
-def test_video_views_are_spread_evenly(
-    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_video_views_are_spread_evenly(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", [40 * i for i in range(41)], g="5")
-    use(decoder, monkeypatch)
     clips = clips_of(path, frames=4, spacing_s=0.16, views=3)
     found = [numbers(clips.read(0, view=view)) for view in range(3)]
     assert found == [[0, 4, 8, 12], [14, 18, 22, 26], [28, 32, 36, 40]]
@@ -87,20 +51,14 @@ def test_video_views_are_spread_evenly(
         clips.read(0, view=3)
 
 
-def test_times_of_a_variable_frame_rate_are_kept(
-    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_times_of_a_variable_frame_rate_are_kept(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", [0, 20, 40, 60, 80, 400, 800, 1200])
-    use(decoder, monkeypatch)
     clips = clips_of(path, frames=4, spacing_s=0.4, views=1)
     assert numbers(clips.read(0)) == [0, 5, 6, 7]
 
 
-def test_a_short_video_repeats_its_last_frame(
-    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_short_video_repeats_its_last_frame(tmp_path: Path) -> None:
     path = write_video(tmp_path / "v.mp4", [40 * i for i in range(10)])
-    use(decoder, monkeypatch)
     clips = clips_of(path, frames=5, spacing_s=0.16, views=2)
     assert numbers(clips.read(0, view=0)) == [0, 4, 8, 9, 9]
     assert numbers(clips.read(0, view=1)) == [0, 4, 8, 9, 9]
@@ -117,17 +75,6 @@ def test_frames_that_are_stored_out_of_order(tmp_path: Path, name: str) -> None:
         found = numbers(clips.read(0, view=view))
         assert np.abs(np.array(found) - (first, first + 2, first + 4)).max() <= 1
         assert np.diff(found).tolist() == [2, 2]
-
-
-def test_both_decoders_agree_on_real_videos(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("av")
-    clips = clips_of(videos / "face_noface.mov", frames=3, spacing_s=0.3)
-    with_av = clips.read(0, np.random.default_rng(5))
-    monkeypatch.setitem(sys.modules, "av", None)
-    with_opencv = clips.read(0, np.random.default_rng(5))
-    assert with_av.shape == with_opencv.shape
-    difference = np.abs(with_av.astype(int) - with_opencv)  # conversions to RGB round otherwise
-    assert difference.mean() < 2
 
 
 def test_the_start_is_drawn_from_the_generator_alone(tmp_path: Path) -> None:
@@ -206,12 +153,9 @@ def test_indices_of_prepared_lists_keep_their_meaning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"no video", b"\0" * 5000, None])
-def test_an_unreadable_video_is_named(
-    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch, content: bytes | None
-) -> None:
+def test_an_unreadable_video_is_named(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         (tmp_path / "bad.mp4").write_bytes(content)
-    use(decoder, monkeypatch)
     with pytest.raises(UnreadableClip, match=r"bad\.mp4' cannot be read") as caught:
         clips_of(tmp_path / "bad.mp4").read(0)
     copy = pickle.loads(pickle.dumps(caught.value))  # from a loader's process
@@ -219,9 +163,7 @@ def test_an_unreadable_video_is_named(
     assert copy.path.endswith("bad.mp4")
 
 
-def test_a_cut_video_is_unreadable(
-    tmp_path: Path, decoder: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_cut_video_is_unreadable(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     whole = write_video(tmp_path / "whole.mp4", [40 * i for i in range(50)], g="10")
     front = tmp_path / "front.mp4"  # its index before its frames, so that a cut one opens
@@ -237,7 +179,6 @@ def test_a_cut_video_is_unreadable(
     content = front.read_bytes()
     cut = tmp_path / "cut.mp4"
     cut.write_bytes(content[: len(content) * 7 // 10])
-    use(decoder, monkeypatch)
     assert len(clips_of(front, frames=2).read(0)) == 2
     with pytest.raises(UnreadableClip, match=r"cut\.mp4' cannot be read: cut off after"):
         clips_of(cut, frames=2).read(0)
