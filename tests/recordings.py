@@ -59,7 +59,7 @@ def write(
                 stream.codec_context.sample_aspect_ratio = aspect
                 if times_ms is not None:
                     stream.time_base = stream.codec_context.time_base = tick
-                graph = _marking(stream, fields, tick)
+                graph = marking(stream, fields, tick)
             frame = av.VideoFrame.from_ndarray(image, format="rgb24").reformat(
                 format=pixels, dst_colorspace=MATRICES[matrix]
             )
@@ -70,7 +70,8 @@ def write(
     return path
 
 
-def _marking(stream: Any, fields: str, tick: Fraction) -> Any:
+def marking(stream: Any, fields: str, tick: Fraction) -> Any:
+    """A filter that marks a stream's frames as interlaced or not, see `write`."""
     graph = av.filter.Graph()
     begin = graph.add_buffer(
         width=stream.width, height=stream.height, format=stream.pix_fmt, time_base=tick

@@ -11,9 +11,12 @@ import struct
 import threading
 import time
 from collections.abc import Callable
+from fractions import Fraction
 
 import av
 import numpy as np
+
+from tests.recordings import marking
 
 FPS = 50
 PAYLOAD = 7 * 188  # TS packets in an RTP packet, as usual
@@ -29,12 +32,13 @@ class RtspServer:
 
     Attributes:
         draw: Makes the image, (H, W, 3) uint8 RGB, of a frame number; the size is that of frame 0.
+        fields: "prog", or "tff" for interlaced frames.
         stalled: While set, clients stay connected and get nothing.
         asked: Methods of the requests that came, in order.
     """
 
-    def __init__(self, draw: Callable[[int], np.ndarray]) -> None:
-        self.draw = draw
+    def __init__(self, draw: Callable[[int], np.ndarray], fields: str = "prog") -> None:
+        self.draw, self.fields = draw, fields
         self.stalled = threading.Event()
         self.asked: list[str] = []
         self._clients: list[socket.socket] = []
@@ -100,12 +104,17 @@ class RtspServer:
                 stream = muxer.add_stream("mpeg2video", rate=FPS)
                 stream.height, stream.width = first.shape[:2]
                 stream.pix_fmt, stream.bit_rate, stream.gop_size = "yuv420p", 4_000_000, 5
+                if self.fields != "prog":
+                    stream.options = {"flags": "+ildct+ilme"}
+                mark = marking(stream, self.fields, Fraction(1, FPS))
                 index = 0
                 while self._listening is not None:
                     if not self.stalled.is_set():
                         frame = av.VideoFrame.from_ndarray(self.draw(index), format="rgb24")
-                        frame.pts = index
-                        for packet in stream.encode(frame):
+                        frame = frame.reformat(format="yuv420p")
+                        frame.pts, frame.time_base = index, Fraction(1, FPS)
+                        mark.push(frame)
+                        for packet in stream.encode(mark.vpull()):
                             muxer.mux(packet)
                         index += 1
                     time.sleep(1 / FPS)

@@ -21,6 +21,13 @@ TCP_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, 
 """Port by protocol, for a URL that names none: as IANA assigns them, rtmps as FFmpeg has it."""
 
 
+PROOF_S = 3.0
+"""Seconds in which a network camera's picture has to change once, where OpenCV is in doubt."""
+
+_CONVERTS_NO_FIELDS = tuple(int(n) for n in cv2.__version__.split(".")[:2]) >= (4, 13)
+"""OpenCV 4.13 and 4.14 hand on memory that nobody wrote instead of interlaced frames (tried)."""
+
+
 class Capture(Protocol):
     """An open camera. One thread uses it, and is left behind if `read` never returns.
 
@@ -108,8 +115,31 @@ class OpenCvCapture:
             )
         fps = self._capture.get(cv2.CAP_PROP_FPS)
         self.fps = fps if 0 < fps < 1000 else None
+        self._name = target.name
+        self._doubtful = target.kind == "url" and _CONVERTS_NO_FIELDS
+        self._proof_s = min(PROOF_S, read_timeout_s)
 
     def read(self) -> tuple[np.ndarray, float] | None:
+        if self._doubtful:
+            self._await_change()
+        return self._read()
+
+    def _await_change(self) -> None:
+        """Leave out the first picture and all that equal it. SourceError if none differs: memory
+        that OpenCV did not write is always the same."""
+        first = self._read()
+        until_s = time.monotonic() + self._proof_s
+        while first is not None and self._doubtful:
+            other = self._read()
+            self._doubtful = other is not None and np.array_equal(other[0], first[0])
+            if self._doubtful and time.monotonic() > until_s:
+                raise SourceError(
+                    f"'{self._name}' gives the same picture for {self._proof_s:.0f} s. If it is "
+                    f"interlaced, OpenCV {cv2.__version__} cannot convert it (4.12 can): set the "
+                    "camera to progressive, or use a GStreamer pipeline. Else check the camera."
+                )
+
+    def _read(self) -> tuple[np.ndarray, float] | None:
         if not self._capture.grab():
             return None
         grabbed_s = time.monotonic()

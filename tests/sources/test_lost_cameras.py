@@ -394,6 +394,21 @@ def test_a_server_killed_and_restarted_with_another_size(
     assert any("64x48 to 128x96" in warning for warning in summary.warnings)
 
 
+def test_an_interlaced_camera_gives_no_memory_that_nobody_wrote() -> None:
+    """OpenCV 4.13 and 4.14 do: it is refused there. Others show it."""
+    camera = RtspServer(lambda index: np.full((64, 96, 3), 40 + 20 * (index % 9), np.uint8), "tff")
+    live = replace(QUICK, connect_timeout_s=8)
+    try:
+        if tuple(int(n) for n in cv2.__version__.split(".")[:2]) >= (4, 13):
+            with pytest.raises(SourceError, match="interlaced"):
+                open_source(camera.url, live=live)
+        else:
+            with open_source(camera.url, live=live) as source:
+                assert next(iter(source)).image.mean() > 30
+    finally:
+        camera.kill()
+
+
 def test_a_server_that_stalls(engine: Engine, server: MjpegServer) -> None:
     source = open_source(server.url, live=QUICK)
     recorder, summary = run_through_a_fault(
