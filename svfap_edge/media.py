@@ -18,7 +18,7 @@ VIDEO_SUFFIXES = (
 FOREIGN_SUFFIXES = (".heic", ".heif", ".avif", ".jp2", ".psd", ".dng", ".cr2", ".nef", ".arw")
 """Pictures that are not read; they are refused with the way to convert them."""
 
-CONVERT = "Convert it to PNG or JPEG first, for example with ImageMagick: magick {0} {1}.png"
+CONVERT = "Convert it first, for example with ImageMagick: magick {0} {1}"
 """What to do about a picture that is not read."""
 
 

@@ -108,6 +108,7 @@ class View:
         self._unsearched = 0
         self._image = np.empty((0, 0, 3), np.uint8)
         self._searched_s = 0.0
+        self._found: tuple[np.ndarray | None, list[Box]] = (None, [])
         # Seconds that the newest frame took to search (None if it was not), and to crop.
         self._spent: tuple[float | None, float] = (None, 0.0)
         self._frames = self._searched = self._predicted = 0
@@ -128,9 +129,12 @@ class View:
         due = self._unsearched + 1 >= self._budget.detect_every
         if not (due or gap or self._tracker.unsure or image.shape != self._image.shape):
             return None
+        if image is self._found[0] and not image.flags.writeable:  # a photograph, shown on
+            return self._found[1]
         started = time.perf_counter()
         boxes = self.detector.detect(image)
         self._searched_s = time.perf_counter() - started
+        self._found = (image, boxes)
         return boxes
 
     def follow(self, image: np.ndarray, timestamp_s: float, boxes: list[Box] | None) -> None:

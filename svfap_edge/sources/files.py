@@ -12,7 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from svfap_edge.errors import SourceError
+from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.media import CONVERT, IMAGE_SUFFIXES, is_foreign, is_image
 
 from .frames import DEFAULT_FPS, Frame, Source
@@ -23,6 +23,9 @@ TIMESTAMPS = "timestamps.csv"
 
 STILL_SECONDS = 3.0
 """Length in seconds of the source that a single image makes."""
+
+LONGEST_SIDE = 4096
+"""Longer side in pixels to which larger pictures are shrunk: a face of 1/40 of it still has 100."""
 
 
 class ImageFolder(Source):
@@ -53,22 +56,50 @@ class StillImage(Generated):
 
     def __init__(self, path: Path, fps: float | None = None) -> None:
         image = read_image(path)
+        image.flags.writeable = False  # so that it is searched once; see `View.search`
         super().__init__(str(path), lambda time_s: image, STILL_SECONDS, fps or DEFAULT_FPS)
 
 
 def read_image(path: Path) -> np.ndarray:
-    """Read an image file as (H, W, 3) uint8 RGB, a grey one with three equal channels; SourceError
-    if it is not readable."""
+    """Read an image file as (H, W, 3) uint8 RGB, a grey one with three equal channels.
+
+    It is turned as its EXIF data say. One of 16 bits is scaled by its real range, since cameras
+    write 10 to 14 bits into them; one longer than `LONGEST_SIDE` is shrunk to that.
+
+    Raises:
+        UnreadableClip: it is not readable, cut off, animated, or of a kind that is not read.
+    """
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise SourceError(f"'{path}' is not a readable image: {error.strerror}.") from error
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data else None
-    if image is None or _is_cut_off(data):
-        advice = f" {CONVERT.format(path.name, path.stem)}." if is_foreign(path) else ""
-        cut = "; it is cut off" if image is not None else ""
-        raise SourceError(f"'{path}' is not a readable image{cut}.{advice}")
+        raise UnreadableClip(str(path), str(error.strerror)) from error
+    if is_foreign(path) or data[4:8] == b"ftyp":  # HEIC and AVIF by any name: OpenCV turns none
+        convert = CONVERT.format(path.name, f"{path.stem}.png")
+        raise UnreadableClip(str(path), f"a kind of picture that is not read here. {convert}")
+    if _is_animated(data):
+        convert = CONVERT.format(path.name, f"{path.stem}.gif")
+        raise UnreadableClip(str(path), f"it is animated; a GIF is read as a video. {convert}")
+    depths = cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH
+    image = cv2.imdecode(np.frombuffer(data, np.uint8), depths) if data else None
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        raise UnreadableClip(str(path), "not a readable image")
+    if _is_cut_off(data):
+        raise UnreadableClip(str(path), "not a readable image: it is cut off")
+    if image.dtype == np.uint16:
+        bits = next(n for n in (8, 10, 12, 14, 16) if image.max() < 1 << n)
+        image = cv2.convertScaleAbs(image, alpha=255 / ((1 << bits) - 1))
+    shrink = LONGEST_SIDE / max(image.shape[:2])
+    if shrink < 1:
+        image = cv2.resize(image, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _is_animated(data: bytes) -> bool:
+    """Whether a WebP or PNG holds several pictures, of which OpenCV would show the first."""
+    if data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8X":
+        return bool(data[20] & 2)
+    control = data.find(b"acTL", 0, max(0, data.find(b"IDAT"))) if data[1:4] == b"PNG" else -1
+    return control >= 0 and int.from_bytes(data[control + 4 : control + 8], "big") > 1
 
 
 def _is_cut_off(data: bytes) -> bool:
@@ -82,7 +113,7 @@ def folder_times(path: Path, fps: float | None = None) -> dict[str, float]:
     names = [p.name for p in path.iterdir() if is_image(p)]
     if not names:
         foreign = next((p.name for p in path.iterdir() if is_foreign(p)), None)
-        advice = "" if foreign is None else f" {CONVERT.format(foreign, Path(foreign).stem)}."
+        advice = f" {CONVERT.format(foreign, Path(foreign).stem + '.png')}." if foreign else ""
         raise SourceError(f"Folder '{path}' holds no images ({', '.join(IMAGE_SUFFIXES)}).{advice}")
     decimal = all(re.fullmatch(r"[0-9]+(\.[0-9]+)?", Path(name).stem) for name in names)
     names.sort(key=(lambda name: float(Path(name).stem)) if decimal else _natural)

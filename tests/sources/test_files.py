@@ -10,6 +10,7 @@ import pytest
 
 from svfap_edge import open_source
 from svfap_edge.errors import SourceError
+from svfap_edge.sources.files import read_image
 from svfap_edge.sources.frames import Frame
 
 
@@ -159,8 +160,69 @@ def test_a_picture_that_is_cut_off(tmp_path: Path) -> None:
         open_source(tmp_path / "cut.jpg")
 
 
-def test_pictures_that_are_not_read_say_how_to_convert_them(tmp_path: Path) -> None:
-    (tmp_path / "me.heic").write_bytes(b"\0\0\0\x18ftypheic")
-    for source in (tmp_path / "me.heic", tmp_path):
-        with pytest.raises(SourceError, match=r"magick me\.heic me\.png"):
-            open_source(source)
+@pytest.mark.parametrize("name", ["me.heic", "me.avif", "me.jpg"])
+def test_pictures_that_are_not_read_say_how_to_convert_them(tmp_path: Path, name: str) -> None:
+    """Also under another name, as phones send them."""
+    (tmp_path / name).write_bytes(b"\0\0\0\x18ftypheic")
+    with pytest.raises(SourceError, match=rf"magick {name} me\.png"):
+        list(open_source(tmp_path))
+    with pytest.raises(SourceError, match=rf"magick {name} me\.png"):
+        open_source(tmp_path / name)
+
+
+@pytest.mark.parametrize("suffix", ["webp", "png"])
+def test_animated_pictures_are_refused(tmp_path: Path, suffix: str) -> None:
+    """OpenCV would show the first picture. A GIF is a video."""
+    image = pytest.importorskip("PIL.Image")
+    pictures = [image.new("RGB", (16, 16), (40 * i, 0, 0)) for i in range(3)]
+    for name in (f"a.{suffix}", "a.gif"):
+        pictures[0].save(tmp_path / name, save_all=True, append_images=pictures[1:], duration=100)
+    with pytest.raises(SourceError, match=rf"animated.*magick a\.{suffix} a\.gif"):
+        open_source(tmp_path / f"a.{suffix}")
+    assert [round(f.timestamp_s, 2) for f in read(tmp_path / "a.gif")] == [0, 0.1, 0.2]
+    pictures[0].save(tmp_path / f"one.{suffix}")
+    assert len(read(tmp_path / f"one.{suffix}")) == 75
+
+
+@pytest.mark.parametrize("bits", [8, 10, 12, 14, 16])
+@pytest.mark.parametrize("suffix", [".png", ".tiff"])
+def test_pictures_of_sixteen_bits_have_their_real_range(
+    tmp_path: Path, bits: int, suffix: str
+) -> None:
+    grey = np.tile(np.linspace(0, 1, 64), (8, 1))
+    stored = np.round(grey * ((1 << bits) - 1)).astype(np.uint16)
+    path = tmp_path / f"x{suffix}"
+    path.write_bytes(cv2.imencode(suffix, stored)[1].tobytes())
+    assert np.abs(read_image(path) - 255 * grey[..., None]).max() <= 1
+
+
+def turned(image: np.ndarray, orientation: int) -> np.ndarray:
+    """As a camera stores an image that is to be shown by an EXIF orientation, 1 to 8."""
+    flips = {2: (1,), 3: (0, 1), 4: (0,), 6: (0,), 7: (0, 1), 8: (1,)}
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    return np.ascontiguousarray(np.flip(image, flips.get(orientation, ())))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["tiff", "png", "jpg"])
+def test_pictures_are_turned_by_their_orientation(
+    tmp_path: Path, suffix: str, orientation: int
+) -> None:
+    image = pytest.importorskip("PIL.Image")
+    noise = np.random.default_rng(0).integers(0, 255, (48, 80, 3), np.uint8)
+    wanted = cv2.GaussianBlur(noise, (0, 0), 4)
+    tag, data = 0x0112, image.Exif()
+    data[tag] = orientation
+    saving = {"tiffinfo": {tag: orientation}} if suffix == "tiff" else {"exif": data}
+    path = tmp_path / f"x.{suffix}"
+    image.fromarray(turned(wanted, orientation)).save(path, **saving)
+    found = read_image(path)
+    assert found.shape == wanted.shape
+    assert np.abs(found.astype(int) - wanted).mean() < 2
+
+
+def test_a_huge_picture_is_shrunk(tmp_path: Path) -> None:
+    huge = np.full((300, 12_000, 3), 90, np.uint8)
+    (tmp_path / "x.jpg").write_bytes(cv2.imencode(".jpg", huge)[1].tobytes())
+    assert read_image(tmp_path / "x.jpg").shape == (102, 4096, 3)

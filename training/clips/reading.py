@@ -23,7 +23,7 @@ from svfap_edge.lists import (
     require_order,
     value_targets,
 )
-from svfap_edge.media import is_image
+from svfap_edge.media import is_foreign, is_image
 from svfap_edge.sources.files import TIMESTAMPS, folder_times, read_image
 from svfap_edge.tasks import Task
 
@@ -151,8 +151,8 @@ class LabelledClips:
             return _read_folder(path, sampling, rng, view)
         if not path.is_file():
             raise UnreadableClip(str(path), "no such file")
-        if is_image(path):
-            image = _read_image(path)
+        if is_image(path) or is_foreign(path):
+            image = read_image(path)
             return np.broadcast_to(image, (sampling.frames, *image.shape))
         return read_video(path, lambda times: sampling.choose(times, sampling.spacing_s, rng, view))
 
@@ -174,7 +174,7 @@ def _read_folder(
     images = {}
     for index in sorted(set(chosen)):
         try:
-            images[index] = _read_image(path / names[index])
+            images[index] = read_image(path / names[index])
         except UnreadableClip as error:
             raise UnreadableClip(str(path), f"{names[index]}: {error.reason}") from error
     height, width = images[chosen[0]].shape[:2]
@@ -182,13 +182,6 @@ def _read_folder(
         if image.shape[:2] != (height, width):
             images[index] = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return np.stack([images[index] for index in chosen])
-
-
-def _read_image(path: Path) -> np.ndarray:
-    try:
-        return read_image(path)
-    except SourceError as error:
-        raise UnreadableClip(str(path), "damaged or not an image") from error
 
 
 def _why_absent(path: Path) -> str:

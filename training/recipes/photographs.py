@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from svfap_edge.sources.files import read_image
 from svfap_edge.training.clips.augment import AugmentSettings, augment
 from svfap_edge.training.clips.geometry import fit
 from svfap_edge.training.clips.photometry import LUMA as LUMA_SHARES
@@ -40,10 +41,7 @@ def load_faces(folder: Path) -> Faces:
     images, labels = [], []
     for index, label in enumerate(LABELS):
         for path in sorted((folder / label).iterdir()):
-            image = cv2.imread(str(path), cv2.IMREAD_COLOR)
-            if image is None:
-                raise ValueError(f"{path} is not a readable image.")
-            images.append(cv2.cvtColor(_square(image), cv2.COLOR_BGR2GRAY))
+            images.append(cv2.cvtColor(_square(read_image(path)), cv2.COLOR_RGB2GRAY))
             labels.append(index)
     return Faces(np.stack(images), torch.tensor(labels))
 

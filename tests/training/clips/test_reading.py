@@ -193,7 +193,7 @@ def test_unreadable_images_and_folders_are_named(tmp_path: Path) -> None:
         clips_of(tmp_path / "bad.png").read(0)
     with pytest.raises(UnreadableClip, match="holds no images"):
         clips_of(tmp_path / "empty").read(0)
-    with pytest.raises(UnreadableClip, match=r"f' cannot be read: 1\.png: damaged"):
+    with pytest.raises(UnreadableClip, match=r"f' cannot be read: 1\.png: not a readable"):
         clips_of(folder, frames=3, stride=1).read(0)
     with pytest.raises(UnreadableClip, match="no such file"):
         clips_of(tmp_path / "gone.jpg").read(0)
