@@ -129,13 +129,11 @@ class View:
         due = self._unsearched + 1 >= self._budget.detect_every
         if not (due or gap or self._tracker.unsure or image.shape != self._image.shape):
             return None
-        if image is self._found[0] and not image.flags.writeable:  # a photograph, shown on
-            return self._found[1]
         started = time.perf_counter()
-        boxes = self.detector.detect(image)
+        if image is not self._found[0] or image.flags.writeable:  # else a photograph, shown on
+            self._found = (image, self.detector.detect(image))
         self._searched_s = time.perf_counter() - started
-        self._found = (image, boxes)
-        return boxes
+        return self._found[1]
 
     def follow(self, image: np.ndarray, timestamp_s: float, boxes: list[Box] | None) -> None:
         """Take a frame and the faces that `search` found in it."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,7 +77,9 @@ class Decoder:
         if threads != 1:
             self._stream.thread_type = "AUTO"
         self._tick = self._stream.time_base or Fraction(1, 1000)
-        self._reformatter = VideoReformatter()
+        self._reformat = VideoReformatter().reformat
+        if "threads" in (self._reformat.__doc__ or ""):  # newer PyAV: its threads only disturb
+            self._reformat = partial(self._reformat, threads=1)
         self._stretch = float(self._stream.sample_aspect_ratio or 1)
         if not 1 / MOST_STRETCH <= self._stretch <= MOST_STRETCH:
             self._stretch = 1.0
@@ -140,7 +143,7 @@ class Decoder:
             width = round(width * self._stretch)
         else:
             height = round(height / self._stretch)
-        shown = self._reformatter.reformat(frame, width, height, "rgb24")
+        shown = self._reformat(frame, width, height, "rgb24")
         return _oriented(shown.to_ndarray(), frame)
 
     def damage(self, last_s: float) -> str | None:
