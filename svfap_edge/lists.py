@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import SourceError
+from .list_file import read_rows
 from .media import IMAGE_SUFFIXES, VIDEO_SUFFIXES, is_foreign, is_hidden, is_image, is_media
 from .tasks import Task
 
@@ -22,8 +24,8 @@ class Item:
 
     Attributes:
         path: A video, a folder of frames, or an image.
-        target: The label as it is written: one class index or name, or several numbers; empty
-            where there is none.
+        target: The label as it is written, in words: a class's index or name, or several numbers;
+            empty where there is none.
         reading: What a number as the label of a class is: a "name" where it is that of a folder, an
             "index" in a list by `svfap-edge prepare`, and "either" in any other list.
     """
@@ -31,6 +33,11 @@ class Item:
     path: Path
     target: tuple[str, ...] = ()
     reading: Literal["name", "index", "either"] = "either"
+
+    @property
+    def label(self) -> str:
+        """The label in one piece, in lower case."""
+        return " ".join(self.target).lower()
 
 
 def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
@@ -45,7 +52,7 @@ def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
         labelled: Whether every line of a list must have a label.
 
     Raises:
-        SourceError: nothing is there, or a line is not `path label`.
+        SourceError: nothing is there, a line is not `path label`, or folders differ by case only.
     """
     if path.is_dir():
         items = _folder_items(path)
@@ -62,7 +69,9 @@ def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
 
 def _folder_items(root: Path) -> list[Item]:
     items = [Item(file) for file in _media(root)]
-    for folder in sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p)):
+    folders = sorted(p for p in root.iterdir() if p.is_dir() and not is_hidden(p))
+    require_distinct([folder.name for folder in folders], f"'{root}'")
+    for folder in folders:
         target = (folder.name,)
         items += [Item(file, target, "name") for file in _media(folder)]
         for deeper in sorted(p for p in folder.rglob("*") if p.is_dir()):
@@ -76,43 +85,29 @@ def _folder_items(root: Path) -> list[Item]:
     return items
 
 
+def require_distinct(labels: Sequence[str], where: str) -> None:
+    """Raise SourceError if two labels differ by case only."""
+    seen: dict[str, str] = {}
+    for label in labels:
+        other = seen.setdefault(label.lower(), label)
+        if other != label:
+            raise SourceError(
+                f"{where} has labels that differ by case only, '{other}' and '{label}'. Labels are "
+                "compared without it; rename or merge them."
+            )
+
+
 def _media(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if is_media(path) and path.is_file())
 
 
 def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
-    """Read `path label [label ...]` lines; relative paths are relative to the list.
-
-    A path may hold spaces if it ends in a known suffix, or if labels may be missing and the whole
-    line is the path of a folder of frames. A list that is empty or not UTF-8 and a line without a
-    label, which the message numbers, are errors as in `find_items`.
-    """
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()  # -sig: a byte-order mark
-    except (OSError, UnicodeDecodeError) as error:
-        raise SourceError(f"'{path}' is not a readable list: {error}") from error
-    items = []
+    """The items of a list; see `read_rows` for its lines. A list that is empty is an error too."""
     reading: Literal["index", "either"] = "index" if _prepared_labels(path) else "either"
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        name, target = _split_line(line)
-        if not labelled and target and (path.parent / line.strip()).is_dir():
-            name, target = line.strip(), ()
-        if not name or (labelled and not target):
-            raise SourceError(f"'{path}', line {number}: expected 'path label', got '{line:.80}'.")
-        items.append(Item(path.parent / name, target, reading))
+    items = [Item(file, target, reading) for _, file, target in read_rows(path, labelled=labelled)]
     if not items:
         raise SourceError(f"'{path}' is an empty list.")
     return items
-
-
-def _split_line(line: str) -> tuple[str, tuple[str, ...]]:
-    words = line.split()
-    for end in range(len(words), 0, -1):
-        if is_media(words[end - 1]):
-            return " ".join(words[:end]), tuple(words[end:])
-    return words[0], tuple(words[1:])  # the path is a folder of frames
 
 
 def leave_out(
@@ -129,21 +124,25 @@ def leave_out(
     classes = {index(word) for word in words} - {-1}
     kept, met = [], set()
     for item in items:
-        text = item.target[0].lower() if len(item.target) == 1 else ""
-        if text in words or index(text) in classes:
-            met.add(text)
+        if item.label in words or index(item.label) in classes:
+            met.add(item.label)
         else:
             kept.append(item)
     return kept, [x for x in labels if x.lower() not in met and index(x.lower()) == -1]
 
 
 def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
-    """Class indices, (n,) int, of items labelled by index or by name; SourceError for a label that
-    is not one of the task's, or that is one class as a name and another as an index."""
+    """Class indices, (n,) int, of items labelled by index or by name.
+
+    Raises:
+        SourceError: a label is not one of the task's, or is one class as a name and another as an
+            index; or a file is there twice, with two labels.
+    """
     index = _class_finder(task)
     found = np.empty(len(items), int)
+    seen: dict[str, int] = {}
     for row, item in enumerate(items):
-        text = item.target[0].lower() if len(item.target) == 1 else ""
+        text = item.label
         found[row] = index(text)
         as_index = int(text) if text.isdecimal() and int(text) < len(task.labels) else -1
         if item.reading == "index" and text.isdecimal():
@@ -155,10 +154,63 @@ def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
                 "no numbers, or let `svfap-edge prepare` write the list."
             )
         if found[row] < 0:
+            raise SourceError(_outside(item, items, task))
+        before = seen.setdefault(os.path.abspath(item.path), row)
+        if found[before] != found[row]:
             raise SourceError(
-                f"'{item.path}' is labelled '{' '.join(item.target)}', which is outside task "
-                f"'{task.name}': 0 to {len(task.labels) - 1}, or {', '.join(task.labels)}."
+                f"'{item.path}' is there twice, labelled '{items[before].label}' and '{text}'. "
+                "Keep the one that is right."
             )
+    return found
+
+
+def _outside(item: Item, items: Sequence[Item], task: Task) -> str:
+    """What to say of a label that is not one of the task's."""
+    if not item.target:
+        return (
+            f"'{item.path}' has no label. Expected a list of 'path label' lines, or a folder for "
+            f"each label of task '{task.name}': {', '.join(task.labels)}."
+        )
+    text = (
+        f"'{item.path}' is labelled '{' '.join(item.target)}', which is outside task "
+        f"'{task.name}': 0 to {len(task.labels) - 1}, or {', '.join(task.labels)}."
+    )
+    numbers = {int(each.label) for each in items if each.label.isdecimal()}
+    if numbers and min(numbers) == 1 and max(numbers) == len(task.labels):
+        return f"{text} The numbers in it begin at 1; subtract 1 from each."
+    return f"{text} --ignore (data.ignore in training) leaves out the files of a label."
+
+
+def absent_classes(targets: np.ndarray, task: Task) -> str | None:
+    """A sentence about the classes that no file has; None where each has one."""
+    if task.kind != "classes":
+        return None
+    absent = [label for i, label in enumerate(task.labels) if i not in set(targets.tolist())]
+    if not absent:
+        return None
+    count = len(task.labels)
+    return f"No file of: {', '.join(absent)}. UAR is over {count - len(absent)} of {count} classes."
+
+
+def copies(one: Sequence[Item], other: Sequence[Item]) -> list[tuple[Path, Path]]:
+    """Files of one list whose content a file of the other has, under whatever name, with that file.
+
+    Only files of equal size are read. Folders of frames are not compared.
+    """
+    sizes: dict[int, list[Path]] = {}
+    for path in {item.path for item in one if item.path.is_file()}:
+        sizes.setdefault(path.stat().st_size, []).append(path)
+    digests: dict[int, dict[str, Path]] = {}
+    found = []
+    for path in sorted({item.path for item in other if item.path.is_file()}):
+        size = path.stat().st_size
+        if size not in sizes:
+            continue
+        if size not in digests:
+            digests[size] = {file_digest(like): like for like in sizes[size]}
+        like = digests[size].get(file_digest(path))
+        if like is not None:
+            found.append((like, path))
     return found
 
 
@@ -180,7 +232,7 @@ def require_order(path: Path, items: Sequence[Item], task: Task) -> None:
     that file nothing is checked."""
     labels = _prepared_labels(path)
     for item in items if labels else ():
-        text = item.target[0] if len(item.target) == 1 else ""
+        text = item.label
         if not text.isdecimal() or int(text) >= len(labels):
             continue
         if int(text) < len(task.labels) and labels[int(text)] != task.labels[int(text)].lower():
@@ -228,15 +280,24 @@ def value_targets(items: Sequence[Item], task: Task) -> np.ndarray:
 def stratified(items: Sequence[Item], count: int, seed: int = 0) -> list[Item]:
     """Choose up to `count` items, labels as even as the data allow, in a reproducible order."""
     random = np.random.default_rng(seed)
-    groups: dict[tuple[str, ...], list[Item]] = {}
+    groups: dict[str, list[Item]] = {}
     for item in items:
-        groups.setdefault(item.target if len(item.target) == 1 else (), []).append(item)
+        numbers = len(item.target) > 1 and all(_is_number(word) for word in item.target)
+        groups.setdefault("" if numbers else item.label, []).append(item)
     queues = [[group[i] for i in random.permutation(len(group))] for group in groups.values()]
     chosen: list[Item] = []
     while queues and len(chosen) < count:
         chosen += [queue.pop() for queue in queues][: count - len(chosen)]
         queues = [queue for queue in queues if queue]
     return chosen
+
+
+def _is_number(word: str) -> bool:
+    try:
+        float(word.rstrip(","))
+    except ValueError:
+        return False
+    return True
 
 
 def file_digest(path: Path) -> str:

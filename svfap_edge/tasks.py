@@ -46,9 +46,10 @@ class Task:
     note: str = ""
 
     def __post_init__(self) -> None:
-        if not self.labels or len(set(self.labels)) != len(self.labels):
+        if not self.labels or len({label.lower() for label in self.labels}) != len(self.labels):
             raise TaskError(
-                f"Task '{self.name}': labels must be distinct and not empty. Got: {self.labels}."
+                f"Task '{self.name}': labels must differ, not by case only, and there must be one. "
+                f"Got: {', '.join(self.labels)}."
             )
         if any(not label or label != label.strip() for label in self.labels):
             raise TaskError(f"Task '{self.name}': a label is empty or padded: {self.labels}.")

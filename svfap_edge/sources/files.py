@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError, UnreadableClip
+from svfap_edge.list_file import decoded
 from svfap_edge.media import CONVERT, IMAGE_SUFFIXES, is_foreign, is_image
 
 from .frames import DEFAULT_FPS, Frame, Source
@@ -151,7 +152,7 @@ def missing_numbers(names: Sequence[str]) -> str | None:
 def _read_timestamps(table: Path, names: list[str]) -> dict[str, float]:
     """Time in seconds by name, in order of time, of all images of the folder; the first is 0."""
     times: dict[str, float] = {}
-    text = _decoded(table)
+    text = decoded(table, otherwise="latin-1")
     # Spreadsheets write semicolons where "," is the decimal sign.
     semicolons = ";" in text.partition("\n")[0]
     rows = csv.reader(text.splitlines(), delimiter=";" if semicolons else ",")
@@ -180,18 +181,3 @@ def _read_timestamps(table: Path, names: list[str]) -> dict[str, float]:
     if not all(math.isfinite(v) for v in values) or len(set(values)) != len(values):
         raise SourceError(f"'{table}': times must be finite and all different.")
     return {name: value - values[0] for name, value in ordered.items()}
-
-
-def _decoded(table: Path) -> str:
-    """The text of a table as editors and spreadsheets save it: UTF-8 with or without a mark, UTF-16
-    with one, or Latin-1."""
-    try:
-        data = table.read_bytes()
-    except OSError as error:
-        raise SourceError(f"'{table}' cannot be read: {error.strerror}.") from error
-    if data[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        return data.decode("utf-16", "replace")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from svfap_edge.errors import SourceError
+from svfap_edge.lists import require_distinct
 from svfap_edge.media import is_hidden, is_image
 from svfap_edge.tasks import TASKS
 
@@ -74,6 +75,7 @@ def find_images(root: Path, labels: Sequence[str] = ()) -> Fold:
         for part, place in places.items()
     }
     there = sorted({label for found in images.values() for label, files in found.items() if files})
+    require_distinct(there, f"'{root}'")
     order = tuple(labels) or tuple(there)
     absent = [label for label in order if label not in there]
     if not there or absent:
