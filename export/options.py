@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 from svfap_edge.errors import DependencyMissing, SvfapError
 from svfap_edge.perception.detectors import check_detector
@@ -48,6 +49,7 @@ class ExportOptions:
         rescue: Where INT8 fails the gate, find the fewest layers to leave in float.
         max_drop: Points INT8 may lose on `validate`; beyond it, and beyond the gate, rescue.
         validate: Labelled list or folder for `max_drop`, apart from `calib` and from the test.
+        weights: Which weights of the checkpoint; see `training.checkpoint.load_checkpoint`.
     """
 
     task: Task
@@ -67,6 +69,7 @@ class ExportOptions:
     rescue: bool = False
     max_drop: float | None = None
     validate: Path | None = None
+    weights: Literal["auto", "model", "ema"] = "auto"
 
 
 def check_options(options: ExportOptions) -> None:

@@ -51,7 +51,11 @@ def export_bundle(
     progress(f"Opening {checkpoint.name}")
     if options.task.kind == "traits":
         changes.setdefault("activation", "sigmoid")  # as the published code ends its heads
-    loaded = load_checkpoint(checkpoint, outputs=len(options.task.labels), **changes)
+    loaded = load_checkpoint(
+        checkpoint, outputs=len(options.task.labels), weights=options.weights, **changes
+    )
+    if loaded.assumed:
+        progress(loaded.assumed)
     options = replace(options, task=_checked_task(loaded, options, checkpoint))
     manifest = _manifest(checkpoint, loaded, options, output)
     try:

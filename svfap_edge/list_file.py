@@ -90,11 +90,11 @@ def _split_at(line: str, mark: str) -> tuple[str, tuple[str, ...]]:
 def _split_words(line: str) -> tuple[str, tuple[str, ...]]:
     quoted = re.fullmatch(r'"([^"]+)"\s*(.*)', line)
     if quoted:
-        return quoted[1], tuple(quoted[2].split())
+        return quoted[1], tuple(quoted[2].replace('"', "").split())
     words = line.split()
     for end in range(len(words), 0, -1):
         if is_media(words[end - 1]):
-            return " ".join(words[:end]), tuple(words[end:])
+            return " ".join(words[:end]), tuple(" ".join(words[end:]).replace('"', "").split())
     return words[0], tuple(words[1:])  # the path is a folder of frames
 
 

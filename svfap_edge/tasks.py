@@ -165,23 +165,52 @@ TASKS: dict[str, Task] = {
 }
 
 
-def find_task(name: str, labels: Sequence[str] | None = None) -> Task:
-    """Find a task of the table, or make a classification task of your own from its labels.
+METRICS: dict[str, tuple[str, ...]] = {
+    "classes": ("UAR", "WAR"), "values": _REGRESSION, "traits": ("1-MAE", "CCC"),
+}  # fmt: skip
+"""Metrics that the field reports for a kind of task, the primary one first."""
+
+
+def find_task(
+    name: str,
+    labels: Sequence[str] | None = None,
+    kind: str | None = None,
+    bounds: tuple[float, float] | None = None,
+) -> Task:
+    """Find a task of the table, or make one of your own from its labels.
 
     Args:
         name: A name in `TASKS`, in any case, or a name of your own.
         labels: Output order; it overrides that of the table.
+        kind: "classes", "values" or "traits", for a task of your own; None for classes.
+        bounds: Lowest and highest value, for values and traits; None for 0 and 1.
 
     Raises:
-        TaskError: The name is not in the table and no labels were given, or the number differs.
+        TaskError: The name is not in the table and no labels were given, the number of them differs
+            from the table's, or kind and bounds do not fit the task.
     """
     task = TASKS.get(name.lower())
     if task is not None:
+        fits = kind in (None, task.kind) and bounds in (None, (task.low, task.high))
+        if not fits:
+            raise TaskError(
+                f"Task '{task.name}' has {task.kind} from {task.low:g} to {task.high:g}; leave out "
+                "kind and range, or give a name of your own."
+            )
         return task.with_labels(labels) if labels else task
     if not labels:
         raise TaskError(
             f"No task '{name}'. Known tasks: {', '.join(TASKS)}. "
-            "For a classification task of your own, give its labels too, in output order "
-            "(--labels a,b,c)."
+            "For a task of your own, give its labels too, in output order (--labels a,b,c), and "
+            "for one that is not of classes its --kind."
         )
-    return Task(name, "classes", tuple(labels), note="Order given by the user.")
+    kind = kind or "classes"
+    if kind not in METRICS:
+        raise TaskError(f"A task is of {', '.join(METRICS)}; got '{kind}'.")
+    if bounds is not None and kind == "classes":
+        raise TaskError("Classes have no range; it is for values and traits.")
+    low, high = bounds or (0.0, 1.0)
+    return Task(
+        name, kind, tuple(labels), low, high, METRICS[kind],  # type: ignore[arg-type]
+        note="Order given by the user.",
+    )  # fmt: skip

@@ -1,25 +1,21 @@
-"""Opening checkpoints, ours and the authors', without running code that a pickle may hold."""
+"""Checkpoints, ours and the authors', as models: the configuration found, the weights compared."""
 
 from __future__ import annotations
 
-import argparse
-import pickle
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from svfap_edge.errors import CheckpointError
 
+from .checkpoint_file import Weights, arguments_of, find_state, read_content
 from .model import BASE, TPSBT, TPSBTConfig
 
-PREFIXES = re.compile(r"^((module|encoder|backbone)\.)+")
-STATE_KEYS = ("model", "module")
 PRETRAINING_ONLY = ("decoder.", "mask_token", "encoder_to_decoder.", "norm.")
 """Weights of a pre-training checkpoint that fine-tuning drops, by the start of their names.
 
@@ -29,13 +25,6 @@ FRESH = ("fc_norm.", "head.")
 """Weights that a pre-training checkpoint lacks and that start fresh in fine-tuning."""
 
 
-def _allowed_types() -> list[Any]:
-    """Types that a checkpoint may hold beside tensors and plain containers; none runs code."""
-    scalar = np.float64(0).__reduce__()[0]  # moved between numpy versions
-    dtypes = [type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64, np.int32, bool)]
-    return [argparse.Namespace, scalar, np.dtype, *dtypes]
-
-
 @dataclass(frozen=True)
 class Checkpoint:
     """A checkpoint, opened and checked.
@@ -43,41 +32,47 @@ class Checkpoint:
     Attributes:
         model: The model with its weights, in evaluation mode.
         kind: "fine-tuned", or "pre-trained" (head and final norm start fresh).
-        info: What else the file holds: "epoch", "args" (the training arguments), and "labels" in
-            output order.
+        info: What else the file holds: "epoch", "args" (the training arguments), "labels" in
+            output order, and "weights", the key that these were under.
+        assumed: A sentence about what neither the weights nor the arguments tell, or None.
     """
 
     model: TPSBT
     kind: str
     info: dict[str, Any]
+    assumed: str | None = None
 
     @property
     def parameters(self) -> int:
         return sum(p.numel() for p in self.model.parameters())
 
 
-def load_checkpoint(path: Path, *, outputs: int | None = None, **changes: Any) -> Checkpoint:
+def load_checkpoint(
+    path: Path, *, outputs: int | None = None, weights: Weights = "auto", **changes: Any
+) -> Checkpoint:
     """Open a checkpoint and rebuild its model.
 
     The configuration is read from the file if it holds one, as ours does. Otherwise it is deduced
     from the shapes of the weights, the training arguments and the published values.
 
     Args:
-        path: A `.pth` file of the authors or of this project.
+        path: A `.pth` or `.safetensors` file of the authors, of this project or of other trainers.
         outputs: Width of the fresh head of a pre-training checkpoint.
+        weights: "ema" for the moving average in the file, "model" for the weights themselves;
+            "auto" for these, or else the average.
         changes: Fields of `TPSBTConfig` that overrule the file, such as `heads=4`.
 
     Raises:
         CheckpointError: the file is not a checkpoint, would run code, or belongs to another model;
             the message lists every weight missing, left over or of another shape.
     """
-    content = _open(path)
-    state, info = _find_state(content, path)
-    state = {PREFIXES.sub("", name): value for name, value in state.items()}
+    content = read_content(path)
+    state, key = find_state(content, path, weights)
+    info = _info(content, key)
     pretrained = any(name.startswith(("decoder.", "mask_token")) for name in state)
     if pretrained:
         state = {n: w for n, w in state.items() if not n.startswith(PRETRAINING_ONLY)}
-    config = _configuration(state, content, info, path, changes)
+    config, assumed = _configuration(state, content, info, path, changes)
     if pretrained and outputs:
         config = replace(config, outputs=outputs)
     started_anew = FRESH if pretrained else ()
@@ -90,7 +85,8 @@ def load_checkpoint(path: Path, *, outputs: int | None = None, **changes: Any) -
         model.load_state_dict({**fresh, **state})
     except RuntimeError as error:  # tensors that are sparse, quantized, complex
         raise CheckpointError(f"'{path}' does not fit TPSBT: {str(error)[:400]}") from error
-    return Checkpoint(model.eval(), "pre-trained" if pretrained else "fine-tuned", info)
+    kind = "pre-trained" if pretrained else "fine-tuned"
+    return Checkpoint(model.eval(), kind, info, assumed)
 
 
 def _build(config: TPSBTConfig, weights: int, path: Path, device: str) -> TPSBT:
@@ -104,53 +100,16 @@ def _build(config: TPSBTConfig, weights: int, path: Path, device: str) -> TPSBT:
         raise CheckpointError(f"'{path}' describes no possible TPSBT: {why}") from error
 
 
-def _open(path: Path) -> Any:
-    if not path.is_file():
-        raise CheckpointError(f"No checkpoint at '{path}'.")
-    try:
-        with torch.serialization.safe_globals(_allowed_types()):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        found = re.search(r"GLOBAL ([\w.]+)|Unsupported (?:operand|class):? ([\w.]+)", str(error))
-        what = f"'{next(filter(None, found.groups()))}'" if found else "an unknown instruction"
-        if found is None and "magic" in str(error).lower():
-            raise CheckpointError(f"'{path}' is not a PyTorch checkpoint.") from error
-        raise CheckpointError(
-            f"'{path}' was not opened: it asks for {what}, which is more than weights and plain "
-            "values. Such a pickle can run any program on your computer. Get the checkpoint from "
-            "its authors, or save only its state dict on a machine that you can lose."
-        ) from error
-    except Exception as error:  # damaged bytes make its readers raise nearly anything
-        raise CheckpointError(
-            f"'{path}' is not a PyTorch checkpoint, or is cut short: {str(error)[:200]}"
-        ) from error
-
-
-def _find_state(content: Any, path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """The state dict of a file, and `Checkpoint.info`."""
-    if not isinstance(content, Mapping):
-        raise CheckpointError(
-            f"'{path}' holds a {type(content).__name__}, expected a dict of weights."
-        )
-    nested = (content[key] for key in STATE_KEYS if isinstance(content.get(key), Mapping))
-    state: Any = next(nested, content)
-    named = all(isinstance(k, str) and isinstance(v, Tensor) for k, v in state.items())
-    if not state or not named:
-        raise CheckpointError(
-            f"'{path}' holds no state dict: expected weights under 'model', under 'module', or at "
-            f"the top; found the keys {', '.join(map(str, list(content)[:8])) or '(none)'}."
-        )
-    info: dict[str, Any] = {}
-    if state is not content:
-        args = content.get("args")
-        info["args"] = vars(args) if isinstance(args, argparse.Namespace) else {}
-        if isinstance(content.get("epoch"), int):
-            info["epoch"] = content["epoch"]
-        task = content.get("task")
-        labels = task.get("labels") if isinstance(task, Mapping) else None
-        if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
-            info["labels"] = tuple(labels)
-    return dict(state), info
+def _info(content: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """`Checkpoint.info` of a file whose weights are under a key."""
+    info: dict[str, Any] = {"args": arguments_of(content) if key else {}, "weights": key}
+    if key and isinstance(content.get("epoch"), int):
+        info["epoch"] = content["epoch"]
+    task = content.get("task") if key else None
+    labels = task.get("labels") if isinstance(task, Mapping) else None
+    if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
+        info["labels"] = tuple(labels)
+    return info
 
 
 def _configuration(
@@ -159,12 +118,12 @@ def _configuration(
     info: dict[str, Any],
     path: Path,
     changes: dict[str, Any],
-) -> TPSBTConfig:
+) -> tuple[TPSBTConfig, str | None]:
     known = {f.name for f in fields(TPSBTConfig)}
     saved = content.get("config")
     try:
         if isinstance(saved, Mapping) and set(saved) <= known:
-            return TPSBTConfig.from_dict({**saved, **changes})
+            return TPSBTConfig.from_dict({**saved, **changes}), None
         deduced = _deduce(state, info.get("args", {}), path)
         unknown = [name for name, value in {**deduced, **changes}.items() if value is None]
         if unknown:
@@ -172,9 +131,40 @@ def _configuration(
                 f"'{path}': the weights do not determine {' and '.join(unknown)} "
                 f"(width {deduced['width']}). Give {' '.join(f'--{name}' for name in unknown)}."
             )
-        return TPSBTConfig.from_dict({**deduced, **changes})
+        config = TPSBTConfig.from_dict({**deduced, **changes})
+        _check_positions(state.pop("pos_embed", None), config, path)
+        return config, _assumed(config, info["args"], changes)
     except (TypeError, ValueError, ArithmeticError, LookupError) as error:
         raise CheckpointError(f"'{path}': {error}") from error
+
+
+GEOMETRY = {"size": "input_size", "frames": "num_frames"}
+"""What the weights do not tell, and the training arguments that do."""
+
+
+def _assumed(
+    config: TPSBTConfig, args: Mapping[str, Any], changes: Mapping[str, Any]
+) -> str | None:
+    names = [name for name, arg in GEOMETRY.items() if name not in changes and arg not in args]
+    if not names:
+        return None
+    values = " and ".join(f"{name} {getattr(config, name)}" for name in names)
+    options = " and ".join(f"--{name}" for name in names)
+    return (
+        f"Assumed: {values}, as published. The checkpoint does not tell; if it was trained "
+        f"otherwise, its predictions are wrong without {options}."
+    )
+
+
+def _check_positions(table: Tensor | None, config: TPSBTConfig, path: Path) -> None:
+    """CheckpointError if a table of positions, which some trainers save, has another length than
+    the size and the number of frames give; its values follow from its length."""
+    cells = (config.frames // config.tubelet) * (config.size // config.patch) ** 2
+    if table is not None and table.ndim == 3 and table.shape[1] != cells:
+        raise CheckpointError(
+            f"'{path}' has positions for {table.shape[1]} tubelets; {config.frames} frames of "
+            f"{config.size} px have {cells}. Give the --size and --frames that it was trained with."
+        )
 
 
 def _deduce(state: dict[str, Tensor], args: Mapping[str, Any], path: Path) -> dict[str, Any]:

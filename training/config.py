@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
 
 from msgspec import Meta
 
@@ -112,12 +112,19 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _parse(text: str, hint: Any) -> Any:
-    """A value as TOML has it; text where TOML does not know it or the setting is text."""
-    try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except (ValueError, RecursionError):
+    """A value as TOML has it; text where TOML does not know it or the setting is text, and words
+    with commas between them where the setting is a list."""
+    hints = options_of(hint)
+    lists = any(get_origin(option) is tuple for option in hints) and not text.startswith("[")
+    for written in (f"[{text}]", text) if lists and "," in text else (text,):
+        try:
+            value = tomllib.loads(f"value = {written}")["value"]
+        except (ValueError, RecursionError):
+            continue
+        return text if str in hints and not isinstance(value, str) else value
+    if not lists or text == "none":
         return text
-    return text if str in options_of(hint) and not isinstance(value, str) else value
+    return [part.strip() for part in text.split(",")]
 
 
 def _merge(into: dict[str, Any], table: Mapping[str, Any], *path: str) -> None:

@@ -27,11 +27,13 @@ class ModelSettings:
     Attributes:
         preset: "base" (as published) or "lite".
         start: Checkpoint to start from, pre-trained or fine-tuned; None for fresh weights.
+        weights: Which weights of `start`: "auto", "model", or "ema" for the moving average.
         drop_path: Stochastic depth at the last block (0.1 as published; 0 in pre-training).
     """
 
     preset: str = "lite"
     start: str | None = None
+    weights: Literal["auto", "model", "ema"] = "auto"
     size: int | None = None
     frames: int | None = None
     patch: int | None = None
@@ -57,6 +59,8 @@ class DataSettings:
             none.
         task: Name of a task, see `svfap_edge.tasks`; one of your own needs `labels`.
         labels: Output order; None for the one of the task.
+        kind: Kind of a task of your own: "classes", "values" or "traits"; None for classes.
+        range: Lowest and highest value of a task of your own; None for 0 and 1.
         ignore: Labels whose files are left out, each a name or an index.
         stride: Frames between sampled frames at 25 fps; None for the one of the task.
         views: Temporal views averaged in evaluation; 2 as published.
@@ -73,6 +77,8 @@ class DataSettings:
     test: str | None = None
     task: str = ""
     labels: tuple[str, ...] | None = None
+    kind: str | None = None
+    range: tuple[float, float] | None = None
     ignore: tuple[str, ...] = ()
     stride: Count | None = None
     views: Count = 2

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from .console import console, print_json, reporting, steps, stopping_cleanly, table
+from .console import console, print_json, reporting, steps, stopping_cleanly, table, warn
 from .options import ArtifactNames, DetectorName, EngineName, FaceModel, Json, split
 
 if TYPE_CHECKING:
@@ -108,9 +108,16 @@ def _record(bundles: list[Bundle], found: Analysis) -> None:
 
 def _print_evaluation(found: Analysis) -> None:
     out = console(stderr=False)
+    total = found.files + len(found.missing)
+    faceless = len(found.missing) - len(found.unreadable)
     out.print(
-        f"{found.files} files, {found.coverage:.1%} with a face; baseline {found.baseline.name}"
+        f"{found.files} of {total} files answered ({found.coverage:.1%}), {faceless} without a "
+        f"face, {len(found.unreadable)} unreadable; baseline {found.baseline.name}"
     )
+    if found.unreadable:
+        warn(next(iter(found.unreadable.values())))
+    if found.note:
+        warn(found.note)
     primary = [m.name for m in found.baseline.metrics if m.low is not None]
     rows = table("artifact", *primary, "p50 ms", "MB")
     for row in found.artifacts:

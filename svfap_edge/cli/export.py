@@ -9,7 +9,19 @@ import typer
 
 from .console import reporting, requiring, steps, stopping_cleanly, warn
 from .inspect import geometry, show_bundle
-from .options import Depths, DetectorName, FaceModel, Heads, Json, split
+from .options import (
+    Depths,
+    DetectorName,
+    FaceModel,
+    Heads,
+    Json,
+    KindName,
+    Range,
+    Weights,
+    WhichWeights,
+    parse_range,
+    split,
+)  # fmt: skip
 
 
 def export(
@@ -29,6 +41,9 @@ def export(
         str | None,
         typer.Option(help="Labels in the order of the model's outputs, separated by commas."),
     ] = None,
+    kind: KindName = None,
+    weights: WhichWeights = Weights.auto,
+    bounds: Range = None,
     calib: Annotated[
         Path | None,
         typer.Option(
@@ -116,7 +131,7 @@ def export(
     with reporting(as_json):
         from svfap_edge.tasks import find_task
 
-        chosen = find_task(task, split(labels))
+        chosen = find_task(task, split(labels), kind, parse_range(bounds))
         changes = geometry(size=size, frames=frames, heads=heads, depths=depths)
         with requiring("export", "Exporting"):
             from svfap_edge.export.pipeline import ExportOptions, export_bundle
@@ -137,6 +152,7 @@ def export(
             features=features,
             fresh_head=fresh_head,
             overwrite=overwrite,
+            weights=weights.value,
         )
         with stopping_cleanly(), steps(as_json) as step:
             bundle = export_bundle(checkpoint, output, options, step, **changes)

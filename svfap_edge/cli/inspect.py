@@ -9,8 +9,8 @@ import typer
 
 from svfap_edge.errors import SourceError, SvfapError
 
-from .console import console, print_json, reporting, requiring, table
-from .options import Depths, Heads, Json
+from .console import console, print_json, reporting, requiring, table, warn
+from .options import Depths, Heads, Json, Weights, WhichWeights
 
 PLAIN = (type(None), bool, int, float, str)
 """Types of a checkpoint's own settings that are shown."""
@@ -18,16 +18,20 @@ PLAIN = (type(None), bool, int, float, str)
 
 def inspect(
     path: Annotated[
-        Path, typer.Argument(help="Folder of a bundle, or file of a checkpoint (.pth).")
+        Path,
+        typer.Argument(help="Folder of a bundle, or file of a checkpoint (.pth, .safetensors)."),
     ],
     heads: Heads = None,
     depths: Depths = None,
+    weights: WhichWeights = Weights.auto,
     as_json: Json = False,
 ) -> None:
     """Verify a bundle or checkpoint and show its content."""
     with reporting(as_json):
         if path.is_file():
-            _show_checkpoint(path, geometry(heads=heads, depths=depths), as_json)
+            _show_checkpoint(
+                path, {"weights": weights.value, **geometry(heads=heads, depths=depths)}, as_json
+            )
         else:
             if not path.exists():
                 raise SourceError(
@@ -106,6 +110,7 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         "parameters": loaded.parameters,
         "config": config.to_dict(),
         **({"epoch": loaded.info["epoch"]} if "epoch" in loaded.info else {}),
+        **({"assumed": loaded.assumed} if loaded.assumed else {}),
         "args": {k: v for k, v in loaded.info.get("args", {}).items() if isinstance(v, PLAIN)},
     }
     if as_json:
@@ -118,6 +123,10 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         f"{config.heads} heads, stages {'-'.join(map(str, config.depths))}"
     )
     out.print(f"outputs     {config.outputs}")
+    if loaded.info["weights"] not in ("", "model"):
+        out.print(f"weights     of '{loaded.info['weights']}'")
+    if loaded.assumed:
+        warn(loaded.assumed)
     for key in ("data_set", "epochs", "lr", "model"):
         if key in content["args"]:
             out.print(f"{key:<11} {content['args'][key]}")

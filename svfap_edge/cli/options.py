@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
@@ -78,6 +79,23 @@ Hop = Annotated[
     typer.Option("--hop", metavar="SECONDS", help="Time between two predictions of a person."),
 ]
 
+
+class Weights(str, Enum):
+    """Which weights of a checkpoint."""
+
+    auto = "auto"
+    model = "model"
+    ema = "ema"
+
+
+WhichWeights = Annotated[
+    Weights,
+    typer.Option(
+        "--weights",
+        help="ema: the moving average in the checkpoint; model: the weights themselves; auto: "
+        "these, or else the average.",
+    ),
+]
 Heads = Annotated[
     int | None,
     typer.Option("--heads", help="Attention heads of the model, if the checkpoint does not say."),
@@ -89,6 +107,33 @@ Depths = Annotated[
         help="Blocks of each stage of the model, such as 12-6-3, if the checkpoint does not say.",
     ),
 ]
+
+
+KindName = Annotated[
+    str | None,
+    typer.Option(
+        "--kind", help="Kind of a task of your own: classes (by default), values or traits."
+    ),
+]
+Range = Annotated[
+    str | None,
+    typer.Option(
+        "--range",
+        metavar="LOW,HIGH",
+        help="Range of the values of a task of your own; 0,1 by default.",
+    ),
+]
+
+
+def parse_range(text: str | None) -> tuple[float, float] | None:
+    """Two numbers with a comma between them; SvfapError if they are not that."""
+    if text is None:
+        return None
+    try:
+        low, high = (float(part) for part in text.split(","))
+    except ValueError as error:
+        raise SvfapError(f"--range must be LOW,HIGH, such as -1,1; got '{text}'.") from error
+    return low, high
 
 
 def split(text: str | None) -> list[str] | None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from svfap_edge import metrics
+from svfap_edge.lists import absent_classes
 from svfap_edge.tasks import Task
 
 from . import intervals
@@ -64,6 +65,8 @@ def analyse(evaluation: Evaluation) -> Analysis:
         ),
         machine=dict(evaluation.machine),
         created=evaluation.created,
+        unreadable=dict(evaluation.unreadable),
+        note=absent_classes(targets, task),
     )
 
 

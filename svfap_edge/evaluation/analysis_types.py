@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
@@ -61,6 +61,7 @@ class Evaluation:
         machine: Description of the machine: processor, instruction sets, versions.
         created: Time of the evaluation, ISO 8601.
         max_drop: Points that a primary metric may drop by at most; None for no limit.
+        unreadable: Why some of `missing` could not be read, by their names.
 
     Raises:
         SourceError: There is a prediction for no file.
@@ -78,12 +79,14 @@ class Evaluation:
     machine: dict[str, str]
     created: str
     max_drop: float | None = None
+    unreadable: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.files:
+            why = next(iter(self.unreadable.values()), "No face was found in any.")
             raise SourceError(
                 f"No file of '{self.data}' could be evaluated ({len(self.missing)} without a "
-                "prediction). Check the paths in the list, and that faces are found."
+                f"prediction, {len(self.unreadable)} of them unreadable). {why}"
             )
         if self.max_drop is not None and not (self.max_drop >= 0 and math.isfinite(self.max_drop)):
             raise TaskError(f"The allowed drop must be 0 or more points; got {self.max_drop}.")
@@ -245,7 +248,8 @@ class Analysis:
         task, kind, labels: Name, kind and output order of the task.
         files: Number of files with a prediction.
         coverage: Share of all files that have a prediction.
-        data, data_sha256, missing, machine, created, max_drop: As in `Evaluation`.
+        data, data_sha256, missing, unreadable, machine, created, max_drop: As in `Evaluation`.
+        note: A sentence about classes that no file has, or None.
         limit: Points used by the verdicts: max_drop, or `analysis.DEFAULT_LIMIT`.
     """
 
@@ -263,6 +267,8 @@ class Analysis:
     candidates: tuple[CandidateAnalysis, ...]
     machine: dict[str, str]
     created: str
+    unreadable: dict[str, str] = field(default_factory=dict)
+    note: str | None = None
 
     @property
     def artifacts(self) -> tuple[ArtifactAnalysis, ...]:

@@ -94,7 +94,7 @@ def evaluate(
             )
             for c in chosen
         ]
-        found, scores = _predict(items, engines, detector, progress)
+        found, scores, damaged = _predict(items, engines, detector, progress)
     latencies = [np.empty(0)] * len(chosen)
     if options.speed:
         latencies = time_artifacts(chosen, progress=progress)
@@ -121,6 +121,7 @@ def evaluate(
         files=tuple(names[i] for i in found),
         targets=targets[found],
         missing=tuple(name for i, name in enumerate(names) if i not in predicted),
+        unreadable={names[i]: reason for i, reason in damaged.items()},
         baseline=results[0],
         candidates=tuple(results[1:]),
         machine={**describe_machine(), "face detector": detector.name},
@@ -190,11 +191,13 @@ def _predict(
     engines: Sequence[Engine],
     detector: Detector,
     progress: Callable[[str], None],
-) -> tuple[list[int], list[np.ndarray]]:
-    """Indices of the files with a face, and for each engine their scores (n, L)."""
+) -> tuple[list[int], list[np.ndarray], dict[int, str]]:
+    """Indices of the files with a face, for each engine their scores (n, L), and why files could
+    not be read, by their index."""
     manifests = [engine.manifest for engine in engines]
     geometries = {(manifest.clip, manifest.margin): manifest for manifest in manifests}
     found: list[int] = []
+    damaged: dict[int, str] = {}
     scores: list[list[np.ndarray]] = [[] for _ in engines]
     for number, item in enumerate(items):
         if number % 50 == 0:
@@ -203,7 +206,8 @@ def _predict(
         try:
             for geometry, manifest in geometries.items():
                 clips[geometry] = face_clips(item.path, manifest, detector).clips
-        except SourceError:
+        except SourceError as error:
+            damaged[number] = str(error)
             continue
         if not all(len(cut) for cut in clips.values()):
             continue
@@ -213,7 +217,7 @@ def _predict(
             values = softmax(logits) if manifest.task.kind == "classes" else logits
             rows.append(values.mean(axis=0))
     width = len(manifests[0].task.labels)
-    return found, [np.array(rows, float).reshape(-1, width) for rows in scores]
+    return found, [np.array(rows, float).reshape(-1, width) for rows in scores], damaged
 
 
 def _bundle_names(bundles: Sequence[Bundle]) -> dict[Path, str]:

@@ -280,7 +280,7 @@ def test_bad_lists(tmp_path: Path) -> None:
         with pytest.raises(SourceError, match=word):
             find_items(tmp_path / "l.txt")
     (tmp_path / "l.txt").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(SourceError, match="not a readable list"):
+    with pytest.raises(SourceError, match="no text in UTF-8 or UTF-16"):
         find_items(tmp_path / "l.txt")
 
 

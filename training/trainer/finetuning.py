@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import ConfigError
+from svfap_edge.lists import absent_classes, copies
 from svfap_edge.tasks import Task, find_task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 from svfap_edge.training.clips.mixing import mix, soft_targets, zoomed_out
@@ -44,7 +45,9 @@ def open_model(settings: ModelSettings, task: Task) -> TPSBT:
             return TPSBT(preset(settings.preset, **settings.changes(), **changes))
         except (TypeError, ValueError) as error:
             raise ConfigError(f"model: {error}") from error
-    loaded = load_checkpoint(Path(settings.start), **settings.changes())
+    loaded = load_checkpoint(Path(settings.start), weights=settings.weights, **settings.changes())
+    if loaded.assumed:
+        say(loaded.assumed.replace("--", "model."))
     model = TPSBT(replace(loaded.model.config, **changes))
     wanted = model.state_dict()
     state = {
@@ -81,7 +84,7 @@ class Finetuning(Objective):
     def prepare(cls, settings: FinetuneConfig) -> Finetuning:
         """Open the lists and the model; ConfigError is raised for a file that is in two lists."""
         data = settings.data
-        task = find_task(data.task, data.labels)
+        task = find_task(data.task, data.labels, data.kind, data.range)
         if data.stride is not None:
             task = replace(task, stride=data.stride)
         torch.manual_seed(settings.run.seed)
@@ -89,6 +92,11 @@ class Finetuning(Objective):
         sampling = Sampling(model.config.frames, task.spacing_s, task.stride, data.views)
         lists = open_lists(data, task, sampling, ("train", "val"), ("test",))
         _check_apart(lists)
+        for name, clips in lists.items():
+            note = absent_classes(clips.targets, task)
+            if note:
+                say(f"data.{name}: {note}")
+        _say_copies(lists)
         if settings.data.balance != 1 and task.kind != "classes":
             raise ConfigError("data.balance is for classes; leave it at 1 for values and traits.")
         loss_of(settings.loss.kind, task.kind)
@@ -135,8 +143,20 @@ class Finetuning(Objective):
         return figures(outputs, clips, self.task)
 
 
+def _say_copies(lists: dict[str, LabelledClips]) -> None:
+    """Say how many files of one list are in another under another name."""
+    for one, other in itertools.combinations(lists, 2):
+        both = copies(lists[one].items, lists[other].items)
+        if both:
+            first, second = both[0]
+            say(
+                f"data.{one} and data.{other} share the content of {len(both)} files, such as "
+                f"'{first}' and '{second}'; data.{other} then judges by what it has seen."
+            )
+
+
 def _check_apart(lists: dict[str, LabelledClips]) -> None:
-    """Raise ConfigError if a file is in two lists; a copy or a link of it is another file."""
+    """Raise ConfigError if a file is in two lists; copies of it are counted, see `_say_copies`."""
     files = {
         name: {os.path.abspath(item.path) for item in clips.items} for name, clips in lists.items()
     }

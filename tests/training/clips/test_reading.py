@@ -123,7 +123,8 @@ def test_an_image_is_repeated_in_rgb(tmp_path: Path) -> None:
 
 def test_list_with_labels(tmp_path: Path) -> None:
     write_frames(tmp_path / "f", 3)
-    (tmp_path / "train.txt").write_text("f 1\nf calm\n")
+    write_frames(tmp_path / "g", 3)
+    (tmp_path / "train.txt").write_text("f 1\ng calm\n")
     clips = LabelledClips.open(tmp_path / "train.txt", TASK, Sampling())
     assert len(clips) == 2
     assert clips.targets.tolist() == [1, 0]
