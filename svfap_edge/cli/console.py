@@ -96,10 +96,11 @@ def requiring(extra: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def stopping_cleanly(*sources: Source) -> Iterator[None]:
-    """Let SIGTERM end this context as Ctrl-C does: files are closed, half-written bundles removed.
+    """Let SIGTERM and SIGHUP end this context as Ctrl-C does: files are closed, and half-written
+    bundles removed.
 
-    Live sources are asked to end by the first signal of either kind; only a second one interrupts.
-    A background job, which ignores Ctrl-C, goes on ignoring it.
+    Live sources are asked to end by the first signal of any kind; only a second one interrupts.
+    A background job, which ignores Ctrl-C or SIGHUP, goes on ignoring it.
     """
     asked = False
 
@@ -111,9 +112,8 @@ def stopping_cleanly(*sources: Source) -> Iterator[None]:
         for source in sources:
             source.stop()
 
-    heeded = [signal.SIGTERM]
-    if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
-        heeded.append(signal.SIGINT)
+    ending = (signal.SIGINT, signal.SIGHUP)
+    heeded = [signal.SIGTERM, *(n for n in ending if signal.getsignal(n) is not signal.SIG_IGN)]
     previous = {number: signal.signal(number, stop) for number in heeded}
     try:
         yield

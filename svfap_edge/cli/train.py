@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .console import console, print_json, reporting, requiring, stopping_cleanly
+from .console import console, print_json, reporting, requiring, stopping_cleanly, warn
 from .options import Json
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
 
 Settings = Annotated[
@@ -97,7 +101,12 @@ def _command(
         if not found.run.output:
             raise ConfigError("No folder for the results: set run.output, as in run.output=tuned.")
         with stopping_cleanly():
-            best = run(found)
+            try:
+                best = run(found)
+            except KeyboardInterrupt:
+                if first:
+                    _say_how_to_go_on(Path(found.run.output))
+                raise
         if not first:
             return
         report = best.parent / "report.json"
@@ -109,6 +118,33 @@ def _command(
             out = console(stderr=False)
             out.print(f"wrote {best}")
             out.print(f"wrote {report}")
+            if kind == "FinetuneConfig":
+                _show_final(json.loads(report.read_text(encoding="utf-8"))["final"], out)
+                labels = f" --labels {','.join(found.data.labels)}" if found.data.labels else ""
+                task = found.data.task
+                out.print(f"next  svfap-edge export {best} --task {task}{labels} -o BUNDLE")
+
+
+def _say_how_to_go_on(folder: Path) -> None:
+    """What an interrupted run leaves."""
+    if not (folder / "resume.pth").is_file():
+        print("Stopped before anything was saved.", file=sys.stderr)
+        return
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    again = shlex.join(["svfap-edge", *words, "--resume"])
+    print(f"'{folder}/resume.pth' holds the last saved step. Go on with: {again}", file=sys.stderr)
+
+
+def _show_final(final: dict[str, Any], out: Console) -> None:
+    """The figures of each list, and a remark where a model has learned nothing."""
+    for name, protocols in final.items():
+        for protocol, figures in protocols.items():
+            numbers = {k: v for k, v in figures.items() if isinstance(v, float)}
+            text = ", ".join(f"{key} {value:.3f}" for key, value in numbers.items())
+            out.print(f"{name}, {protocol}: {text}")
+        matrix = protocols.get("published", {}).get("confusion", [])
+        if sum(any(column) for column in zip(*matrix, strict=True)) == 1:
+            warn(f"the model gives every file of {name} one class: it has learned nothing yet.")
 
 
 def _is_first() -> bool:

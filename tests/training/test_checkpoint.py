@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import torch
 
 from svfap_edge.errors import CheckpointError
 from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.checkpoint_file import write_safetensors
 from svfap_edge.training.model import TPSBT
 from tests.models import TINY, model_with_weights, save_like_authors, save_ours
 
@@ -46,11 +48,89 @@ def test_bare_state_dict(tmp_path: Path, model: TPSBT) -> None:
     assert same_weights(loaded.model, model)
 
 
-@pytest.mark.parametrize("prefix", ["module.", "encoder.", "backbone.", "module.encoder."])
+@pytest.mark.parametrize(
+    "prefix", ["module.", "encoder.", "backbone.", "module.encoder.", "_orig_mod.", "model."]
+)
 def test_prefixes(tmp_path: Path, model: TPSBT, prefix: str) -> None:
     state = {prefix + name: value for name, value in model.state_dict().items()}
     loaded = load_checkpoint(save_like_authors(tmp_path / "p.pth", model, state), **HEADS)
     assert same_weights(loaded.model, model)
+
+
+@pytest.mark.parametrize(
+    ("content", "key"),
+    [
+        ({"state_dict": 0}, "state_dict"),
+        ({"model_state_dict": 0, "args": {"num_frames": 8}}, "model_state_dict"),
+        ({"state_dict": {"model.": 0}, "hyper_parameters": {}}, "state_dict"),
+        ({"model_ema": 1}, "model_ema"),
+        ({"model": 0, "model_ema": 1}, "model"),
+    ],
+)
+def test_containers_of_other_trainers(
+    tmp_path: Path, model: TPSBT, content: dict[str, Any], key: str
+) -> None:
+    other = {
+        name: weight + weight.is_floating_point() for name, weight in model.state_dict().items()
+    }
+
+    def filled(value: Any) -> Any:
+        if isinstance(value, dict) and "model." in value:
+            return {"model." + name: weight for name, weight in model.state_dict().items()}
+        return {0: model.state_dict(), 1: other}.get(value) if isinstance(value, int) else value
+
+    torch.save({name: filled(value) for name, value in content.items()}, tmp_path / "c.pth")
+    known = {"size": 32, "frames": 8, "depths": TINY.depths, **HEADS}
+    loaded = load_checkpoint(tmp_path / "c.pth", **known)
+    assert loaded.info["weights"] == key
+    assert same_weights(loaded.model, model) == (key != "model_ema")
+    if "model_ema" in content:
+        average = load_checkpoint(tmp_path / "c.pth", weights="ema", **known)
+        assert torch.equal(average.model.state_dict()["head.bias"], other["head.bias"])
+    else:
+        with pytest.raises(CheckpointError, match=rf"no moving average.*'{key}' \(weights\)"):
+            load_checkpoint(tmp_path / "c.pth", weights="ema", **known)
+
+
+def test_safetensors(tmp_path: Path, model: TPSBT) -> None:
+    write_safetensors(tmp_path / "w.safetensors", model.state_dict(), {"config": TINY.to_dict()})
+    loaded = load_checkpoint(tmp_path / "w.safetensors")
+    assert loaded.model.config == TINY
+    assert same_weights(loaded.model, model)
+    (tmp_path / "cut.safetensors").write_bytes((tmp_path / "w.safetensors").read_bytes()[:900])
+    with pytest.raises(CheckpointError, match="not readable as safetensors"):
+        load_checkpoint(tmp_path / "cut.safetensors")
+
+
+def test_what_is_assumed_is_said(tmp_path: Path, model: TPSBT) -> None:
+    torch.save(model.state_dict(), tmp_path / "bare.pth")
+    loaded = load_checkpoint(tmp_path / "bare.pth", depths=TINY.depths, frames=8, **HEADS)
+    assert loaded.assumed is not None
+    assert "size 160, as published" in loaded.assumed and "--size" in loaded.assumed
+    state = {**model.state_dict(), "pos_embed": torch.zeros(1, 64, TINY.width)}
+    torch.save(state, tmp_path / "table.pth")
+    with pytest.raises(CheckpointError, match=r"positions for 64 tubelets; 8 frames of 160 px"):
+        load_checkpoint(tmp_path / "table.pth", depths=TINY.depths, frames=8, **HEADS)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1j, True])
+def test_weights_that_are_no_numbers(tmp_path: Path, model: TPSBT, value: Any) -> None:
+    state = {**model.state_dict(), "head.bias": torch.tensor([value] * TINY.outputs)}
+    torch.save({"model": state}, tmp_path / "bad.pth")
+    with pytest.raises(CheckpointError, match=r"'head\.bias'"):
+        load_checkpoint(tmp_path / "bad.pth", **HEADS)
+
+
+def test_a_file_that_unpacks_to_more_than_itself(tmp_path: Path, model: TPSBT) -> None:
+    torch.save({"x": torch.zeros(3_000_000)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb,
+    ):
+        for name in plain.namelist():
+            bomb.writestr(name, plain.read(name))
+    with pytest.raises(CheckpointError, match="would unpack to 12,"):
+        load_checkpoint(tmp_path / "bomb.pth")
 
 
 def test_ours_needs_no_hints(tmp_path: Path, model: TPSBT) -> None:

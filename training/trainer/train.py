@@ -15,9 +15,10 @@ from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
 
-from svfap_edge.atomic import write_text_atomically
+from svfap_edge.atomic import write_text_atomically, written_whole
 from svfap_edge.errors import ConfigError
-from svfap_edge.training.checkpoint import load_checkpoint
+from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
+from svfap_edge.training.checkpoint_file import write_safetensors
 from svfap_edge.training.config import write_toml
 from svfap_edge.training.settings import FinetuneConfig, PretrainConfig, RunSettings
 
@@ -54,6 +55,8 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
         objective = quantized(objective)
     place = _train(objective, fabric, resume)
     loaded = load_checkpoint(Path(settings.run.output) / BEST)
+    if fabric.is_global_zero:
+        _write_plain(loaded, objective, Path(settings.run.output) / BEST)
     model = loaded.model.to(fabric.device)
     # The checkpoint holds the model without its quantizers: another model, with other figures.
     row = {} if quantize else place.history[loaded.info["epoch"] - 1]
@@ -67,6 +70,16 @@ def finetune(settings: FinetuneConfig, *, resume: bool = False, quantize: bool =
         if name != "train"
     }
     return _report(objective, fabric, place, final)
+
+
+def _write_plain(loaded: Checkpoint, objective: Finetuning, best: Path) -> None:
+    """Write the best weights once more as safetensors, which no reader can run code from."""
+    about = {
+        "config": loaded.model.config.to_dict(),
+        "task": objective.task.to_dict(),
+    }
+    with written_whole(best.with_suffix(".safetensors")) as path:
+        write_safetensors(path, loaded.model.state_dict(), about)
 
 
 def pretrain(settings: PretrainConfig, *, resume: bool = False) -> Path:
