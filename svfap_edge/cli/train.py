@@ -143,7 +143,8 @@ def _show_final(final: dict[str, Any], out: Console) -> None:
             text = ", ".join(f"{key} {value:.3f}" for key, value in numbers.items())
             out.print(f"{name}, {protocol}: {text}")
         matrix = protocols.get("published", {}).get("confusion", [])
-        if sum(any(column) for column in zip(*matrix, strict=True)) == 1:
+        answered = sum(any(column) for column in zip(*matrix, strict=True))
+        if answered == 1 and sum(any(row) for row in matrix) > 1:
             warn(f"the model gives every file of {name} one class: it has learned nothing yet.")
 
 

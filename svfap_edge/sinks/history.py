@@ -36,16 +36,19 @@ class History:
         people: By name.
         every: One of this many predictions of a person is kept.
         forgotten: People with predictions who are not kept any more.
+        span_s: Length of the clip that a prediction is of, in seconds; 0 before the first.
     """
 
     def __init__(self) -> None:
         self.people: dict[str, PersonHistory] = {}
         self.every = 1
         self.forgotten = 0
+        self.span_s = 0.0
         self._points = self._intervals = 0
 
     def predict(self, prediction: Prediction) -> None:
         person = self._person(prediction.stream)
+        self.span_s = prediction.end_s - prediction.start_s
         if person.count % self.every == 0:
             person.predictions.append(prediction)
             self._points += 1

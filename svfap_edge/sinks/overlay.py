@@ -9,15 +9,17 @@ import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError
+from svfap_edge.perception.detectors import Box
 from svfap_edge.perception.results import Perception, Person, StateChange
 from svfap_edge.sources.frames import DEFAULT_FPS, Gap
 from svfap_edge.tasks import Task
 
+from .fonts import measure, require_fonts, write
+from .layout import Area, place_panel, place_tag
 from .palette import color_of
 from .paths import check_writable
 from .sink import Sink
 
-_FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE = (245, 245, 245)
 _DARK = (28, 30, 36)
 _FADED = (150, 150, 150)
@@ -37,7 +39,9 @@ class OverlayVideo(Sink):
         self, path: Path, task: Task, fps: float | None = None, *, camera: str | None = None
     ) -> None:
         """The task gives the order and the range of the bars. `fps` None stands for 25; `camera` is
-        None where there is only one. SourceError if the file cannot be written."""
+        None where there is only one. DependencyMissing if no font has the labels; SourceError if
+        the file cannot be written."""
+        require_fonts(task.labels)
         check_writable(path)
         self.camera = camera
         self._path = path
@@ -72,7 +76,8 @@ class OverlayVideo(Sink):
                 self._last = self._last // 3
                 unit = self._last.shape[0] / 360
                 text = f"no frames ({gap.reason})"
-                _text(self._last, text, (round(8 * unit), round(20 * unit)), unit, _WHITE)
+                origin = (round(8 * unit), round(20 * unit))
+                write(self._last, text, origin, 0.48 * unit, _WHITE, max(1, round(unit)))
             self._fill(self._last, gap.timestamp_s)
 
     def _fill(self, image: np.ndarray, timestamp_s: float, at_least: int = 0) -> None:
@@ -116,16 +121,38 @@ def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
         canvas = cv2.resize(image, None, fx=zoom, fy=zoom, interpolation=cv2.INTER_LINEAR)
     else:
         canvas = image.copy()
-    unit = canvas.shape[0] / 360  # everything is laid out for 360 lines
-    for person in perception.people:
-        if person.visible or person.state == "stale":
-            _draw_person(canvas, person, task, zoom, unit)
+    unit = min(canvas.shape[0] / 360, canvas.shape[1] / 480)  # laid out for 480x360
+    shown = [p for p in perception.people if p.visible or p.state == "stale"]
+    boxes = {person.name: _area(person.box, zoom) for person in shown}
     clock = f"{perception.timestamp_s:.1f} s"
-    _text(canvas, clock, (round(8 * unit), canvas.shape[0] - round(9 * unit)), unit, _WHITE)
+    spans = [p.prediction.end_s - p.prediction.start_s for p in shown if p.prediction is not None]
+    if spans:
+        clock += f", scores of the last {max(spans):.1f} s"
+    thick, edge, bottom = max(1, round(unit)), round(8 * unit), canvas.shape[0]
+    write(canvas, clock, (edge, bottom - edge), 0.48 * unit, _WHITE, thick)
+    width, height = measure(clock, 0.48 * unit, thick)
+    line = Area(edge, bottom - edge - height, width, height + edge)
+    taken = {**boxes, "the clock": line}
+    for person in shown:
+        _draw_tag(canvas, person, task, boxes, taken, unit)
+    # The largest face first, which is most likely the one that matters.
+    for person in sorted(shown, key=lambda p: -p.box.width * p.box.height):
+        if person.prediction is not None:
+            _draw_bars(canvas, person, task, boxes[person.name], taken, unit)
     return canvas
 
 
-def _draw_person(canvas: np.ndarray, person: Person, task: Task, zoom: float, unit: float) -> None:
+def _area(box: Box, zoom: float) -> Area:
+    left, top = round(box.x * zoom), round(box.y * zoom)
+    right, bottom = round((box.x + box.width) * zoom), round((box.y + box.height) * zoom)
+    return Area(left, top, right - left, bottom - top)
+
+
+def _draw_tag(
+    canvas: np.ndarray, person: Person, task: Task, boxes: dict[str, Area],
+    taken: dict[str, Area], unit: float,
+) -> None:  # fmt: skip
+    """The box of a face, and a line with its name and its label."""
     prediction = person.prediction
     color = _FADED
     headline = {"warming": "looking ...", "stale": "face lost"}.get(person.state, person.state)
@@ -135,50 +162,56 @@ def _draw_person(canvas: np.ndarray, person: Person, task: Task, zoom: float, un
         headline = (
             f"{prediction.label} {prediction.score:.0%}" if prediction.score is not None else ""
         )
-    box = person.box
-    left, top = round(box.x * zoom), round(box.y * zoom)
-    right, bottom = round((box.x + box.width) * zoom), round((box.y + box.height) * zoom)
-    cv2.rectangle(canvas, (left, top), (right, bottom), color, max(1, round(2 * unit)), cv2.LINE_AA)
-    tag = f"{person.name}  {headline}".strip()
-    (width, height), _ = cv2.getTextSize(tag, _FONT, 0.48 * unit, max(1, round(unit)))
-    pad = round(5 * unit)
-    tag_x = min(max(0, left - 1), max(0, canvas.shape[1] - width - 2 * pad))
-    tag_top = top - height - 2 * pad
-    if tag_top < 0:  # no room above the box
-        tag_top = min(bottom, canvas.shape[0] - height - 2 * pad)
-    _panel(canvas, tag_x, tag_top, width + 2 * pad, height + 2 * pad, color, 0.85)
-    _text(canvas, tag, (tag_x + pad, tag_top + height + pad), unit, _WHITE)
-    if prediction is not None:
-        _draw_bars(canvas, prediction.scores, task, (left, top, right, bottom), unit)
+    box, thick = boxes[person.name], max(1, round(unit))
+    corner = (box.x + box.width, box.y + box.height)
+    cv2.rectangle(canvas, (box.x, box.y), corner, color, max(1, round(2 * unit)), cv2.LINE_AA)
+    tag, pad = f"{person.name}  {headline}".strip(), round(5 * unit)
+    width, height = measure(tag, 0.48 * unit, thick)
+    others = [area for name, area in taken.items() if name != person.name]
+    frame = (canvas.shape[1], canvas.shape[0])
+    area, shrink = place_tag(box, (width + 2 * pad, height + 2 * pad), others, frame)
+    taken[f"{person.name} tag"] = area
+    _panel(canvas, area, color, 0.85)
+    origin = (area.x + round(pad * shrink), area.y + round((height + pad) * shrink))
+    write(canvas, tag, origin, 0.48 * unit * shrink, _WHITE, max(1, round(unit * shrink)))
 
 
 def _draw_bars(
-    canvas: np.ndarray, scores: dict[str, float], task: Task, box: tuple[int, ...], unit: float
+    canvas: np.ndarray, person: Person, task: Task, box: Area, taken: dict[str, Area], unit: float
 ) -> None:
-    """Beside the box where there is room, else in the corner farther from the face."""
-    left, top, right, _ = box
-    size = 0.4 * unit
-    name_width = max(cv2.getTextSize(name, _FONT, size, 1)[0][0] for name in task.labels)
-    row, pad, bar = round(15 * unit), round(6 * unit), round(62 * unit)
-    width, height = name_width + bar + 3 * pad, row * len(task.labels) + 2 * pad
-    space = round(6 * unit)
-    if right + space + width <= canvas.shape[1]:
-        x = right + space
-    elif left - space - width >= 0:
-        x = left - space - width
-    else:
-        x = 0 if (left + right) / 2 > canvas.shape[1] / 2 else canvas.shape[1] - width
-    y = min(max(0, top), max(0, canvas.shape[0] - height))
-    _panel(canvas, x, y, width, height, _DARK, 0.72)
+    """A bar for each score, where there is room; see `place_panel`."""
+    assert person.prediction is not None
+    scores = person.prediction.scores
+    name_width = max(measure(name, 0.4 * unit)[0] for name in task.labels)
+    row, pad, bar = 15 * unit, 6 * unit, 62 * unit
+    size = (round(name_width + bar + 3 * pad), round(row * len(task.labels) + 2 * pad))
+    others = [area for name, area in taken.items() if name != person.name]
+    frame = (canvas.shape[1], canvas.shape[0])
+    alone = len(taken) == 3  # its box, its tag and the clock
+    found = place_panel(box, size, others, frame, space=round(6 * unit), alone=alone)
+    if found is None:
+        return
+    area, shrink = found
+    taken[f"{person.name} bars"] = area
+    _panel(canvas, area, _DARK, 0.72)
+    row, pad, bar = row * shrink, pad * shrink, bar * shrink
+    x, low, high = area.x + round(name_width * shrink + 2 * pad), 3 * shrink, 11 * shrink
     for index, name in enumerate(task.labels):
-        base = y + pad + row * index
-        _text(canvas, name, (x + pad, base + round(11 * unit)), unit, _WHITE, size)
-        bar_x = x + name_width + 2 * pad
-        end = bar_x + round(bar * _share(scores, task, index))
-        y0, y1 = base + round(3 * unit), base + round(11 * unit)
-        cv2.rectangle(canvas, (bar_x, y0), (bar_x + bar, y1), (70, 74, 84), -1)
-        if end > bar_x:
-            cv2.rectangle(canvas, (bar_x, y0), (end, y1), color_of(index), -1)
+        base = area.y + pad + row * index
+        y0, y1 = round(base + low * unit), round(base + high * unit)
+        size_of_text = 0.4 * unit * shrink
+        write(
+            canvas,
+            name,
+            (round(area.x + pad), y1),
+            size_of_text,
+            _WHITE,
+            max(1, round(unit * shrink)),
+        )
+        end = x + round(bar * _share(scores, task, index))
+        cv2.rectangle(canvas, (x, y0), (x + round(bar), y1), (70, 74, 84), -1)
+        if end > x:
+            cv2.rectangle(canvas, (x, y0), (end, y1), color_of(index), -1)
 
 
 def _share(scores: dict[str, float], task: Task, index: int) -> float:
@@ -188,19 +221,7 @@ def _share(scores: dict[str, float], task: Task, index: int) -> float:
     return min(1.0, max(0.0, (value - low) / (high - low)))
 
 
-def _panel(
-    canvas: np.ndarray, x: int, y: int, width: int, height: int, color: tuple[int, int, int],
-    opacity: float,
-) -> None:  # fmt: skip
+def _panel(canvas: np.ndarray, place: Area, color: tuple[int, int, int], opacity: float) -> None:
+    x, y, width, height = place
     area = canvas[max(0, y) : y + height, max(0, x) : x + width]
     area[:] = (area * (1 - opacity) + np.array(color) * opacity).astype(np.uint8)
-
-
-def _text(
-    canvas: np.ndarray, text: str, origin: tuple[int, int], unit: float,
-    color: tuple[int, int, int], size: float | None = None,
-) -> None:  # fmt: skip
-    scale = size if size is not None else 0.48 * unit
-    thick = max(1, round(unit))
-    cv2.putText(canvas, text, origin, _FONT, scale, (0, 0, 0), thick + 1, cv2.LINE_AA)
-    cv2.putText(canvas, text, origin, _FONT, scale, color, thick, cv2.LINE_AA)

@@ -15,6 +15,7 @@ from svfap_edge.runtimes import Prediction
 from svfap_edge.sources.frames import Gap
 from svfap_edge.tasks import Task
 
+from .fonts import families, require_fonts
 from .history import History
 from .palette import PALETTE
 from .paths import check_writable
@@ -44,6 +45,7 @@ class Timeline(Sink):
                 'The timeline picture needs matplotlib: pip install "svfap-edge[report]", '
                 "or leave out --plot."
             ) from error
+        require_fonts(task.labels)
         check_writable(path)
         self.camera = camera
         self._path = path
@@ -87,6 +89,12 @@ class Timeline(Sink):
             self._history.change(change)
 
     def _draw(self) -> None:
+        from matplotlib import rc_context
+
+        with rc_context({"font.family": families((*self._task.labels, self._title))}):
+            self._draw_figure()
+
+    def _draw_figure(self) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
         from matplotlib.patches import Patch
@@ -107,14 +115,18 @@ class Timeline(Sink):
         self._draw_thumbnails(axes[0], span)
         for ax, name in zip(axes[1:], shown, strict=True):
             self._draw_person(ax, name, span)
-        axes[-1].set_xlabel("time (s)")
+        span_s = self._history.span_s
+        lag = f"; scores are of the {span_s:.1f} s before" if span_s else ""
+        axes[-1].set_xlabel(f"time (s){lag}")
         figure.suptitle(self._title, fontsize=11)
         colors = {label: PALETTE[i % len(PALETTE)] for i, label in enumerate(self._task.labels)}
         colors["no prediction"] = NO_PREDICTION
         handles = [Patch(facecolor=color, label=label) for label, color in colors.items()]
-        figure.legend(
-            handles=handles, loc="outside lower center", ncols=min(7, len(handles)), frameon=False
-        )
+        if people:
+            figure.legend(
+                handles=handles, loc="outside lower center", ncols=min(7, len(handles)),
+                frameon=False,
+            )  # fmt: skip
         left_out = len(people) - len(shown) + self._history.forgotten
         if left_out > 0:
             figure.text(0.99, 0.01, f"{left_out} more people not shown", ha="right", fontsize=8)

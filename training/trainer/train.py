@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,7 @@ def build_fabric(run: RunSettings) -> Fabric:
     """
     if run.threads:
         torch.set_num_threads(run.threads)
+    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # its notes, not its warnings
     try:
         devices, nodes = processes_of(run)
         fabric = Fabric(
