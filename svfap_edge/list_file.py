@@ -54,7 +54,7 @@ def read_rows(path: Path, *, labelled: bool = True) -> list[Row]:
         if line.strip() and not (line.startswith("#") and not is_media(line.split()[0]))
     ]
     split = _splitter([line for _, line in lines], path.parent)
-    rows = []
+    rows: list[Row] = []
     for number, line in lines:
         name, target = split(line)
         if not rows and name.lower() in HEADERS and not (path.parent / name).exists():

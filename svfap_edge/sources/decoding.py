@@ -233,7 +233,7 @@ def _oriented(image: np.ndarray, frame: VideoFrame) -> np.ndarray:
     The matrix [[a, b, u], [c, d, v], [x, y, w]] takes (x, y) to (a x + c y, b x + d y); see ISO/IEC
     14496-12, 6.2.2.
     """
-    data = frame.side_data.get("DISPLAYMATRIX")
+    data: Any = frame.side_data.get("DISPLAYMATRIX")
     if data is None:
         return image
     a, b, _, c, d = np.frombuffer(bytes(data), np.int32)[:5].tolist()
@@ -290,7 +290,7 @@ class _Deinterlacer:
         assert self._graph is not None
         while True:
             try:
-                frame = self._graph.vpull()
+                frame: Any = self._graph.vpull()
             except (BlockingIOError, EOFError):
                 return
             pts = frame.pts
