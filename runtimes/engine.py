@@ -12,7 +12,7 @@ import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import SampledClip
-from svfap_edge.errors import ConfigError, InferenceError, SvfapError
+from svfap_edge.errors import ConfigError, InferenceError, SvfapError, require
 from svfap_edge.schedule import HOP_S, MIN_COVERAGE, HopGrid
 
 from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, joined
@@ -69,13 +69,14 @@ class Engine:
                 at once in either mode.
 
         Raises:
-            ConfigError: there is no such mode.
+            ConfigError: there is no such mode, or `threads` is below 1.
             BundleError: missing, damaged, altered or of a newer format, without such an artifact,
                 or with a model that does not fit the manifest.
             BackendUnavailable: the engine is not installed, or has no GPU to run on.
             EngineIncompatible: the plan was built for another GPU or version of TensorRT.
             InferenceError: the engine refused the model.
         """
+        require(threads is None or threads >= 1, "threads", "1 or more, or None", threads)
         opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         return cls(load_backend(opened, artifact, engine, threads, mode), opened.manifest)
 
@@ -117,7 +118,7 @@ class Engine:
             forget=self._forget,
         )
         with self._lock:
-            self._check_open()
+            self.check_open()
             if name in self._streams:
                 raise ConfigError(
                     f"A stream named '{name}' is open already on this engine. Is it that of a "
@@ -200,7 +201,7 @@ class Engine:
             InferenceError: the engine failed, or returned NaN or a wrong shape.
             ConfigError: the engine is closed.
         """
-        self._check_open()
+        self.check_open()
         parts = []
         for start in range(0, max(1, len(clips)), MAX_BATCH):
             batch = clips[start : start + MAX_BATCH]
@@ -230,7 +231,8 @@ class Engine:
             self._local = threading.local()
             self.backend.close()
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise ConfigError if the engine is closed."""
         if self._closed:
             raise ConfigError(
                 f"The engine of '{self.spec.artifact}' is closed; load the model again with "

@@ -14,7 +14,13 @@ Importing this package loads neither an engine nor PyTorch; names are loaded whe
 from __future__ import annotations
 
 import importlib
+import os
 from typing import TYPE_CHECKING, Any
+
+for _switch in ("ORT_DISABLE_TELEMETRY", "NNCF_CI"):
+    os.environ.setdefault(_switch, "1")
+"""ONNX Runtime 1.31 and NNCF report to their makers unless this is set before they are imported.
+Software that reads faces must not; a user who has set the variable is respected."""
 
 if TYPE_CHECKING:
     from svfap_edge.perception.cameras import Cameras

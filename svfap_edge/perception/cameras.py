@@ -68,9 +68,11 @@ class Cameras:
                 hold_s, forget_s, detect_every, predict_s, smoothing_s, max_people.
 
         Raises:
-            ConfigError: no names, the same one twice, or a value out of its range.
+            ConfigError: no names, the same one twice, a value out of its range, or the engine is
+                closed.
             SourceError: the face model is missing or wrong.
         """
+        engine.check_open()
         listed = list(names)
         if not listed or len(set(listed)) < len(listed):
             raise ConfigError(f"Every camera needs a name of its own; got {listed}.")

@@ -78,9 +78,10 @@ class Perceiver:
             prefix: First part of the people's names.
 
         Raises:
-            ConfigError: a value is out of its range.
+            ConfigError: a value is out of its range, or the engine is closed.
             SourceError: the face model is missing or wrong.
         """
+        engine.check_open()
         settings = ViewSettings(
             hop_s, min_coverage, hold_s, forget_s, detect_every, predict_s, smoothing_s, budget_s,
             max_people,

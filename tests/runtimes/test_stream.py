@@ -14,6 +14,7 @@ import pytest
 
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import ConfigError, FrameError, InferenceError, TimestampError
+from svfap_edge.perception.perceiver import Perceiver
 from svfap_edge.runtimes import Engine, Outputs, Prediction
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
@@ -427,3 +428,12 @@ def test_threads_with_a_stream_each(engine: Engine) -> None:
     for thread in threads:
         thread.join()
     assert {k: round(v * 255) for k, v in results.items()} == {k: 30 * k for k in range(8)}
+
+
+def test_what_cannot_work_is_refused_at_once(engine_path: Path) -> None:
+    with pytest.raises(ConfigError, match="threads must be 1 or more"):
+        Engine.load(engine_path, threads=0)
+    engine = Engine.load(engine_path)
+    engine.close()
+    with pytest.raises(ConfigError, match=r"is closed; load the model again"):
+        Perceiver(engine)

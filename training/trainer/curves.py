@@ -77,11 +77,15 @@ def _confusion(final: Mapping[str, Mapping[str, Any]]) -> tuple[np.ndarray | Non
 def _curves(
     axis: Any, history: Sequence[Mapping[str, Any]], names: Sequence[str], title: str
 ) -> None:
-    for name, colour in zip(names, COLOURS, strict=False):
+    for index, (name, colour) in enumerate(zip(names, COLOURS, strict=False)):
         points = [(row["epoch"], row[name]) for row in history if row.get(name) is not None]
         if points:
             x, y = zip(*points, strict=True)
-            axis.plot(x, y, color=colour, label=name, marker="." if len(x) < 30 else "")
+            # Curves that coincide stay visible: each is thinner than the one under it, and dashed.
+            axis.plot(
+                x, y, color=colour, label=f"{name} {y[-1]:.3f}", lw=max(1.2, 4.5 - index),
+                ls=(index, (4, 3)) if index else "-", marker="." if len(x) < 30 else "",
+            )  # fmt: skip
     axis.set_title(title, color=INK, loc="left")
     axis.set_xlabel("epoch")
     axis.xaxis.get_major_locator().set_params(integer=True)

@@ -130,7 +130,8 @@ def build_fabric(run: RunSettings) -> Fabric:
     """
     if run.threads:
         torch.set_num_threads(run.threads)
-    logging.getLogger("lightning.fabric").setLevel(logging.WARNING)  # its notes, not its warnings
+    for name in ("lightning.fabric", "lightning.pytorch"):  # no notes; warnings stay
+        logging.getLogger(name).setLevel(logging.WARNING)
     try:
         devices, nodes = processes_of(run)
         fabric = Fabric(
