@@ -109,7 +109,7 @@ def test_newer_format(broken: Path) -> None:
         (lambda m: m["clip"].update(size=10**9), "clip.size"),
         (lambda m: m["crop"].update(margin="wide"), "crop.margin"),
         (lambda m: m["task"].update(labels=[]), "labels"),
-        (lambda m: m["task"].update(labels=["a", "a", "b", "c"]), "distinct"),
+        (lambda m: m["task"].update(labels=["a", "a", "b", "c"]), "labels must differ"),
         (lambda m: m["task"].update(labels=[1, 2]), "task.labels"),
         (lambda m: m["task"].update(kind="poem"), "kind"),
         (lambda m: m.update(artifacts=[]), "no artifacts"),
