@@ -209,6 +209,8 @@ def streamed_clips(path: Path, spec: ClipSpec, hop_s: float = HOP_S) -> list[Sam
     found: list[SampledClip] = []
     with open_source(str(path)) as source:
         for frame in source:
+            if frame.gap:
+                buffer.clear()
             buffer.add(frame.image, frame.timestamp_s)
             if schedule.is_due(frame.timestamp_s, buffer):
                 found.append(buffer.sample(frame.timestamp_s))

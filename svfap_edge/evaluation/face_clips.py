@@ -125,6 +125,8 @@ def _watch(
         perceiver = Perceiver(engine, detector=detector, hop_s=hop_s, min_coverage=least)
         for frame in source:
             frames += 1
+            if frame.gap:
+                perceiver.reset()
             for row, p in enumerate(perceiver.process(frame.image, frame.timestamp_s).predictions):
                 assert recorder.batch is not None
                 clip = recorder.batch[row].copy()  # the engine gathers the next in the same memory
