@@ -129,9 +129,10 @@ def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
     if spans:
         clock += f", scores of the last {max(spans):.1f} s"
     thick, edge, bottom = max(1, round(unit)), round(8 * unit), canvas.shape[0]
-    write(canvas, clock, (edge, bottom - edge), 0.48 * unit, _WHITE, thick)
     width, height = measure(clock, 0.48 * unit, thick)
-    line = Area(edge, bottom - edge - height, width, height + edge)
+    line = Area(0, bottom - 2 * edge - height, width + 2 * edge, height + 2 * edge)
+    _panel(canvas, line, _DARK, 0.72)
+    write(canvas, clock, (edge, bottom - edge), 0.48 * unit, _WHITE, thick)
     taken = {**boxes, "the clock": line}
     for person in shown:
         _draw_tag(canvas, person, task, boxes, taken, unit)

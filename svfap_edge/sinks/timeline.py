@@ -175,6 +175,7 @@ class Timeline(Sink):
             ax.axvspan(since, until, color=NO_PREDICTION, lw=0)
         ax.set(xlim=span, ylim=(low, high), ylabel=name)
         if not predictions:
+            ax.set(yticks=[], ylabel="")
             ax.text(
                 0.5, 0.5, "no clip with enough frames of a face",
                 transform=ax.transAxes, ha="center", va="center", color="#666666",
