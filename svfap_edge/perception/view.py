@@ -130,7 +130,10 @@ class View:
         if not (due or gap or self._tracker.unsure or image.shape != self._image.shape):
             return None
         started = time.perf_counter()
-        if image is not self._found[0] or image.flags.writeable:  # else a photograph, shown on
+        # An image that nobody can write to is a photograph, shown on. A read-only view is none:
+        # who owns the memory may fill it anew.
+        kept = image.flags.owndata and not image.flags.writeable
+        if image is not self._found[0] or not kept:
             self._found = (image, self.detector.detect(image))
         self._searched_s = time.perf_counter() - started
         return self._found[1]

@@ -183,6 +183,22 @@ class Counting(Painted):
         return super().detect(frame)
 
 
+def test_a_photograph_is_searched_once_and_a_refilled_view_each_time(engine: Engine) -> None:
+    detector, photograph = Counting(), scene((100, 200))
+    photograph.flags.writeable = False
+    with Perceiver(engine, detector=detector) as perceiver:
+        assert run(perceiver, [photograph] * 10)[-1].people[0].box.x == 100
+    assert detector.calls == 1
+    memory = scene((100, 200))
+    view = memory[:]  # as of a camera's buffer
+    view.flags.writeable = False
+    with Perceiver(engine, detector=detector, prefix="viewed") as perceiver:
+        run(perceiver, [view] * 10)
+        memory[:] = scene((110, 200))
+        assert run(perceiver, [view], start_s=1)[-1].people[0].box.x > 105
+    assert detector.calls == 12
+
+
 def test_searching_every_fourth_frame(engine: Engine) -> None:
     detector = Counting()
     perceiver = Perceiver(engine, detector=detector, hop_s=0.2, detect_every=4)
