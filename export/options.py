@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Literal
 
 from svfap_edge.errors import DependencyMissing, SvfapError
 from svfap_edge.perception.detectors import check_detector
 from svfap_edge.runtimes import available_engines
 from svfap_edge.runtimes.choice import ENGINES
 from svfap_edge.tasks import Task
+from svfap_edge.training.checkpoint_file import Weights
 
 ARTIFACTS = (
     "fp32.onnx",
@@ -69,7 +69,7 @@ class ExportOptions:
     rescue: bool = False
     max_drop: float | None = None
     validate: Path | None = None
-    weights: Literal["auto", "model", "ema"] = "auto"
+    weights: Weights = "auto"
 
 
 def check_options(options: ExportOptions) -> None:

@@ -15,8 +15,8 @@ from .media import is_media
 HEADERS = frozenset({"path", "file", "filename", "name", "image", "video", "clip", "frames"})
 """First words of a line that names the columns."""
 
-Row = tuple[int, Path, tuple[str, ...]]
-"""Number of a line from 1, the file that it names, and its other columns."""
+Row = tuple[Path, tuple[str, ...]]
+"""The file that a line names, and its other columns."""
 
 
 def decoded(path: Path, otherwise: str | None = None) -> str:
@@ -63,7 +63,7 @@ def read_rows(path: Path, *, labelled: bool = True) -> list[Row]:
             name, target = line, ()
         if not name or (labelled and not target):
             raise SourceError(f"'{path}', line {number}: expected 'path label', got '{line:.80}'.")
-        rows.append((number, _find(path.parent, name), target))
+        rows.append((_find(path.parent, name), target))
     return rows
 
 

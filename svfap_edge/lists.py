@@ -104,7 +104,7 @@ def _media(folder: Path) -> list[Path]:
 def read_list(path: Path, *, labelled: bool = True) -> list[Item]:
     """The items of a list; see `read_rows` for its lines. A list that is empty is an error too."""
     reading: Literal["index", "either"] = "index" if _prepared_labels(path) else "either"
-    items = [Item(file, target, reading) for _, file, target in read_rows(path, labelled=labelled)]
+    items = [Item(file, target, reading) for file, target in read_rows(path, labelled=labelled)]
     if not items:
         raise SourceError(f"'{path}' is an empty list.")
     return items
@@ -185,7 +185,8 @@ def absent_classes(targets: np.ndarray, task: Task) -> str | None:
     """A sentence about the classes that no file has; None where each has one."""
     if task.kind != "classes":
         return None
-    absent = [label for i, label in enumerate(task.labels) if i not in set(targets.tolist())]
+    there = set(targets.tolist())
+    absent = [label for index, label in enumerate(task.labels) if index not in there]
     if not absent:
         return None
     count = len(task.labels)
@@ -197,21 +198,22 @@ def copies(one: Sequence[Item], other: Sequence[Item]) -> list[tuple[Path, Path]
 
     Only files of equal size are read. Folders of frames are not compared.
     """
+    sizes, found = _by_size(one), []
+    for size, paths in _by_size(other).items():
+        known = {file_digest(path): path for path in sizes.get(size, ())}
+        for path in paths if known else ():
+            digest = file_digest(path)
+            found += [(known[digest], path)] if digest in known else []
+    return sorted(found, key=lambda pair: pair[1])
+
+
+def _by_size(items: Sequence[Item]) -> dict[int, list[Path]]:
+    """The files of items, each once, by their size in bytes."""
     sizes: dict[int, list[Path]] = {}
-    for path in {item.path for item in one if item.path.is_file()}:
-        sizes.setdefault(path.stat().st_size, []).append(path)
-    digests: dict[int, dict[str, Path]] = {}
-    found = []
-    for path in sorted({item.path for item in other if item.path.is_file()}):
-        size = path.stat().st_size
-        if size not in sizes:
-            continue
-        if size not in digests:
-            digests[size] = {file_digest(like): like for like in sizes[size]}
-        like = digests[size].get(file_digest(path))
-        if like is not None:
-            found.append((like, path))
-    return found
+    for path in sorted({item.path for item in items}):
+        if path.is_file():
+            sizes.setdefault(path.stat().st_size, []).append(path)
+    return sizes
 
 
 def _class_finder(task: Task | None) -> Callable[[str], int]:

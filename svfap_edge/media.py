@@ -39,6 +39,12 @@ def is_video(path: str | os.PathLike[str]) -> bool:
     return os.fspath(path).lower().endswith(VIDEO_SUFFIXES) and not is_hidden(path)
 
 
+def is_picture(path: str | os.PathLike[str]) -> bool:
+    """Whether a name ends as a picture's does, of the kinds that are read and of those that are
+    refused, and is not hidden."""
+    return is_image(path) or is_foreign(path)
+
+
 def is_media(path: str | os.PathLike[str]) -> bool:
     """Whether a name ends as a picture's or a video's does, and is not hidden."""
     return is_image(path) or is_video(path)

@@ -124,7 +124,7 @@ def _configuration(
     try:
         if isinstance(saved, Mapping) and set(saved) <= known:
             return TPSBTConfig.from_dict({**saved, **changes}), None
-        deduced = _deduce(state, info.get("args", {}), path)
+        deduced = _deduce(state, info["args"], path)
         unknown = [name for name, value in {**deduced, **changes}.items() if value is None]
         if unknown:
             raise CheckpointError(

@@ -132,8 +132,9 @@ def find_state(
     state = None if weights == "ema" else _state(content)
     if state is not None:
         return _cleaned(state, path), ""
-    there = [f"'{key}' (weights)" for key in content if _state(content[key]) is not None]
-    rest = [f"'{key}'" for key in content if _state(content[key]) is None][:8]
+    held = {key: _state(value) is not None for key, value in content.items()}
+    there = [f"'{key}' (weights)" for key, weights_in in held.items() if weights_in]
+    rest = [f"'{key}'" for key, weights_in in held.items() if not weights_in][:8]
     raise CheckpointError(
         f"'{path}' holds no {'moving average' if weights == 'ema' else 'state dict'}: expected "
         f"weights under {', '.join(keys[:4])} or the like. It has "

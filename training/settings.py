@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta
 
+from svfap_edge.training.checkpoint_file import Weights
 from svfap_edge.training.clips.augment import AugmentSettings
 from svfap_edge.training.clips.mixing import FramingSettings, MixSettings
 from svfap_edge.training.config import (
@@ -33,7 +34,7 @@ class ModelSettings:
 
     preset: str = "lite"
     start: str | None = None
-    weights: Literal["auto", "model", "ema"] = "auto"
+    weights: Weights = "auto"
     size: int | None = None
     frames: int | None = None
     patch: int | None = None

@@ -21,7 +21,7 @@ from .options import (
     WhichWeights,
     parse_range,
     split,
-)  # fmt: skip
+)
 
 
 def export(
@@ -42,8 +42,8 @@ def export(
         typer.Option(help="Labels in the order of the model's outputs, separated by commas."),
     ] = None,
     kind: KindName = None,
-    weights: WhichWeights = Weights.auto,
     bounds: Range = None,
+    weights: WhichWeights = Weights.auto,
     calib: Annotated[
         Path | None,
         typer.Option(

@@ -110,8 +110,8 @@ def _command(
         if not first:
             return
         report = best.parent / "report.json"
+        content = json.loads(report.read_text(encoding="utf-8"))
         if as_json:
-            content = json.loads(report.read_text(encoding="utf-8"))
             final = {"final": content["final"], "epochs": content["epochs"]}
             print_json({"checkpoint": str(best), "report": str(report), **final})
         else:
@@ -119,7 +119,7 @@ def _command(
             out.print(f"wrote {best}")
             out.print(f"wrote {report}")
             if kind == "FinetuneConfig":
-                _show_final(json.loads(report.read_text(encoding="utf-8"))["final"], out)
+                _show_final(content["final"], out)
                 labels = f" --labels {','.join(found.data.labels)}" if found.data.labels else ""
                 task = found.data.task
                 out.print(f"next  svfap-edge export {best} --task {task}{labels} -o BUNDLE")

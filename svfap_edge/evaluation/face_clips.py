@@ -15,7 +15,7 @@ import numpy as np
 from svfap_edge.bundle import Manifest
 from svfap_edge.clip import FRAMES_PER_SPACING, ClipSpec
 from svfap_edge.errors import SourceError
-from svfap_edge.media import is_foreign, is_image
+from svfap_edge.media import is_picture
 from svfap_edge.perception.detectors import Box, Detector, crop_face
 from svfap_edge.perception.perceiver import Perceiver
 from svfap_edge.runtimes import Engine, ModelSpec, Outputs
@@ -70,7 +70,7 @@ def face_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClips:
     Raises:
         SourceError: The file cannot be read.
     """
-    if (is_image(path) or is_foreign(path)) and not path.is_dir():
+    if is_picture(path) and not path.is_dir():
         image = read_image(path)
         box = find_face(image, detector)
         if box is None:

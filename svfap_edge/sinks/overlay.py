@@ -139,7 +139,7 @@ def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
     # The largest face first, which is most likely the one that matters.
     for person in sorted(shown, key=lambda p: -p.box.width * p.box.height):
         if person.prediction is not None:
-            _draw_bars(canvas, person, task, boxes[person.name], taken, unit)
+            _draw_bars(canvas, person, task, boxes, taken, unit)
     return canvas
 
 
@@ -178,8 +178,9 @@ def _draw_tag(
 
 
 def _draw_bars(
-    canvas: np.ndarray, person: Person, task: Task, box: Area, taken: dict[str, Area], unit: float
-) -> None:
+    canvas: np.ndarray, person: Person, task: Task, boxes: dict[str, Area],
+    taken: dict[str, Area], unit: float,
+) -> None:  # fmt: skip
     """A bar for each score, where there is room; see `place_panel`."""
     assert person.prediction is not None
     scores = person.prediction.scores
@@ -188,8 +189,8 @@ def _draw_bars(
     size = (round(name_width + bar + 3 * pad), round(row * len(task.labels) + 2 * pad))
     others = [area for name, area in taken.items() if name != person.name]
     frame = (canvas.shape[1], canvas.shape[0])
-    alone = len(taken) == 3  # its box, its tag and the clock
-    found = place_panel(box, size, others, frame, space=round(6 * unit), alone=alone)
+    space, alone = round(6 * unit), len(boxes) == 1
+    found = place_panel(boxes[person.name], size, others, frame, space=space, alone=alone)
     if found is None:
         return
     area, shrink = found
@@ -197,18 +198,11 @@ def _draw_bars(
     _panel(canvas, area, _DARK, 0.72)
     row, pad, bar = row * shrink, pad * shrink, bar * shrink
     x, low, high = area.x + round(name_width * shrink + 2 * pad), 3 * shrink, 11 * shrink
+    scale, thick = 0.4 * unit * shrink, max(1, round(unit * shrink))
     for index, name in enumerate(task.labels):
         base = area.y + pad + row * index
         y0, y1 = round(base + low * unit), round(base + high * unit)
-        size_of_text = 0.4 * unit * shrink
-        write(
-            canvas,
-            name,
-            (round(area.x + pad), y1),
-            size_of_text,
-            _WHITE,
-            max(1, round(unit * shrink)),
-        )
+        write(canvas, name, (round(area.x + pad), y1), scale, _WHITE, thick)
         end = x + round(bar * _share(scores, task, index))
         cv2.rectangle(canvas, (x, y0), (x + round(bar), y1), (70, 74, 84), -1)
         if end > x:

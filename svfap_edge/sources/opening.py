@@ -14,7 +14,7 @@ from typing import TypeAlias
 import numpy as np
 
 from svfap_edge.errors import SourceError, SvfapError
-from svfap_edge.media import is_foreign, is_image
+from svfap_edge.media import is_picture
 
 from .addresses import find_target, is_path
 from .files import ImageFolder, StillImage
@@ -70,8 +70,7 @@ def open_source(
             f"No source '{without_passwords(text)}'. Expected a video file, a folder of images, a "
             "camera's number, a URL, a GStreamer pipeline, or 'sample'."
         )
-    picture = is_image(path) or is_foreign(path)
-    return StillImage(path, fps) if picture else VideoFile(path)
+    return StillImage(path, fps) if is_picture(path) else VideoFile(path)
 
 
 def _open_object(

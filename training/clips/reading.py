@@ -23,7 +23,7 @@ from svfap_edge.lists import (
     require_order,
     value_targets,
 )
-from svfap_edge.media import is_foreign, is_image
+from svfap_edge.media import is_picture
 from svfap_edge.sources.files import TIMESTAMPS, folder_times, read_image
 from svfap_edge.tasks import Task
 
@@ -151,7 +151,7 @@ class LabelledClips:
             return _read_folder(path, sampling, rng, view)
         if not path.is_file():
             raise UnreadableClip(str(path), "no such file")
-        if is_image(path) or is_foreign(path):
+        if is_picture(path):
             image = read_image(path)
             return np.broadcast_to(image, (sampling.frames, *image.shape))
         return read_video(path, lambda times: sampling.choose(times, sampling.spacing_s, rng, view))
