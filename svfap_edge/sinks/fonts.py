@@ -37,6 +37,15 @@ def require_fonts(texts: Iterable[str]) -> None:
             )
 
 
+def drawable(text: str) -> str:
+    """A text with a square for every character that no font here has, and spaces for those that
+    are not to be seen: for titles, whose words are not worth ending a run for."""
+    seen = "".join(c if c.isprintable() else " " for c in text)
+    return "".join(
+        c if c.isascii() or find_font(c) is not None else "\N{WHITE SQUARE}" for c in seen
+    )
+
+
 def find_font(text: str) -> str | None:
     """The file of a font that has all characters of a text: matplotlib's own, else one of the
     system's; None if there is none."""

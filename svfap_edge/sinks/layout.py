@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import chain
 from typing import NamedTuple
 
 SHRINKS = (1.0, 0.75, 0.55)
-"""Sizes of a panel that are tried, from its own."""
+"""Sizes of a tag or a panel that are tried, from its own."""
+
+SMALLEST = 0.4
+"""A tag inside its own box shrinks to no less than this, which can just be read."""
 
 
 class Area(NamedTuple):
@@ -29,64 +33,106 @@ class Area(NamedTuple):
         right, bottom = self.x + self.width, self.y + self.height
         return self.x >= 0 and self.y >= 0 and right <= width and bottom <= height
 
-
-def _free(area: Area, taken: Iterable[Area], frame: tuple[int, int]) -> bool:
-    return area.inside(*frame) and not any(area.meets(other) for other in taken)
+    def around(self, other: Area) -> Area:
+        """The smallest rectangle that holds both."""
+        x, y = min(self.x, other.x), min(self.y, other.y)
+        right = max(self.x + self.width, other.x + other.width)
+        bottom = max(self.y + self.height, other.y + other.height)
+        return Area(x, y, right - x, bottom - y)
 
 
 def place_tag(
     box: Area, size: tuple[int, int], taken: Sequence[Area], frame: tuple[int, int]
-) -> tuple[Area, float]:
-    """A line of text above a box, below it, or at its edges inside, and how much it has to shrink
-    to be free there; where it never is, small and above the box, or inside it at the frame's edge.
+) -> tuple[Area, float] | None:
+    """A line of text at a box, and how much it has to shrink to be free there: above, below or
+    beside the box, else at its lower or upper edge inside. None where it is free nowhere.
 
     Args:
         size: Width and height of the tag.
         taken: Boxes of others and what is placed already.
         frame: Width and height of the picture.
     """
-    below = box.y + box.height
     for shrink in SHRINKS:
-        width, height = (round(n * shrink) for n in size)
-        x = min(max(0, box.x), max(0, frame[0] - width))
-        ways = [Area(x, y, width, height) for y in (box.y - height, below, box.y, below - height)]
-        for way in ways:
-            if _free(way, taken, frame):
-                return way, shrink
-    return ways[0] if ways[0].y >= 0 else ways[2], shrink
+        small = _shrunk(size, shrink)
+        ways = chain(_above_and_below(box, small, frame, 0), _beside(box, small, frame, 0))
+        found = _first_free(ways, (*taken, box), frame)
+        if found is not None:
+            return found, shrink
+    shrink = min(SHRINKS[-1], box.width / size[0])
+    if shrink < SMALLEST:
+        return None
+    width, height = _shrunk(size, shrink)
+    x = min(max(0, box.x), max(0, frame[0] - width))
+    inside = (Area(x, y, width, height) for y in (box.y + box.height - height, box.y))
+    found = _first_free(inside, taken, frame)
+    return None if found is None else (found, shrink)
 
 
 def place_panel(
-    box: Area, size: tuple[int, int], taken: Sequence[Area], frame: tuple[int, int], *,
-    space: int, alone: bool,
+    box: Area, tag: Area | None, size: tuple[int, int], taken: Sequence[Area],
+    frame: tuple[int, int], *, space: int, alone: bool,
 ) -> tuple[Area, float] | None:  # fmt: skip
-    """A panel beside a box, and how much it has to shrink; None where there is no room for it. A
-    box that is alone may be covered in part, from the corner of the frame that is farther from it.
+    """A panel beside a box or beyond its tag, and how much it has to shrink; None where there is no
+    room for it. A box that is alone may be covered in part, from the corner of the frame that is
+    farther from it.
 
-    Arguments are those of `place_tag`; `space` is left between box and panel.
+    Arguments are those of `place_tag`; `tag` is where that of this box is, if it has one, and
+    `space` is left between box and panel.
     """
+    taken = [*taken, *([] if tag is None else [tag])]
+    cores = (box,) if tag is None else (box, box.around(tag))
     for shrink in SHRINKS:
-        width, height = (round(n * shrink) for n in size)
-        for area in _beside(box, width, height, frame, space):
-            if _free(area, (*taken, box), frame):
-                return area, shrink
+        small = _shrunk(size, shrink)
+        for core in cores:
+            ways = chain(
+                _beside(core, small, frame, space), _above_and_below(core, small, frame, space)
+            )
+            found = _first_free(ways, (*taken, box), frame)
+            if found is not None:
+                return found, shrink
     if not alone:
         return None
     width, height = size
     x = 0 if box.x + box.width / 2 > frame[0] / 2 else max(0, frame[0] - width)
     bottom = max(0, frame[1] - height)
     corners = (Area(x, y, width, height) for y in (min(max(0, box.y), bottom), bottom))
-    return next(((area, 1.0) for area in corners if _free(area, taken, frame)), None)
+    found = _first_free(corners, taken, frame)
+    return None if found is None else (found, 1.0)
+
+
+def _shrunk(size: tuple[int, int], shrink: float) -> tuple[int, int]:
+    return round(size[0] * shrink), round(size[1] * shrink)
+
+
+def _first_free(ways: Iterable[Area], taken: Sequence[Area], frame: tuple[int, int]) -> Area | None:
+    for way in ways:
+        if way.inside(*frame) and not any(way.meets(other) for other in taken):
+            return way
+    return None
 
 
 def _beside(
-    box: Area, width: int, height: int, frame: tuple[int, int], space: int
+    core: Area, size: tuple[int, int], frame: tuple[int, int], space: int
 ) -> Iterator[Area]:
-    """Places to the right and left of a box, below and above it."""
-    y = min(max(0, box.y), max(0, frame[1] - height))
-    for top in (y, box.y + box.height - height):
-        yield Area(box.x + box.width + space, top, width, height)
-        yield Area(box.x - space - width, top, width, height)
-    x = min(max(0, box.x), max(0, frame[0] - width))
-    yield Area(x, box.y + box.height + space, width, height)
-    yield Area(x, box.y - space - height, width, height)
+    """Places to the right and the left: level with the top, the bottom, the middle."""
+    width, height = size
+    for y in _along(core.y, core.height, height, frame[1]):
+        yield Area(core.x + core.width + space, y, width, height)
+        yield Area(core.x - space - width, y, width, height)
+
+
+def _above_and_below(
+    core: Area, size: tuple[int, int], frame: tuple[int, int], space: int
+) -> Iterator[Area]:
+    """Places above and below: flush with the left edge, the right edge, in the middle."""
+    width, height = size
+    for x in _along(core.x, core.width, width, frame[0]):
+        yield Area(x, core.y - space - height, width, height)
+        yield Area(x, core.y + core.height + space, width, height)
+
+
+def _along(start: int, length: int, size: int, limit: int) -> Iterator[int]:
+    """Where something of a size begins along an edge: flush with its start, its end, centred; moved
+    into the picture."""
+    for at in (start, start + length - size, start + (length - size) // 2):
+        yield min(max(0, at), max(0, limit - size))

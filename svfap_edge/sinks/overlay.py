@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import cv2
@@ -112,6 +113,20 @@ class OverlayVideo(Sink):
             )
 
 
+@dataclass
+class _Page:
+    """What has its place on a frame so far."""
+
+    boxes: dict[str, Area]
+    tags: dict[str, Area] = field(default_factory=dict)
+    rest: list[Area] = field(default_factory=list)
+
+    def others(self, name: str) -> list[Area]:
+        """All but the box and the tag of one person."""
+        people = (*self.boxes.items(), *self.tags.items())
+        return [*(area for owner, area in people if owner != name), *self.rest]
+
+
 def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
     """A copy of the frame, (H, W, 3) uint8 RGB, with everyone's box, label and bars. Frames of
     less than `MIN_HEIGHT` lines are enlarged."""
@@ -123,7 +138,6 @@ def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
         canvas = image.copy()
     unit = min(canvas.shape[0] / 360, canvas.shape[1] / 480)  # laid out for 480x360
     shown = [p for p in perception.people if p.visible or p.state == "stale"]
-    boxes = {person.name: _area(person.box, zoom) for person in shown}
     clock = f"{perception.timestamp_s:.1f} s"
     spans = [p.prediction.end_s - p.prediction.start_s for p in shown if p.prediction is not None]
     if spans:
@@ -133,13 +147,14 @@ def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
     line = Area(0, bottom - 2 * edge - height, width + 2 * edge, height + 2 * edge)
     _panel(canvas, line, _DARK, 0.72)
     write(canvas, clock, (edge, bottom - edge), 0.48 * unit, _WHITE, thick)
-    taken = {**boxes, "the clock": line}
-    for person in shown:
-        _draw_tag(canvas, person, task, boxes, taken, unit)
+    page = _Page({p.name: _area(p.box, zoom) for p in shown}, rest=[line])
     # The largest face first, which is most likely the one that matters.
-    for person in sorted(shown, key=lambda p: -p.box.width * p.box.height):
+    shown.sort(key=lambda p: -p.box.width * p.box.height)
+    for person in shown:
+        _draw_tag(canvas, person, task, page, unit)
+    for person in shown:
         if person.prediction is not None:
-            _draw_bars(canvas, person, task, boxes, taken, unit)
+            _draw_bars(canvas, person, task, page, unit)
     return canvas
 
 
@@ -149,11 +164,8 @@ def _area(box: Box, zoom: float) -> Area:
     return Area(left, top, right - left, bottom - top)
 
 
-def _draw_tag(
-    canvas: np.ndarray, person: Person, task: Task, boxes: dict[str, Area],
-    taken: dict[str, Area], unit: float,
-) -> None:  # fmt: skip
-    """The box of a face, and a line with its name and its label."""
+def _draw_tag(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit: float) -> None:
+    """The box of a face, and a line with its name and its label, where there is room."""
     prediction = person.prediction
     color = _FADED
     headline = {"warming": "looking ...", "stale": "face lost"}.get(person.state, person.state)
@@ -163,38 +175,37 @@ def _draw_tag(
         headline = (
             f"{prediction.label} {prediction.score:.0%}" if prediction.score is not None else ""
         )
-    box, thick = boxes[person.name], max(1, round(unit))
+    box, thick = page.boxes[person.name], max(1, round(unit))
     corner = (box.x + box.width, box.y + box.height)
     cv2.rectangle(canvas, (box.x, box.y), corner, color, max(1, round(2 * unit)), cv2.LINE_AA)
     tag, pad = f"{person.name}  {headline}".strip(), round(5 * unit)
     width, height = measure(tag, 0.48 * unit, thick)
-    others = [area for name, area in taken.items() if name != person.name]
-    frame = (canvas.shape[1], canvas.shape[0])
-    area, shrink = place_tag(box, (width + 2 * pad, height + 2 * pad), others, frame)
-    taken[f"{person.name} tag"] = area
+    size, frame = (width + 2 * pad, height + 2 * pad), (canvas.shape[1], canvas.shape[0])
+    found = place_tag(box, size, page.others(person.name), frame)
+    if found is None:
+        return
+    area, shrink = found
+    page.tags[person.name] = area
     _panel(canvas, area, color, 0.85)
     origin = (area.x + round(pad * shrink), area.y + round((height + pad) * shrink))
     write(canvas, tag, origin, 0.48 * unit * shrink, _WHITE, max(1, round(unit * shrink)))
 
 
-def _draw_bars(
-    canvas: np.ndarray, person: Person, task: Task, boxes: dict[str, Area],
-    taken: dict[str, Area], unit: float,
-) -> None:  # fmt: skip
+def _draw_bars(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit: float) -> None:
     """A bar for each score, where there is room; see `place_panel`."""
     assert person.prediction is not None
     scores = person.prediction.scores
     name_width = max(measure(name, 0.4 * unit)[0] for name in task.labels)
     row, pad, bar = 15 * unit, 6 * unit, 62 * unit
     size = (round(name_width + bar + 3 * pad), round(row * len(task.labels) + 2 * pad))
-    others = [area for name, area in taken.items() if name != person.name]
-    frame = (canvas.shape[1], canvas.shape[0])
-    space, alone = round(6 * unit), len(boxes) == 1
-    found = place_panel(boxes[person.name], size, others, frame, space=space, alone=alone)
+    found = place_panel(
+        page.boxes[person.name], page.tags.get(person.name), size, page.others(person.name),
+        (canvas.shape[1], canvas.shape[0]), space=round(6 * unit), alone=len(page.boxes) == 1,
+    )  # fmt: skip
     if found is None:
         return
     area, shrink = found
-    taken[f"{person.name} bars"] = area
+    page.rest.append(area)
     _panel(canvas, area, _DARK, 0.72)
     row, pad, bar = row * shrink, pad * shrink, bar * shrink
     x, low, high = area.x + round(name_width * shrink + 2 * pad), 3 * shrink, 11 * shrink

@@ -15,7 +15,7 @@ from svfap_edge.runtimes import Prediction
 from svfap_edge.sources.frames import Gap
 from svfap_edge.tasks import Task
 
-from .fonts import families, require_fonts
+from .fonts import drawable, families, require_fonts
 from .history import History
 from .palette import PALETTE
 from .paths import check_writable
@@ -50,7 +50,7 @@ class Timeline(Sink):
         self.camera = camera
         self._path = path
         self._task = task
-        self._title = title
+        self._title = drawable(title)
         self._history = History()
         self._thumbnails: list[tuple[float, np.ndarray]] = []
         self._thumbnail_step_s = 0.05
@@ -91,7 +91,8 @@ class Timeline(Sink):
     def _draw(self) -> None:
         from matplotlib import rc_context
 
-        with rc_context({"font.family": families((*self._task.labels, self._title))}):
+        fonts = families((*self._task.labels, *self._title))  # a title may mix scripts
+        with rc_context({"font.family": fonts}):
             self._draw_figure()
 
     def _draw_figure(self) -> None:
