@@ -45,14 +45,16 @@ def place_tag(
     box: Area, size: tuple[int, int], taken: Sequence[Area], frame: tuple[int, int]
 ) -> tuple[Area, float] | None:
     """A line of text at a box, and how much it has to shrink to be free there: above, below or
-    beside the box, else at its lower or upper edge inside. None where it is free nowhere.
+    beside the box, else at its lower or upper edge inside. None where it is free nowhere. A line
+    more than twice as wide as its box shrinks anyway, so that small faces do not get lost.
 
     Args:
         size: Width and height of the tag.
         taken: Boxes of others and what is placed already.
         frame: Width and height of the picture.
     """
-    for shrink in SHRINKS:
+    widest = max(SHRINKS[-1], 2 * box.width / size[0])
+    for shrink in sorted({min(widest, shrink) for shrink in SHRINKS}, reverse=True):
         small = _shrunk(size, shrink)
         ways = chain(_above_and_below(box, small, frame, 0), _beside(box, small, frame, 0))
         found = _first_free(ways, (*taken, box), frame)
@@ -66,6 +68,14 @@ def place_tag(
     inside = (Area(x, y, width, height) for y in (box.y + box.height - height, box.y))
     found = _first_free(inside, taken, frame)
     return None if found is None else (found, shrink)
+
+
+def place_line(size: tuple[int, int], taken: Sequence[Area], frame: tuple[int, int]) -> Area:
+    """A line of text in the corner of the frame where it covers nothing: lower left where there is
+    no such corner."""
+    right, bottom = frame[0] - size[0], frame[1] - size[1]
+    corners = [Area(x, y, *size) for y in (bottom, 0) for x in (0, right)]
+    return _first_free(corners, taken, frame) or corners[0]
 
 
 def place_panel(

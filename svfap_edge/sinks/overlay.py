@@ -16,7 +16,7 @@ from svfap_edge.sources.frames import DEFAULT_FPS, Gap
 from svfap_edge.tasks import Task
 
 from .fonts import measure, require_fonts, write
-from .layout import Area, place_panel, place_tag
+from .layout import Area, place_line, place_panel, place_tag
 from .palette import color_of
 from .paths import check_writable
 from .sink import Sink
@@ -142,12 +142,15 @@ def draw_overlay(perception: Perception, task: Task) -> np.ndarray:
     spans = [p.prediction.end_s - p.prediction.start_s for p in shown if p.prediction is not None]
     if spans:
         clock += f", scores of the last {max(spans):.1f} s"
-    thick, edge, bottom = max(1, round(unit)), round(8 * unit), canvas.shape[0]
+    thick, edge = max(1, round(unit)), round(8 * unit)
     width, height = measure(clock, 0.48 * unit, thick)
-    line = Area(0, bottom - 2 * edge - height, width + 2 * edge, height + 2 * edge)
+    boxes = {p.name: _area(p.box, zoom) for p in shown}
+    line = place_line(
+        (width + 2 * edge, height + 2 * edge), list(boxes.values()), canvas.shape[1::-1]
+    )
     _panel(canvas, line, _DARK, 0.72)
-    write(canvas, clock, (edge, bottom - edge), 0.48 * unit, _WHITE, thick)
-    page = _Page({p.name: _area(p.box, zoom) for p in shown}, rest=[line])
+    write(canvas, clock, (line.x + edge, line.y + edge + height), 0.48 * unit, _WHITE, thick)
+    page = _Page(boxes, rest=[line])
     # The largest face first, which is most likely the one that matters.
     shown.sort(key=lambda p: -p.box.width * p.box.height)
     for person in shown:
@@ -180,7 +183,7 @@ def _draw_tag(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit:
     cv2.rectangle(canvas, (box.x, box.y), corner, color, max(1, round(2 * unit)), cv2.LINE_AA)
     tag, pad = f"{person.name}  {headline}".strip(), round(5 * unit)
     width, height = measure(tag, 0.48 * unit, thick)
-    size, frame = (width + 2 * pad, height + 2 * pad), (canvas.shape[1], canvas.shape[0])
+    size, frame = (width + 2 * pad, height + 2 * pad), canvas.shape[1::-1]
     found = place_tag(box, size, page.others(person.name), frame)
     if found is None:
         return
@@ -200,7 +203,7 @@ def _draw_bars(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit
     size = (round(name_width + bar + 3 * pad), round(row * len(task.labels) + 2 * pad))
     found = place_panel(
         page.boxes[person.name], page.tags.get(person.name), size, page.others(person.name),
-        (canvas.shape[1], canvas.shape[0]), space=round(6 * unit), alone=len(page.boxes) == 1,
+        canvas.shape[1::-1], space=round(6 * unit), alone=len(page.boxes) == 1,
     )  # fmt: skip
     if found is None:
         return
