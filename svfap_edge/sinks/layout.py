@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain
+from itertools import chain, product
 from typing import NamedTuple
 
 SHRINKS = (1.0, 0.75, 0.55)
@@ -91,15 +91,14 @@ def place_panel(
     """
     taken = [*taken, *([] if tag is None else [tag])]
     cores = (box,) if tag is None else (box, box.around(tag))
-    for shrink in SHRINKS:
+    for core, shrink in product(cores, SHRINKS):
         small = _shrunk(size, shrink)
-        for core in cores:
-            ways = chain(
-                _beside(core, small, frame, space), _above_and_below(core, small, frame, space)
-            )
-            found = _first_free(ways, (*taken, box), frame)
-            if found is not None:
-                return found, shrink
+        ways = chain(
+            _beside(core, small, frame, space), _above_and_below(core, small, frame, space)
+        )
+        found = _first_free(ways, (*taken, box), frame)
+        if found is not None:
+            return found, shrink
     if not alone:
         return None
     width, height = size

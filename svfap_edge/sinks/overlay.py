@@ -173,8 +173,7 @@ def _draw_tag(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit:
     color = _FADED
     headline = {"warming": "looking ...", "stale": "face lost"}.get(person.state, person.state)
     if prediction is not None:
-        best = max(range(len(task.labels)), key=lambda i: _share(prediction.scores, task, i))
-        color = color_of(best)
+        color = _color(prediction.scores, task)
         headline = (
             f"{prediction.label} {prediction.score:.0%}" if prediction.score is not None else ""
         )
@@ -191,7 +190,7 @@ def _draw_tag(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit:
     page.tags[person.name] = area
     _panel(canvas, area, color, 0.85)
     origin = (area.x + round(pad * shrink), area.y + round((height + pad) * shrink))
-    write(canvas, tag, origin, 0.48 * unit * shrink, _WHITE, max(1, round(unit * shrink)))
+    write(canvas, tag, origin, 0.48 * unit * shrink, _WHITE, max(1, int(unit * shrink)))
 
 
 def _draw_bars(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit: float) -> None:
@@ -210,9 +209,11 @@ def _draw_bars(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit
     area, shrink = found
     page.rest.append(area)
     _panel(canvas, area, _DARK, 0.72)
+    corner = (area.x + area.width - 1, area.y + area.height - 1)
+    cv2.rectangle(canvas, (area.x, area.y), corner, _color(scores, task), max(1, round(unit / 2)))
     row, pad, bar = row * shrink, pad * shrink, bar * shrink
     x, low, high = area.x + round(name_width * shrink + 2 * pad), 3 * shrink, 11 * shrink
-    scale, thick = 0.4 * unit * shrink, max(1, round(unit * shrink))
+    scale, thick = 0.4 * unit * shrink, max(1, int(unit * shrink))
     for index, name in enumerate(task.labels):
         base = area.y + pad + row * index
         y0, y1 = round(base + low * unit), round(base + high * unit)
@@ -221,6 +222,11 @@ def _draw_bars(canvas: np.ndarray, person: Person, task: Task, page: _Page, unit
         cv2.rectangle(canvas, (x, y0), (x + round(bar), y1), (70, 74, 84), -1)
         if end > x:
             cv2.rectangle(canvas, (x, y0), (end, y1), color_of(index), -1)
+
+
+def _color(scores: dict[str, float], task: Task) -> tuple[int, int, int]:
+    """That of the highest score."""
+    return color_of(max(range(len(task.labels)), key=lambda i: _share(scores, task, i)))
 
 
 def _share(scores: dict[str, float], task: Task, index: int) -> float:
