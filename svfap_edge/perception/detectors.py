@@ -61,6 +61,16 @@ class Box:
     def moved(self, dx: float, dy: float) -> Box:
         return replace(self, x=self.x + dx, y=self.y + dy)
 
+    def scaled(self, factor: float) -> Box:
+        """The same place in a picture `factor` times as large."""
+        return replace(
+            self,
+            x=self.x * factor,
+            y=self.y * factor,
+            width=self.width * factor,
+            height=self.height * factor,
+        )
+
     def blended(self, newer: Box, share: float) -> Box:
         """This box moved towards `newer` by `share` of the difference."""
         return Box(

@@ -141,6 +141,12 @@ class Tracker:
                 track.box = track.expected(timestamp_s)
         return self._people(), gone
 
+    def rescale(self, factor: float) -> None:
+        """Go on in frames that show the same view `factor` times as large."""
+        for track in self._tracks:
+            track.box = track.box.scaled(factor)
+            track.motion.rescale(factor)
+
     def drop(self) -> None:
         """Forget everyone at once; their numbers are not given again."""
         self._tracks = []
@@ -221,6 +227,13 @@ class Motion:
         self._place = (JITTER * side) ** 2  # variance of the position
         self._both = 0.0  # covariance of position and velocity
         self._speed = (START_SPEED * side) ** 2  # variance of the velocity
+
+    def rescale(self, factor: float) -> None:
+        """Go on in pixels of which there are `factor` times as many along each axis."""
+        self.x, self.y = self.x * factor, self.y * factor
+        self.vx, self.vy = self.vx * factor, self.vy * factor
+        self._place, self._both = self._place * factor**2, self._both * factor**2
+        self._speed *= factor**2
 
     def at(self, time_s: float) -> tuple[float, float]:
         """Expected center."""

@@ -68,6 +68,11 @@ class ViewSettings:
             require(value >= 1 and value % 1 == 0, name, "a whole number, 1 or more", value)
 
 
+SAME_SHAPE = 0.03
+"""Frames whose ratio of width to height differs by no more than this share are the same view at
+another size (sides of small frames are rounded to even numbers)."""
+
+
 class View:
     """The people that one camera sees, and a stream for each.
 
@@ -147,6 +152,10 @@ class View:
         self._slowed_s += elapsed if self._budget.level else 0.0
         doubt = self._units.add(timestamp_s)
         self.warnings += [] if doubt is None else [doubt]
+        (height, width), (high, wide) = self._image.shape[:2], image.shape[:2]
+        # A picture of another shape is cut from the view in a way that nobody knows.
+        if width not in (0, wide) and abs(wide * height / (width * high) - 1) < SAME_SHAPE:
+            self._tracker.rescale(wide / width)
         self._last_s, self._image = timestamp_s, image
         self._unsearched = 0 if searched else self._unsearched + 1
         started = time.perf_counter()

@@ -139,8 +139,15 @@ def missing_numbers(names: Sequence[str]) -> str | None:
     numbers = [int(match[2]) for match in matches if match]
     gaps = [(a, b) for a, b in pairwise(numbers) if b > a + 1]
     steps = {b - a for a, b in pairwise(numbers)}
-    if not gaps or len(steps) == 1:  # every second frame was kept, say
+    if not gaps:
         return None
+    if len(steps) == 1:
+        step = steps.pop()
+        return (
+            f"The numbers of the images go up by {step}. If one of {step} frames of a recording "
+            f"was kept, its rate has to be divided by {step}, too: give that as --fps, or the "
+            "times in timestamps.csv."
+        )
     missing = sum(b - a - 1 for a, b in gaps)
     return (
         f"The numbers of the images have gaps: {missing} are missing, first after {gaps[0][0]}. "

@@ -152,13 +152,17 @@ def test_refusals_change_nothing(engine: Engine) -> None:
     perceiver.process(scene((100, 200)), 0.5)
 
 
-def test_frame_size_may_change(engine: Engine) -> None:
+def test_a_person_stays_the_same_when_the_frames_change_their_size(engine: Engine) -> None:
     perceiver = Perceiver(engine, detector=Painted(), hop_s=0.1)
-    run(perceiver, [scene((100, 200))] * 20)
-    big = np.zeros((240, 800, 3), np.uint8)
-    big[40:80, 100:140] = 200
-    results = run(perceiver, [big] * 20, 1.0)
-    assert [p.name for p in results[-1].people] == ["person-1"]
+    small = scene((300, 200))
+    large = small.repeat(2, axis=0).repeat(2, axis=1)
+    run(perceiver, [small] * 20)
+    results = run(perceiver, [large, small] * 20, 1.0)
+    assert [[p.name for p in r.people] for r in results] == [["person-1"]] * 40
+    assert all(r.people[0].visible for r in results)
+    other = np.zeros((240, 500, 3), np.uint8)  # another shape: the face has to be where it was
+    other[40:80, 300:340] = 200
+    assert run(perceiver, [other] * 5, 3.0)[-1].people[0].name == "person-1"
 
 
 def test_two_cameras_share_an_engine(engine: Engine) -> None:

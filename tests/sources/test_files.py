@@ -125,7 +125,9 @@ def test_gaps_in_the_numbers_are_said(tmp_path: Path) -> None:
         assert len(list(source)) == 4
         (warning,) = source.warnings
     assert "2 are missing, first after 8" in warning
-    for number, names in enumerate([("1.png", "2.png"), ("2.png", "4.png", "6.png"), ("a.png",)]):
+    with open_source(pictures(tmp_path / "c", "2.png", "4.png", "6.png")) as source:
+        assert "one of 2 frames" in source.warnings[0]
+    for number, names in enumerate([("1.png", "2.png"), ("a.png", "d.png")]):
         with open_source(pictures(tmp_path / f"b{number}", *names)) as source:
             assert source.warnings == []
 
