@@ -171,6 +171,10 @@ METRICS: dict[str, tuple[str, ...]] = {
 """Metrics that the field reports for a kind of task, the primary one first."""
 
 
+OWN = "own"
+"""Name of a task that was given labels and no name."""
+
+
 def find_task(
     name: str,
     labels: Sequence[str] | None = None,
@@ -180,7 +184,7 @@ def find_task(
     """Find a task of the table, or make one of your own from its labels.
 
     Args:
-        name: A name in `TASKS`, in any case, or a name of your own.
+        name: A name in `TASKS`, in any case, or a name of your own; "" with labels for `OWN`.
         labels: Output order; it overrides that of the table.
         kind: "classes", "values" or "traits", for a task of your own; None for classes.
         bounds: Lowest and highest value, for values and traits; None for 0 and 1.
@@ -199,8 +203,9 @@ def find_task(
             )
         return task.with_labels(labels) if labels else task
     if not labels:
+        unknown = f"No task '{name}'" if name else "No task was named"
         raise TaskError(
-            f"No task '{name}'. Known tasks: {', '.join(TASKS)}. "
+            f"{unknown}. Known tasks: {', '.join(TASKS)}. "
             "For a task of your own, give its labels too, in output order (--labels a,b,c), and "
             "for one that is not of classes its --kind."
         )
@@ -211,6 +216,6 @@ def find_task(
         raise TaskError("Classes have no range; it is for values and traits.")
     low, high = bounds or (0.0, 1.0)
     return Task(
-        name, kind, tuple(labels), low, high, METRICS[kind],  # type: ignore[arg-type]
+        name or OWN, kind, tuple(labels), low, high, METRICS[kind],  # type: ignore[arg-type]
         note="Order given by the user.",
     )  # fmt: skip

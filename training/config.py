@@ -13,7 +13,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any, TypeVar, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, get_args, get_origin, get_type_hints
 
 from msgspec import Meta
 
@@ -115,13 +115,17 @@ def _parse(text: str, hint: Any) -> Any:
     """A value as TOML has it; text where TOML does not know it or the setting is text, and words
     with commas between them where the setting is a list."""
     hints = options_of(hint)
-    lists = any(get_origin(option) is tuple for option in hints) and not text.startswith("[")
+    lists = [option for option in hints if get_origin(option) is tuple and text[:1] != "["]
     for written in (f"[{text}]", text) if lists and "," in text else (text,):
         try:
             value = tomllib.loads(f"value = {written}")["value"]
         except (ValueError, RecursionError):
             continue
-        return text if str in hints and not isinstance(value, str) else value
+        words = str in (*hints, *(get_args(option)[0] for option in lists))
+        entries = value if lists and isinstance(value, list) else [value]
+        if words and not all(isinstance(entry, str) for entry in entries):
+            break  # folders and labels are named by numbers, too
+        return [value] if lists and isinstance(value, str) else value
     if not lists or text == "none":
         return text
     return [part.strip() for part in text.split(",")]

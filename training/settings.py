@@ -58,7 +58,8 @@ class DataSettings:
         train, val: List in the published format, or a folder of labelled images or videos.
         test: List or folder that is evaluated once, at the end, with the best weights; None for
             none.
-        task: Name of a task, see `svfap_edge.tasks`; one of your own needs `labels`.
+        task: Name of a task, see `svfap_edge.tasks`; one of your own needs `labels` and
+            may go without a name.
         labels: Output order; None for the one of the task.
         kind: Kind of a task of your own: "classes", "values" or "traits"; None for classes.
         range: Lowest and highest value of a task of your own; None for 0 and 1.

@@ -277,6 +277,8 @@ def _print_people(summary: RunSummary, out: Console, indent: str = "") -> None:
         ranked = sorted(summary.labels.items(), key=lambda item: -item[1])
         out.print(f"{indent}  " + ", ".join(f"{label} {count}" for label, count in ranked))
     if not summary.people:
-        out.print(f"{indent}  No face was found in any frame.")
+        out.print(
+            f"{indent}  No face was found in any frame. --detect-size auto finds smaller ones."
+        )
     elif not summary.predictions:
         out.print(f"{indent}  No clip held enough frames of a face for a prediction.")

@@ -83,7 +83,11 @@ class Evaluation:
 
     def __post_init__(self) -> None:
         if not self.files:
-            why = next(iter(self.unreadable.values()), "No face was found in any.")
+            nobody = (
+                "No face was found in any. If they are crops of faces, give --detector none; "
+                "--detect-size auto finds small faces."
+            )
+            why = next(iter(self.unreadable.values()), nobody)
             raise SourceError(
                 f"No file of '{self.data}' could be evaluated ({len(self.missing)} without a "
                 f"prediction, {len(self.unreadable)} of them unreadable). {why}"

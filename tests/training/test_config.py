@@ -39,6 +39,7 @@ def test_one_setting_changes_no_other(kind: type[Any]) -> None:
         ("model.depths=[2, 1, 1]", "model", "depths", (2, 1, 1)),
         ('data.labels=["a", "b"]', "data", "labels", ("a", "b")),
         ("data.labels=none", "data", "labels", None),
+        ("data.labels=1, 2,3", "data", "labels", ("1", "2", "3")),
         ("run.output=7", "run", "output", "7"),
         ("run.output=2025-01-05", "run", "output", "2025-01-05"),
         ("run.output='8'", "run", "output", "8"),
