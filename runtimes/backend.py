@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 import numpy as np
@@ -67,6 +66,10 @@ class ModelSpec:
     precision: str
 
 
+Read = Callable[[], list[bytes]]
+"""Returns the verified bytes of the files of an artifact, in their order."""
+
+
 class Backend(Protocol):
     """A loaded artifact. `run` may be called from several threads."""
 
@@ -92,7 +95,7 @@ def check_clips(clips: np.ndarray, spec: ClipSpec) -> None:
 
 
 def check_model(
-    path: Path, bundle: Bundle, input_shape: tuple[int | None, ...], input_type: str,
+    bundle: Bundle, artifact: Artifact, input_shape: tuple[int | None, ...], input_type: str,
     outputs: list[int | None],
 ) -> tuple[int, int]:  # fmt: skip
     """Compare what an engine read from a model with the manifest; BundleError if they differ.
@@ -100,7 +103,7 @@ def check_model(
     Sizes are None where they are free; `input_type` is in the words of the engine. Returns the
     widths (L, F) of logits and features; F is 0 without features.
     """
-    manifest = bundle.manifest
+    manifest, path = bundle.manifest, bundle.path_of(artifact.name)
     want_shape = (None, *manifest.clip.shape)
     if not _fits(input_shape, want_shape) or input_type not in ("uint8", "u8", "tensor(uint8)"):
         raise BundleError(
@@ -140,9 +143,9 @@ def check_outputs(outputs: Outputs, count: int, spec: ModelSpec) -> None:
         )
 
 
-def artifact_error(engine: str, artifact: Artifact, error: Exception) -> InferenceError:
+def artifact_error(engine: str, artifact: Artifact, error: Exception) -> BundleError:
     """The error to raise for a model that an engine does not take, with the engine's words."""
-    return InferenceError(
+    return BundleError(
         f"{engine} cannot load '{artifact.name}': {str(error).strip()[:600]}\n"
         "The file is intact (its digest was checked). Update the engine, or try another one."
     )

@@ -22,11 +22,12 @@ class EngineEntry:
     """A row of `ENGINES`.
 
     Attributes:
-        module: Module of this package with `load(path, bundle, artifact, threads, mode)`, which
-            returns a `Backend`. It is given the model's file, the bundle, the artifact, which is
-            verified, the CPU threads to use (None leaves that to the engine) and the mode; and the
-            keyword `provider` where one is named. It raises BundleError where the model does not
-            fit the manifest, and InferenceError where the engine refuses it.
+        module: Module of this package with `load(read, bundle, artifact, threads, mode)`, which
+            returns a `Backend`. It is given a function that waits for the verified bytes of the
+            artifact's files and returns them, the bundle, the artifact, the CPU threads to use
+            (None leaves that to the engine) and the mode; and the keyword `provider` where one is
+            named. It raises BundleError where the model does not fit the manifest, or the engine
+            refuses it.
         libraries: Python modules, one of which the engine needs.
         formats: Formats of artifacts that the engine runs.
         install: How to install the engine.
@@ -198,12 +199,20 @@ def load_backend(
         raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
     name, chosen = choose(bundle, artifact, engine)
     base, provider = split_engine(chosen)
-    with ThreadPoolExecutor(1) as pool:  # both take long, and neither needs the other
-        verifying = pool.submit(bundle.verify, name)
+    options = {"provider": provider} if provider else {}
+    with ThreadPoolExecutor(1) as pool:  # each takes long, and none needs the other at first
+        reading = pool.submit(bundle.read, name)
         try:
             module = importlib.import_module(f"{__package__}.{ENGINES[base].module}")
-        finally:
-            path = verifying.result()  # a damaged file is reported first
-    options = {"provider": provider} if provider else {}
-    backend: Backend = module.load(path, bundle, bundle.artifact(name), threads, mode, **options)
+            backend: Backend = module.load(
+                reading.result, bundle, bundle.artifact(name), threads, mode, **options
+            )
+        except Exception:
+            reading.result()  # a damaged file is reported first
+            raise
+        try:
+            reading.result()  # an engine that has compiled the model before need not have asked
+        except BaseException:
+            backend.close()
+            raise
     return backend

@@ -12,13 +12,16 @@ import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import SampledClip
-from svfap_edge.errors import ConfigError, InferenceError, SvfapError, require
+from svfap_edge.errors import BundleError, ConfigError, InferenceError, SvfapError, require
 from svfap_edge.schedule import HOP_S, MIN_COVERAGE, HopGrid
 
 from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, joined
 from .choice import load_backend
 from .prediction import Prediction, interpret
 from .stream import Stream
+
+READINGS = 5
+"""How often a bundle is read that is replaced in that moment."""
 
 MAX_BATCH = 16
 """Most clips given to the engine at once; more are run in turns."""
@@ -42,6 +45,7 @@ class Engine:
         self._local = threading.local()  # of each thread, memory for the clips of a step
         self._hops = HopGrid()
         self._closed = False
+        self._proven = False  # whether the model has run once
 
     @classmethod
     def load(
@@ -71,14 +75,20 @@ class Engine:
         Raises:
             ConfigError: there is no such mode, or `threads` is below 1.
             BundleError: missing, damaged, altered or of a newer format, without such an artifact,
-                or with a model that does not fit the manifest.
+                or with a model that does not fit the manifest or that the engine refuses.
             BackendUnavailable: the engine is not installed, or has no GPU to run on.
             EngineIncompatible: the plan was built for another GPU or version of TensorRT.
-            InferenceError: the engine refused the model.
         """
         require(threads is None or threads >= 1, "threads", "1 or more, or None", threads)
-        opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-        return cls(load_backend(opened, artifact, engine, threads, mode), opened.manifest)
+        given = bundle if isinstance(bundle, Bundle) else None
+        for _ in range(READINGS):
+            opened = given or Bundle.open(bundle)  # type: ignore[arg-type]
+            try:
+                return cls(load_backend(opened, artifact, engine, threads, mode), opened.manifest)
+            except BundleError:
+                if given is not None or not opened.replaced():
+                    raise
+        raise BundleError(f"Bundle '{opened.path}' changed {READINGS} times while it was read.")
 
     @property
     def spec(self) -> ModelSpec:
@@ -199,6 +209,7 @@ class Engine:
         Raises:
             FrameError: wrong dtype or shape.
             InferenceError: the engine failed, or returned NaN or a wrong shape.
+            BundleError: it did so in its first run.
             ConfigError: the engine is closed.
         """
         self.check_open()
@@ -210,12 +221,20 @@ class Engine:
             except SvfapError:
                 raise
             except Exception as error:  # every engine has exceptions of its own
-                raise InferenceError(
+                raise self._failure(
                     f"{self.spec.engine} failed on '{self.spec.artifact}': {str(error)[:400]}"
                 ) from error
-            check_outputs(outputs, len(batch), self.spec)
+            try:
+                check_outputs(outputs, len(batch), self.spec)
+            except InferenceError as error:
+                raise self._failure(str(error)) from error
+            self._proven = True
             parts.append(outputs)
         return joined(parts)
+
+    def _failure(self, message: str) -> SvfapError:
+        """A model that never ran is at fault itself: the bundle, and not the moment."""
+        return InferenceError(message) if self._proven else BundleError(message)
 
     def _forget(self, stream: Stream) -> None:
         with self._lock:

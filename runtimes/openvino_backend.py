@@ -6,18 +6,19 @@ import importlib
 import os
 import sys
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from svfap_edge.bundle import Artifact, Bundle
-from svfap_edge.cache import compiled_model_cache
+from svfap_edge.cache import compiled_model_cache, keep_compiled, kept_compiled
 
+from .admission import admit
 from .backend import (
     Mode,
     ModelSpec,
     Outputs,
+    Read,
     artifact_error,
     check_clips,
     check_model,
@@ -102,28 +103,26 @@ def has_bf16(core: Any) -> bool:
 
 
 def load(
-    path: Path, bundle: Bundle, artifact: Artifact, threads: int | None, mode: Mode = "latency"
-) -> OpenVinoBackend:
+    read: Read, bundle: Bundle, artifact: Artifact, threads: int | None,
+    mode: Mode = "latency",
+) -> OpenVinoBackend:  # fmt: skip
     """Compile an artifact for the CPU; see `EngineEntry.module`."""
     config: dict[str, Any] = {"PERFORMANCE_HINT": mode.upper()}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
-    cache = compiled_model_cache(artifact.files[0].sha256, f"openvino-{ov.__version__}")
-    if cache is not None:
-        config |= {"CACHE_DIR": str(cache), "CACHE_MODE": "OPTIMIZE_SIZE"}
     core = ov.Core()
     try:
         # OpenVINO silently computes fp32 models in bf16 where the CPU can: always set the hint.
         half = artifact.precision != "fp32" and has_bf16(core)
         config["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
-        compiled = core.compile_model(str(path), "CPU", config)
+        compiled = _compiled(core, read, artifact, config)
     except RuntimeError as error:
         raise artifact_error("OpenVINO", artifact, error) from error
     source = compiled.input(0)
     shape = tuple(_size(dimension) for dimension in source.partial_shape)
     widths = [_size(output.partial_shape[-1]) for output in compiled.outputs]
     outputs, features = check_model(
-        path, bundle, shape, source.element_type.get_type_name(), widths
+        bundle, artifact, shape, source.element_type.get_type_name(), widths
     )
     effective = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     precision = f"int8+{effective}" if artifact.precision == "int8" else effective
@@ -134,8 +133,38 @@ def load(
     return OpenVinoBackend(compiled, spec, requests)
 
 
+def _compiled(core: Any, read: Read, artifact: Artifact, config: dict[str, Any]) -> Any:
+    """The model, compiled now or by an earlier run.
+
+    The cache is ours and not OpenVINO's: that one tells models apart by name and time, and maps a
+    file that another process may cut off.
+    """
+    machine = [core.get_property("CPU", "FULL_DEVICE_NAME")]
+    machine += [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "OV_CPU_ISA")]
+    folder = compiled_model_cache(
+        artifact, f"openvino-{ov.__version__}", {"machine": machine, "config": config}
+    )
+    kept = None if folder is None else kept_compiled(folder / COMPILED)
+    if kept is not None:
+        try:
+            return core.import_model(ov.Tensor(np.frombuffer(kept, np.uint8)), "CPU", config)
+        except RuntimeError:
+            pass  # of a build of OpenVINO that does not say so; compiled anew below
+    contents = read()
+    admit(artifact, contents)
+    compiled = core.compile_model(core.read_model(*contents[:2]), "CPU", config)
+    if folder is not None:
+        written = compiled.export_model()
+        keep_compiled(folder / COMPILED, getattr(written, "getvalue", lambda: written)())
+    return compiled
+
+
 def _size(dimension: Any) -> int | None:
     return int(dimension.get_length()) if dimension.is_static else None
+
+
+COMPILED = "compiled.blob"
+"""Name of a compiled model in its entry of the cache."""
 
 
 CONVERTER = "openvino.tools.ovc"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import onnxruntime as ort
@@ -12,11 +11,13 @@ from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.errors import SvfapError
 from svfap_edge.machine import usable_cores
 
+from .admission import admit
 from .backend import (
     INPUT_NAME,
     Mode,
     ModelSpec,
     Outputs,
+    Read,
     artifact_error,
     check_clips,
     check_model,
@@ -59,7 +60,7 @@ class OrtBackend:
 
 
 def load(
-    path: Path,
+    read: Read,
     bundle: Bundle,
     artifact: Artifact,
     threads: int | None,
@@ -68,6 +69,8 @@ def load(
 ) -> OrtBackend:
     """Open a session for an artifact by a provider, a key of `PROVIDERS`; see `EngineEntry.module`
     and, for the errors of providers, `open_session`."""
+    contents = read()
+    admit(artifact, contents)
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
@@ -78,7 +81,7 @@ def load(
         options.intra_op_num_threads = 1 if apart else threads
     clip = bundle.manifest.clip
     try:
-        session = open_session(path, artifact, clip, options, provider)
+        session = open_session(contents[0], artifact, clip, options, provider)
     except SvfapError:
         raise
     except Exception as error:
@@ -86,7 +89,7 @@ def load(
     source = session.get_inputs()[0]
     shape = tuple(d if isinstance(d, int) else None for d in source.shape)
     widths = [o.shape[-1] if isinstance(o.shape[-1], int) else None for o in session.get_outputs()]
-    outputs, features = check_model(path, bundle, shape, source.type, widths)
+    outputs, features = check_model(bundle, artifact, shape, source.type, widths)
     name = "onnxruntime" if provider == "cpu" else f"onnxruntime:{provider}"
     precision = effective_precision(artifact, provider)
     spec = ModelSpec(clip, outputs, features, artifact.name, name, precision)

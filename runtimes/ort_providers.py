@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import onnxruntime as ort
 
 from svfap_edge.bundle import Artifact
-from svfap_edge.cache import compiled_model_cache
+from svfap_edge.cache import alone_in, compiled_model_cache
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BackendUnavailable, InferenceError
 
@@ -69,9 +69,10 @@ def available_providers() -> list[str]:
 
 
 def open_session(
-    path: Path, artifact: Artifact, clip: ClipSpec, options: ort.SessionOptions, word: str
+    model: bytes, artifact: Artifact, clip: ClipSpec, options: ort.SessionOptions, word: str
 ) -> ort.InferenceSession:
-    """Open a session whose model is computed by the provider of this word; adds to the options.
+    """Open a session for the bytes of a model, computed by the provider of this word; adds to the
+    options.
 
     BackendUnavailable without the provider or a GPU for it; ONNX Runtime's own errors pass.
     """
@@ -83,21 +84,23 @@ def open_session(
             f"Install it: {PROVIDERS[word].install}"
         )
     if word == "cpu":
-        return ort.InferenceSession(str(path), options, providers=[name])
+        return ort.InferenceSession(model, options, providers=[name])
     find_gpu()
     options.add_session_config_entry(ASSIGNMENT, "1")
-    settings = _settings(word, artifact, clip)
+    settings, folder = _settings(word, artifact, clip)
     if word == "nvtensorrtrtx" and name not in ort.get_available_providers():
         options.add_provider_for_devices(_rtx_devices(), settings)
-        session = ort.InferenceSession(str(path), options)
+        with alone_in(folder):
+            session = ort.InferenceSession(model, options)
     else:
         chain: list[Any] = [(name, {"device_id": str(DEVICE), **settings})]
         if word == "tensorrt" and "cuda" in available_providers():  # for what TensorRT leaves
-            beside = _settings("cuda", artifact, clip)
+            beside, _ = _settings("cuda", artifact, clip)
             chain.append((PROVIDERS["cuda"].name, {"device_id": str(DEVICE), **beside}))
-        with warnings.catch_warnings():  # check_used finds what they warn of, and raises
+        # check_used finds what is warned of, and raises
+        with alone_in(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            session = ort.InferenceSession(str(path), options, providers=chain)
+            session = ort.InferenceSession(model, options, providers=chain)
         session.disable_fallback()
     check_used(session, word)
     return session
@@ -149,9 +152,10 @@ def effective_precision(artifact: Artifact, word: str) -> str:
     return kinds.get(artifact.precision, artifact.precision)
 
 
-def _settings(word: str, artifact: Artifact, clip: ClipSpec) -> dict[str, str]:
+def _settings(word: str, artifact: Artifact, clip: ClipSpec) -> tuple[dict[str, str], Path | None]:
+    """What a provider is told, and the entry of the cache that it writes into by itself."""
     if word == "cuda":
-        return {"use_tf32": "0"}
+        return {"use_tf32": "0"}, None
 
     def shape(count: int) -> str:
         return f"{INPUT_NAME}:{'x'.join(map(str, (count, *clip.shape)))}"
@@ -162,16 +166,18 @@ def _settings(word: str, artifact: Artifact, clip: ClipSpec) -> dict[str, str]:
         f"{prefix}_profile_opt_shapes": shape(1),
         f"{prefix}_profile_max_shapes": shape(LARGEST_BATCH),
     }
-    version = f"ort-{word}-{ort.__version__}"
-    folder = compiled_model_cache(artifact.files[0].sha256, version)
     if word == "tensorrt":
         settings["trt_fp16_enable"] = "1" if artifact.precision == "fp16" else "0"
         settings["trt_int8_enable"] = "1" if artifact.precision == "int8" else "0"
+    gpu = find_gpu()
+    here = {"gpu": [gpu.name, gpu.capability], **settings}
+    folder = compiled_model_cache(artifact, f"ort-{word}-{ort.__version__}", here)
+    if word == "tensorrt":
         if folder is not None:
             settings |= {"trt_engine_cache_enable": "1", "trt_engine_cache_path": str(folder)}
     elif folder is not None:
         settings["nv_runtime_cache_path"] = str(folder)
-    return settings
+    return settings, folder
 
 
 def _rtx_devices() -> list[Any]:

@@ -54,9 +54,11 @@ class Bundle:
     'fp32.onnx'
     """
 
-    def __init__(self, path: Path, manifest: Manifest) -> None:
+    def __init__(self, path: Path, manifest: Manifest, written: bytes = b"") -> None:
+        """`written` are the bytes of the manifest's file, for `replaced`."""
         self.path = path
         self.manifest = manifest
+        self._written = written
 
     @classmethod
     def open(cls, path: str | os.PathLike[str] | None = None) -> Bundle:
@@ -76,14 +78,15 @@ class Bundle:
                 "Make one with: svfap-edge export CHECKPOINT --task TASK -o DIR"
             )
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            written = file.read_bytes()
+            content = json.loads(written.decode("utf-8"))
             # "\ud800" is JSON, but no text: it could be neither printed nor written.
             json.dumps(content, ensure_ascii=False).encode("utf-8")
         except (ValueError, OSError, RecursionError) as error:
             raise BundleError(
                 f"'{file}' is not readable JSON ({error}). Export the bundle again."
             ) from error
-        return cls(folder, parse_manifest(content, str(file)))
+        return cls(folder, parse_manifest(content, str(file)), written)
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of a name.
@@ -109,30 +112,55 @@ class Bundle:
             BundleError: A file is missing, truncated or altered.
         """
         for entry in self.artifact(name).files:
-            path = self.path / entry.file
-            root = self.path.resolve()
-            if not os.path.isfile(path):
-                raise BundleError(
-                    f"Bundle '{self.path}': file '{entry.file}' of artifact '{name}' is missing. "
-                    "Copy the whole folder again, or export it again."
-                )
-            if root not in path.resolve().parents:
-                raise BundleError(
-                    f"Bundle '{self.path}': '{entry.file}' is a link that leaves the folder."
-                )
-            size = path.stat().st_size
-            if size != entry.bytes:
-                raise BundleError(
-                    f"Bundle '{self.path}': '{entry.file}' has {size} bytes, the manifest says "
-                    f"{entry.bytes}. The copy is incomplete; copy or export it again."
-                )
-            found = digest(path)
-            if found != entry.sha256:
-                raise BundleError(
-                    f"Bundle '{self.path}': '{entry.file}' was altered (SHA-256 {found[:12]}..., "
-                    f"the manifest says {entry.sha256[:12]}...). Copy or export it again."
-                )
+            self._read(name, entry)
         return self.path_of(name)
+
+    def read(self, name: str) -> list[bytes]:
+        """The verified bytes of the files of an artifact, in their order.
+
+        They are read once: whoever takes these bytes takes those that were checked, whatever
+        happens to the files. The errors are those of `verify`.
+        """
+        return [self._read(name, entry) for entry in self.artifact(name).files]
+
+    def replaced(self) -> bool:
+        """Whether there is another manifest now than when the bundle was opened, or none."""
+        try:
+            return (self.path / MANIFEST).read_bytes() != self._written
+        except OSError:
+            return True
+
+    def _read(self, name: str, entry: ArtifactFile) -> bytes:
+        path, root = self.path / entry.file, self.path.resolve()
+        if not os.path.isfile(path):
+            raise BundleError(
+                f"Bundle '{self.path}': file '{entry.file}' of artifact '{name}' is missing. "
+                "Copy the whole folder again, or export it again."
+            )
+        if root not in path.resolve().parents:
+            raise BundleError(
+                f"Bundle '{self.path}': '{entry.file}' is a link that leaves the folder."
+            )
+        try:
+            with path.open("rb") as file:
+                size = os.fstat(file.fileno()).st_size
+                content = file.read() if size == entry.bytes else b""
+        except OSError as error:
+            raise BundleError(
+                f"Bundle '{self.path}': '{entry.file}' cannot be read: {error.strerror}."
+            ) from error
+        if len(content) != entry.bytes:
+            raise BundleError(
+                f"Bundle '{self.path}': '{entry.file}' has {size} bytes, the manifest says "
+                f"{entry.bytes}. The copy is incomplete; copy or export it again."
+            )
+        found = hashlib.sha256(content).hexdigest()
+        if found != entry.sha256:
+            raise BundleError(
+                f"Bundle '{self.path}': '{entry.file}' was altered (SHA-256 {found[:12]}..., "
+                f"the manifest says {entry.sha256[:12]}...). Copy or export it again."
+            )
+        return content
 
 
 def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Annotated, Any, TypedDict
@@ -15,6 +16,9 @@ from .tasks import Task
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+MAX_CLIP_BYTES = 1 << 28
+"""Size of the largest clip that a model may read: what it asks for in memory many times over."""
+
 FORMATS = ("onnx", "openvino", "tensorrt")
 """What an artifact can be: the part of its name after the dot."""
 
@@ -116,6 +120,11 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
         found = fitted(content, _Content, error)
     except TaskError as problem:
         raise error(str(problem)) from problem
+    if (size := math.prod(found.clip.shape)) > MAX_CLIP_BYTES:
+        raise error(
+            f"a clip of {found.clip.frames} frames of {found.clip.size} px has {size / 1e6:.0f} MB;"
+            f" at most {MAX_CLIP_BYTES / 1e6:.0f} MB are taken."
+        )
     artifacts: dict[str, Artifact] = {}
     for entry, raw in zip(found.artifacts, content["artifacts"], strict=True):
         if entry.name in artifacts:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import weakref
-from pathlib import Path
 
 import numpy as np
 
 from svfap_edge.bundle import Artifact, Bundle
-from svfap_edge.runtimes.backend import Mode, ModelSpec, Outputs, check_clips, check_model, joined
+from svfap_edge.runtimes.backend import (
+    Mode,
+    ModelSpec,
+    Outputs,
+    Read,
+    check_clips,
+    check_model,
+    joined,
+)
 
 from .cuda_memory import find_memory
 from .lanes import Lanes
@@ -58,7 +65,7 @@ class TensorRTBackend:
 
 
 def load(
-    path: Path, bundle: Bundle, artifact: Artifact, threads: int | None = None,
+    read: Read, bundle: Bundle, artifact: Artifact, threads: int | None = None,
     mode: Mode = "latency", *, cuda_graphs: bool | None = None, binding: str = "auto",
 ) -> TensorRTBackend:  # fmt: skip
     """Check what the plan needs, read it and run it once; see `EngineEntry.module`.
@@ -76,12 +83,12 @@ def load(
     memory = find_memory(binding)
     try:
         with memory.current():
-            engine = deserialize(path, artifact, library)
-            tensors = tensors_of(engine, library.trt, path)
+            engine = deserialize(read()[0], artifact, library)
+            tensors = tensors_of(engine, library.trt, bundle.path_of(artifact.name))
             outputs, features = check_model(
-                path, bundle, tensors.shape, tensors.type, list(tensors.widths.values())
+                bundle, artifact, tensors.shape, tensors.type, list(tensors.widths.values())
             )
-            contexts = Contexts(engine, library, gpu, artifact.files[0].sha256, cuda_graphs)
+            contexts = Contexts(engine, library, gpu, artifact, cuda_graphs)
             del engine
     except BaseException:
         memory.close()

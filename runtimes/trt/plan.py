@@ -7,7 +7,6 @@ time.
 from __future__ import annotations
 
 import functools
-import mmap
 import platform
 import re
 import sys
@@ -16,9 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from svfap_edge.atomic import written_whole
 from svfap_edge.bundle import Artifact
-from svfap_edge.cache import compiled_model_cache
+from svfap_edge.cache import compiled_model_cache, keep_compiled, kept_compiled
 from svfap_edge.errors import BundleError, EngineIncompatible, InferenceError, SvfapError
 from svfap_edge.runtimes.backend import INPUT_NAME
 from svfap_edge.runtimes.cuda_driver import Gpu, find_gpu
@@ -119,20 +117,19 @@ class Tensors:
     batch: tuple[int, int]
 
 
-def deserialize(path: Path, artifact: Artifact, library: TensorRT) -> Any:
+def deserialize(plan: bytes, artifact: Artifact, library: TensorRT) -> Any:
     """TensorRT's engine of a plan, or EngineIncompatible with TensorRT's words. A CUDA context must
     be current."""
     log = log_of(library.trt)
     log.lines.clear()
     runtime = library.trt.Runtime(log)
     what = f"{library.name} {library.version} does not take '{artifact.name}'"
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as plan:
-        if library.ahead_of_time and (flags := _invalid(runtime, library.trt, plan)):
-            words = f"\n  {reasons(log)}" if log.lines else ""
-            raise EngineIncompatible(
-                f"{what}: {flags}.{words}\nBuild it again on this machine, or update the driver."
-            )
-        engine = runtime.deserialize_cuda_engine(plan)
+    if library.ahead_of_time and (flags := _invalid(runtime, library.trt, plan)):
+        words = f"\n  {reasons(log)}" if log.lines else ""
+        raise EngineIncompatible(
+            f"{what}: {flags}.{words}\nBuild it again on this machine, or update the driver."
+        )
+    engine = runtime.deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineIncompatible(f"{what}:\n  {reasons(log)}\nBuild it again on this machine.")
     return engine
@@ -189,14 +186,16 @@ class Contexts:
         captures: Whether the user of the contexts is to capture CUDA graphs.
     """
 
-    def __init__(self, engine: Any, library: TensorRT, gpu: Gpu, sha256: str, graphs: bool) -> None:
+    def __init__(
+        self, engine: Any, library: TensorRT, gpu: Gpu, artifact: Artifact, graphs: bool
+    ) -> None:
         self._engine = engine
         self._library = library
         self._config: Any = None
         self._kernels: Any = None
         self._kernels_file: Path | None = None
         if library.ahead_of_time and hasattr(engine, "create_runtime_config"):
-            self._configure(sha256, gpu, graphs)
+            self._configure(artifact, gpu, graphs)
         self.captures = graphs and not library.ahead_of_time
 
     @functools.cached_property
@@ -237,26 +236,25 @@ class Contexts:
             raise out_of_memory("an execution context", size, *memory.free_bytes())
         raise InferenceError(f"{self._library.name} makes no execution context:\n  {words}")
 
-    def _configure(self, sha256: str, gpu: Gpu, graphs: bool) -> None:
+    def _configure(self, artifact: Artifact, gpu: Gpu, graphs: bool) -> None:
         trt, config = self._library.trt, self._engine.create_runtime_config()
         if hasattr(trt, "CudaGraphStrategy"):  # since 1.2
             kinds = trt.CudaGraphStrategy
             config.cuda_graph_strategy = kinds.WHOLE_GRAPH_CAPTURE if graphs else kinds.DISABLED
         self._kernels = config.create_runtime_cache()
-        folder = compiled_model_cache(sha256, f"tensorrt-rtx-{self._library.version}")
+        builder = f"tensorrt-rtx-{self._library.version}"
+        folder = compiled_model_cache(artifact, builder, {"gpu": [gpu.name, gpu.capability]})
         if folder is not None:
-            self._kernels_file = folder / f"kernels-{gpu.capability}.bin"
-            if self._kernels_file.is_file():  # one that does not fit is refused, and made anew
-                self._kernels.deserialize(self._kernels_file.read_bytes())
+            self._kernels_file = folder / "kernels.bin"
+            kept = kept_compiled(self._kernels_file)
+            if kept is not None:  # one that does not fit is refused, and made anew
+                self._kernels.deserialize(bytes(kept))
         config.set_runtime_cache(self._kernels)
         self._config = config
 
     def close(self) -> None:
         """Keep the kernels that were made, and drop the engine. No context may be left."""
         if self._kernels is not None and self._kernels_file is not None:
-            with (
-                suppress(OSError, TypeError),  # a full disk: they are made again next time
-                written_whole(self._kernels_file) as part,
-            ):
-                part.write_bytes(memoryview(self._kernels.serialize()))
+            with suppress(TypeError):  # they are made again next time
+                keep_compiled(self._kernels_file, bytes(memoryview(self._kernels.serialize())))
         self._config = self._kernels = self._engine = None

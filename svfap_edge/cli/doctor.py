@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from .console import console, print_json, reporting, steps, stopping_cleanly
+from .console import console, count, print_json, reporting, steps, stopping_cleanly
 from .options import Json
 
 
@@ -15,6 +15,12 @@ def doctor(
         bool,
         typer.Option(
             "--fetch", help="First download the face detector YuNet into the cache folder."
+        ),
+    ] = False,
+    clear_cache: Annotated[
+        bool,
+        typer.Option(
+            "--clear-cache", help="First remove all compiled models from the cache folder."
         ),
     ] = False,
     as_json: Json = False,
@@ -28,6 +34,14 @@ def doctor(
     with reporting(as_json):
         from svfap_edge.doctor.diagnosis import diagnose
 
+        if clear_cache:
+            from svfap_edge.cache import cache_root, clear_compiled
+
+            cleared = clear_compiled()
+            if not as_json:
+                size = sum(entry.size_bytes for entry in cleared) / 1e6
+                models = count(len(cleared), "compiled model", "compiled models")
+                print(f"removed {models} of {size:.1f} MB from {cache_root()}")
         if fetch:
             from svfap_edge.doctor.fetch import fetch_face_model
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from svfap_edge.cache import FACE_MODEL_NAME, cache_root
+from svfap_edge.cache import FACE_MODEL_NAME, cache_root, compiled_entries
 from svfap_edge.errors import SvfapError
 from svfap_edge.machine import (
     INSTRUCTION_SETS,
@@ -146,10 +146,10 @@ def check_space() -> Iterator[Check]:
         advice = "Make it writable, or set SVFAP_EDGE_CACHE to another folder."
         yield broken("space", "cache", f"{root} cannot be written", advice)
         return
-    size = sum(f.stat().st_size for f in root.rglob("*") if f.is_file()) if root.is_dir() else 0
+    size = sum(entry.size_bytes for entry in compiled_entries())
     free = shutil.disk_usage(existing).free
     low = free < LOW_DISK_BYTES
-    fact = f"{root}: {size / 1e6:.1f} MB used, {free / 1e9:.1f} GB free on its disk"
+    fact = f"{root}: {size / 1e6:.1f} MB of compiled models, {free / 1e9:.1f} GB free on its disk"
     advice = "Free some disk space." if low else ""
     yield Check("space", "cache", "note" if low else "ok", fact, advice)
 

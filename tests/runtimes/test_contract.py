@@ -183,7 +183,7 @@ def test_garbage_model_is_an_error_in_the_engines_words(tmp_path: Path, engine_n
     model.graph.node[0].op_type = "NoSuchOperator"
     bundle = bundle_of_onnx(tmp_path / "x", onnx.ModelProto.FromString(model.SerializeToString()),
                             BRIGHTNESS_TASK, CLIP)  # fmt: skip
-    with pytest.raises(InferenceError, match="NoSuchOperator"):
+    with pytest.raises(BundleError, match="NoSuchOperator"):
         load_backend(bundle, engine=engine_name)
 
 

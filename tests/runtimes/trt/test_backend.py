@@ -175,15 +175,15 @@ def test_tensorrt_refuses_a_damaged_plan_in_its_words(
     entry = planned.artifact(PLAN)
     path.write_bytes(b"no plan at all" * 100)
     with pytest.raises(EngineIncompatible, match=f"{rtx.version} does not take.*malformed engine"):
-        tensorrt_plan.deserialize(path, entry, rtx)
+        tensorrt_plan.deserialize(path.read_bytes(), entry, rtx)
     path.write_bytes(planned.path_of(PLAN).read_bytes())
     with pytest.raises(EngineIncompatible, match=r"(?s)does not take.*CUDA driver"):
-        tensorrt_plan.deserialize(path, entry, rtx)
+        tensorrt_plan.deserialize(path.read_bytes(), entry, rtx)
     # The path of regular TensorRT, which has no check of the header alone.
     regular = TensorRT("TensorRT", rtx.version, rtx.trt)
     path.write_bytes(planned.path_of(PLAN).read_bytes()[:3000])
     with pytest.raises(EngineIncompatible, match=r"(?s)does not take.*Serialization"):
-        tensorrt_plan.deserialize(path, entry, regular)
+        tensorrt_plan.deserialize(path.read_bytes(), entry, regular)
 
 
 def test_the_log_is_bounded(rtx: TensorRT) -> None:
