@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -46,6 +47,12 @@ class Box:
         return self.x + self.width / 2, self.y + self.height / 2
 
     @property
+    def usable(self) -> bool:
+        """Whether it has an area, and all its numbers are finite."""
+        numbers = (self.x, self.y, self.width, self.height)
+        return self.width > 0 and self.height > 0 and all(map(math.isfinite, numbers))
+
+    @property
     def side(self) -> float:
         return max(self.width, self.height)
 
@@ -82,10 +89,16 @@ class Box:
         )
 
 
+MAX_PADDED_SIDE = 1024
+"""Longest side in pixels of a crop that is filled up with repeated borders: its memory depends on
+the detector, and not on the frame."""
+
+
 def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = None) -> np.ndarray:
     """Cut a square around a face from a frame, (H, W, 3) uint8, whose border pixels are repeated
     beyond it. `margin` is how much longer than the longer side of the box the square is, as a share
-    of it. The square is resized to (size, size, 3), or keeps its pixels if `size` is None."""
+    of it. The square is resized to (size, size, 3), or keeps its pixels if `size` is None; one that
+    reaches beyond the frame has at most `MAX_PADDED_SIDE` of them."""
     side = max(2, round(box.side * (1 + margin)))
     x = round(box.center[0] - side / 2)
     y = round(box.center[1] - side / 2)
@@ -94,6 +107,15 @@ def crop_face(frame: np.ndarray, box: Box, margin: float, size: int | None = Non
     x, y = min(max(x, 1 - side), width - 1), min(max(y, 1 - side), height - 1)
     inside = frame[max(0, y) : y + side, max(0, x) : x + side]
     pads = (max(0, -y), max(0, y + side - height), max(0, -x), max(0, x + side - width))
+    if any(pads) and side > MAX_PADDED_SIDE:  # a box of a wild detector, or a frame one pixel wide
+        shrink = MAX_PADDED_SIDE / side
+        shape = [max(1, round(n * shrink)) for n in inside.shape[1::-1]]
+        inside = cv2.resize(inside, shape, interpolation=cv2.INTER_AREA)
+        top, left = (min(round(n * shrink), MAX_PADDED_SIDE - 1) for n in (pads[0], pads[2]))
+        pads = (
+            top, max(0, MAX_PADDED_SIDE - top - shape[1]),
+            left, max(0, MAX_PADDED_SIDE - left - shape[0]),
+        )  # fmt: skip
     if any(pads):
         inside = cv2.copyMakeBorder(inside, *pads, cv2.BORDER_REPLICATE)
     if size is None:

@@ -103,7 +103,8 @@ class Tracker:
 
     def update(self, boxes: list[Box], timestamp_s: float) -> tuple[list[Track], list[Track]]:
         """Take the detections of one frame. Returns (people, gone): confirmed tracks, visible or
-        not, and those forgotten just now."""
+        not, and those forgotten just now. Boxes that are no area are left out."""
+        boxes = [box for box in boxes if box.usable]
         gone = self._forget(timestamp_s)
         costs = np.array([[t.cost(box, timestamp_s) for box in boxes] for t in self._tracks])
         costs = costs.reshape(len(self._tracks), len(boxes))

@@ -149,3 +149,21 @@ def test_small_faces_in_a_large_frame(yunet: Path, faces: Path) -> None:
 def test_a_bad_detection_size(size: object) -> None:
     with pytest.raises(ConfigError, match=r"detect_size must be auto, or 64 pixels or more; got"):
         open_detector("haar", detect_size=size)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("shape", [(65000, 1), (1, 65000), (100, 100)])
+@pytest.mark.parametrize("side", [65000, 20000, 2000])
+def test_a_crop_is_bounded_whatever_the_box(shape: tuple[int, int], side: int) -> None:
+    frame = np.full((*shape, 3), 90, np.uint8)
+    crop = crop_face(frame, Box(-10, -10, side, side), 0.2)
+    assert crop.nbytes <= 3 * 1024 * 1024 and crop.shape[0] == crop.shape[1]
+    assert (crop == 90).all()
+
+
+def test_a_large_crop_beyond_the_frame_shows_the_same_as_a_small_one() -> None:
+    frame = np.zeros((3000, 3000, 3), np.uint8)
+    frame[:, 1500:] = 200
+    crop = crop_face(frame, Box(500, 500, 3000, 3000), 0.0, 64)
+    assert (crop[:, :20] == 0).all() and (crop[:, 24:] == 200).all()
+    crop = crop_face(frame, Box(-500, -500, 3000, 3000), 0.0, 64)
+    assert (crop[:, :41] == 0).all() and (crop[:, 44:] == 200).all()

@@ -203,3 +203,15 @@ def test_predicted_boxes_follow_the_motion_and_then_give_no_crops() -> None:
     (track,), _ = tracker.predict(1.3, longest_s=0.2)
     assert not track.visible
     assert list(numbers(tracker, [at(100 + 5 * 40)], 40 / 30)) == [1]
+
+
+def test_boxes_without_an_area_are_nobody() -> None:
+    tracker = Tracker(min_hits=1)
+    wrong = [
+        Box(5, 5, 0, 0),
+        Box(5, 5, 9, 0),
+        Box(0, 0, float("nan"), 9),
+        Box(0, 0, float("inf"), 9),
+    ]
+    for time_s in (0.0, 0.1, 0.2):
+        assert len(tracker.update([*wrong, at(100)], time_s)[0]) == 1

@@ -18,7 +18,7 @@ from svfap_edge.sources.addresses import Target, find_target, name_sources, spli
         ("camera:2", "camera", "2", "camera:2"),
         ("/dev/video1", "camera", "1", "camera:1"),
         ("rtsp://10.0.0.7/stream1", "url", None, "rtsp://10.0.0.7/stream1"),
-        ("rtsp://me:secret@cam:554/1?x=2", "url", None, "rtsp://***@cam:554/1?x=2"),
+        ("rtsp://me:secret@cam:554/1?x=2", "url", None, "rtsp://***@cam:554/1?x=***"),
         ("http://me:p@ss@cam/1", "url", None, "http://***@cam/1"),
         ("rtsp://me:se[cret@cam/1", "url", None, "rtsp://***@cam/1"),
         ("rtspsrc location=rtsp://a:b@c/1 ! decodebin ! appsink", "gstreamer", None,

@@ -31,6 +31,21 @@ URLS = [
     f"http://{NOWHERE}/video?loginuse=a&loginpas=top secret&x=1",
     f"http://{NOWHERE}/video?access_token=topsecret",
     f"srt://{NOWHERE}?passphrase=topsecret",
+    *(
+        f"https://{NOWHERE}/live.m3u8?a=1&{name}=topsecret"
+        for name in (
+            "sig",
+            "signature",
+            "X-Amz-Signature",
+            "jwt",
+            "session",
+            "code",
+            "%70assword",
+            "x",
+        )
+    ),
+    f"https://{NOWHERE}/live.m3u8?topsecret",
+    f"https://{NOWHERE}/live.m3u8#sig=topsecret",
 ]
 PIPELINES = [
     "rtspsrc location=rtsp://h/1 user-id=a user-pw=topsecret ! decodebin ! appsink",
@@ -39,6 +54,8 @@ PIPELINES = [
     "rtspsrc location=rtsp://h/1 user-pw = (string)'top ! secret' ! decodebin ! appsink",
     "rtspsrc location=rtsp://u:top@secret@h/1 ! decodebin ! appsink",
     'rtspsrc location="rtsp://u:top ! secret@h/1" ! decodebin ! appsink',
+    "souphttpsrc location=https://h/1?sig=topsecret ! decodebin ! appsink",
+    'souphttpsrc location="https://h/1?a=1&sig=topsecret" ! decodebin ! appsink',
     "souphttpsrc extra-headers=a,Authorization=(string)Basic secret ! decodebin ! appsink",
 ]
 OTHERS = [  # typing errors
@@ -46,6 +63,7 @@ OTHERS = [  # typing errors
     "user:topsecret@10.0.0.7/1",
     "rtspsrc location=rtsp://u:topsecret@h/1 ! autovideosink",
     "file://user:topsecret@h/1",
+    "//user:topsecret@h/1",
     "rtsp://user:top ! secret@h/1",
 ]
 
@@ -87,13 +105,13 @@ def test_the_error_says_how_to_write_a_password() -> None:
 
 def test_what_is_no_password_is_shown() -> None:
     for text in (
-        "rtsp://10.0.0.7:554/stream1?channel=1&subtype=0",
+        "rtsp://10.0.0.7:554/stream1/channel=1",
         "v4l2src device=/dev/video0 ! videoconvert ! x264enc key-int-max=30 ! appsink",
         "rtsp://10.0.0.7/user=admin",
     ):
         assert without_passwords(text) == text
     masked = without_passwords("http://cam/video?user=a&pwd=b&fps=5")
-    assert masked == "http://cam/video?user=a&pwd=***&fps=5"
+    assert masked == "http://cam/video?user=***&pwd=***&fps=***"
 
 
 def test_files_keep_their_names(tmp_path: Path) -> None:
