@@ -45,7 +45,6 @@ class Engine:
         self._local = threading.local()  # of each thread, memory for the clips of a step
         self._hops = HopGrid()
         self._closed = False
-        self._proven = False  # whether the model has run once
 
     @classmethod
     def load(
@@ -209,7 +208,6 @@ class Engine:
         Raises:
             FrameError: wrong dtype or shape.
             InferenceError: the engine failed, or returned NaN or a wrong shape.
-            BundleError: it did so in its first run.
             ConfigError: the engine is closed.
         """
         self.check_open()
@@ -221,20 +219,12 @@ class Engine:
             except SvfapError:
                 raise
             except Exception as error:  # every engine has exceptions of its own
-                raise self._failure(
+                raise InferenceError(
                     f"{self.spec.engine} failed on '{self.spec.artifact}': {str(error)[:400]}"
                 ) from error
-            try:
-                check_outputs(outputs, len(batch), self.spec)
-            except InferenceError as error:
-                raise self._failure(str(error)) from error
-            self._proven = True
+            check_outputs(outputs, len(batch), self.spec)
             parts.append(outputs)
         return joined(parts)
-
-    def _failure(self, message: str) -> SvfapError:
-        """A model that never ran is at fault itself: the bundle, and not the moment."""
-        return InferenceError(message) if self._proven else BundleError(message)
 
     def _forget(self, stream: Stream) -> None:
         with self._lock:
