@@ -139,8 +139,8 @@ def _compiled(core: Any, read: Read, artifact: Artifact, config: dict[str, Any])
     The cache is ours and not OpenVINO's: that one tells models apart by name and time, and maps a
     file that another process may cut off.
     """
-    machine = [core.get_property("CPU", "FULL_DEVICE_NAME")]
-    machine += [os.environ.get(name, "") for name in ("ONEDNN_MAX_CPU_ISA", "OV_CPU_ISA")]
+    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
+    machine = [core.get_property("CPU", "FULL_DEVICE_NAME"), limit]
     folder = compiled_model_cache(
         artifact, f"openvino-{ov.__version__}", {"machine": machine, "config": config}
     )

@@ -74,9 +74,8 @@ def test_faces_in_rows(columns: int, rows: int) -> None:
     ]
     tags, panels = placed(boxes)
     assert len(tags) == len(boxes)
-    assert (
-        len(panels) == {1: 1, 2: 2, 6: 4, 12: 0}[len(boxes)]
-    )  # a gap of two columns holds one at most
+    # The gap between two columns holds one panel at most.
+    assert len(panels) == {1: 1, 2: 2, 6: 4, 12: 0}[len(boxes)]
 
 
 def test_no_room_beside_a_face() -> None:
