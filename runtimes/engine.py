@@ -12,7 +12,14 @@ import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import SampledClip
-from svfap_edge.errors import BundleError, ConfigError, InferenceError, SvfapError, require
+from svfap_edge.ending import native
+from svfap_edge.errors import (
+    BundleError,
+    ConfigError,
+    InferenceError,
+    SvfapError,
+    require_number,
+)
 from svfap_edge.schedule import HOP_S, MIN_COVERAGE, HopGrid
 
 from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, joined
@@ -78,7 +85,8 @@ class Engine:
             BackendUnavailable: the engine is not installed, or has no GPU to run on.
             EngineIncompatible: the plan was built for another GPU or version of TensorRT.
         """
-        require(threads is None or threads >= 1, "threads", "1 or more, or None", threads)
+        if threads is not None:
+            require_number(lambda x: x >= 1, "threads", "1 or more, or None", threads)
         given = bundle if isinstance(bundle, Bundle) else None
         for _ in range(READINGS):
             opened = given or Bundle.open(bundle)  # type: ignore[arg-type]
@@ -215,7 +223,8 @@ class Engine:
         for start in range(0, max(1, len(clips)), MAX_BATCH):
             batch = clips[start : start + MAX_BATCH]
             try:
-                outputs = self.backend.run(batch)
+                with native:
+                    outputs = self.backend.run(batch)
             except SvfapError:
                 raise
             except Exception as error:  # every engine has exceptions of its own

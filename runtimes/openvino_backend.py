@@ -102,6 +102,19 @@ def has_bf16(core: Any) -> bool:
     return "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
+def _meet_numpy() -> None:
+    """Let OpenVINO look for NumPy while one thread is in it.
+
+    It does so at its first array, holding a lock of C++ in which it waits for the interpreter. Two
+    threads with their first clip would wait for each other for ever (2026.4, pybind11).
+    """
+    with _meeting:
+        ov.Tensor(np.zeros(1, np.uint8))
+
+
+_meeting = threading.Lock()
+
+
 def load(
     read: Read, bundle: Bundle, artifact: Artifact, threads: int | None,
     mode: Mode = "latency",
@@ -110,6 +123,7 @@ def load(
     config: dict[str, Any] = {"PERFORMANCE_HINT": mode.upper()}
     if threads:
         config["INFERENCE_NUM_THREADS"] = threads
+    _meet_numpy()
     core = ov.Core()
     try:
         # OpenVINO silently computes fp32 models in bf16 where the CPU can: always set the hint.

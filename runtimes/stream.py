@@ -14,8 +14,9 @@ from typing import Literal
 import numpy as np
 
 from svfap_edge.clip import ClipSpec, FrameBuffer, SampledClip, check_advance, check_frame
-from svfap_edge.errors import ConfigError, require
-from svfap_edge.schedule import ClipSchedule, HopGrid, TimeUnitCheck
+from svfap_edge.ending import native
+from svfap_edge.errors import ConfigError, require_number
+from svfap_edge.schedule import LEAST_HOP_S, ClipSchedule, HopGrid, TimeUnitCheck
 
 from .prediction import Average, Prediction
 
@@ -26,9 +27,10 @@ def check_options(
     *, hop_s: float = 1.0, min_coverage: float = 1.0, smoothing_s: float = 0.0
 ) -> None:
     """Raise ConfigError, naming the option, unless all are what a stream can work with."""
-    require(0 < hop_s < math.inf, "hop_s", "a positive number of seconds", hop_s)
-    require(0 < min_coverage <= 1, "min_coverage", "above 0 and at most 1", min_coverage)
-    require(0 <= smoothing_s < math.inf, "smoothing_s", "0 or more seconds", smoothing_s)
+    hops = f"a positive number of seconds, at least {LEAST_HOP_S:g}"
+    require_number(lambda x: LEAST_HOP_S <= x < math.inf, "hop_s", hops, hop_s)
+    require_number(lambda x: 0 < x <= 1, "min_coverage", "above 0 and at most 1", min_coverage)
+    require_number(lambda x: 0 <= x < math.inf, "smoothing_s", "0 or more seconds", smoothing_s)
 
 
 class Stream:
@@ -100,6 +102,7 @@ class Stream:
         """Whether a clip waits for `Engine.step`."""
         return self._due_s is not None
 
+    @native
     def add(self, face: np.ndarray, timestamp_s: float) -> bool:
         """Add one frame without running the model; `Engine.step` runs it.
 
@@ -156,7 +159,7 @@ class Stream:
         """Change the seconds between predictions, from the next hop on.
 
         Raises:
-            ConfigError: `hop_s` is not a positive number.
+            ConfigError: `hop_s` is not a number of `LEAST_HOP_S` (0.001) or more.
         """
         check_options(hop_s=hop_s)
         with self._lock:

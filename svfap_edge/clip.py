@@ -16,6 +16,9 @@ from msgspec import Meta
 
 from .errors import FrameError, TimestampError
 
+LATEST_S = 1e15
+"""Times in seconds further from zero than this have no fractions that a camera needs."""
+
 FRAMES_PER_SPACING = 8
 """Captured frames kept per clip spacing. Faster cameras are thinned to this, to bound memory."""
 
@@ -64,14 +67,19 @@ def check_frame(frame: np.ndarray) -> None:
 
 
 def check_advance(timestamp_s: float, last_s: float | None, way_out: str) -> None:
-    """Raise TimestampError unless `timestamp_s` is finite and later than `last_s`, if that is not
-    None. `way_out` says in the message what to do after a jump of the clock."""
+    """Raise TimestampError unless `timestamp_s` is a number within `LATEST_S`, and later than
+    `last_s` if that is not None. `way_out` says what to do after a jump of the clock."""
     try:
         finite = math.isfinite(timestamp_s)
     except (TypeError, OverflowError):
         finite = False
     if not finite:
-        raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s!r}.")
+        raise TimestampError(f"A timestamp must be a finite number; got {timestamp_s!r:.80}.")
+    if abs(timestamp_s) > LATEST_S:
+        raise TimestampError(
+            f"A timestamp must lie within {LATEST_S:g} s; got {timestamp_s!r:.80}. Pass capture "
+            "times in seconds, not in nanoseconds."
+        )
     if last_s is not None and timestamp_s <= last_s:
         raise TimestampError(
             f"Timestamps must increase: got {timestamp_s:.6f} s after {last_s:.6f} s. "

@@ -6,6 +6,11 @@ input or usage, 3 if an engine is missing, 4 if a quality gate failed, 5 if an a
 incompatible with this machine.
 """
 
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+
 
 class SvfapError(Exception):
     """The base of all errors raised on purpose."""
@@ -95,6 +100,18 @@ def require(holds: bool, name: str, expected: str, value: object) -> None:
     """Raise ConfigError with the name of an argument unless it `holds` what is expected of it."""
     if not holds:
         raise ConfigError(f"{name} must be {expected}; got {value}.")
+
+
+def require_number(holds: Callable[[float], bool], name: str, expected: str, value: object) -> None:
+    """As `require`, for an argument that has to be a number for which a condition `holds`. Text,
+    None, arrays and integers beyond any float are none."""
+    try:
+        good = isinstance(value, Real) and holds(float(value))
+    except OverflowError:
+        good = False
+    if not good:
+        shown = f"{value:g}" if isinstance(value, float) else f"{value!r:.80}"
+        raise ConfigError(f"{name} must be {expected}; got {shown}.")
 
 
 class TrainingError(SvfapError):

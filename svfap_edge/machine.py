@@ -52,6 +52,16 @@ def cpu_flags() -> set[str]:
     return set((_kernel_entry("cpuinfo", "flags") or _kernel_entry("cpuinfo", "Features")).split())
 
 
+def int8_saturates(flags: set[str], machine: str) -> bool:
+    """Whether a processor of these flags adds two products of INT8 in 16 bits, where they saturate.
+
+    x86 does without VNNI (Intel's `vpmaddubsw`): a model with large weights beside each other loses
+    accuracy there that it has elsewhere.
+    """
+    x86 = machine.lower() in ("x86_64", "amd64")
+    return x86 and bool(flags) and not flags & {"avx512_vnni", "avx_vnni", "amx_int8"}
+
+
 def cpu_name() -> str:
     """Name of the processor's model."""
     return _kernel_entry("cpuinfo", "model name") or platform.processor() or platform.machine()

@@ -11,6 +11,9 @@ from .clip import ClipSpec, FrameBuffer
 HOP_S = 0.5
 """Seconds between the predictions of a stream, by default."""
 
+LEAST_HOP_S = 0.001
+"""Least seconds between predictions. No camera gives frames that fast, so less means nothing."""
+
 MIN_COVERAGE = 0.5
 """Share of a clip's slots that must hold a captured frame for a prediction, by default."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import signal
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import numpy as np
 import pytest
 
 from svfap_edge.bundle import Bundle
+from svfap_edge.machine import cpu_flags, int8_saturates
 
 from . import models
 
@@ -60,6 +62,13 @@ def faces() -> Path:
 def yunet() -> Path:
     model = SHARED / "data" / "models" / "face_detection_yunet_2023mar.onnx"
     return _needs(model, "the YuNet weights")
+
+
+@pytest.fixture(scope="session")
+def exact_int8() -> None:
+    """Skips where INT8 gives other results than the arithmetic of the graph."""
+    if int8_saturates(cpu_flags(), platform.machine()):
+        pytest.skip("without VNNI this processor adds products of INT8 in 16 bits, and saturates")
 
 
 def skip_if_ignored(number: int) -> None:

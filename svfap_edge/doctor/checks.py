@@ -18,6 +18,7 @@ from svfap_edge.machine import (
     cpu_flags,
     cpu_name,
     free_memory_bytes,
+    int8_saturates,
     usable_cores,
     version_of,
 )
@@ -116,10 +117,10 @@ def cpu_advice(flags: set[str], machine: str) -> tuple[State, str]:
     if machine in ("x86_64", "amd64"):
         if "avx2" not in flags:
             return "note", "No AVX2: every engine is slow here."
-        if not flags & {"avx512_vnni", "avx_vnni"}:
+        if int8_saturates(flags, machine):
             return "note", (
-                "No VNNI: INT8 is slower than fp32 on OpenVINO here. Prefer int8.onnx on "
-                "onnxruntime, or fp32.onnx."
+                "No VNNI: INT8 is slower than fp32 on OpenVINO here, and its sums saturate. Prefer "
+                "fp32.onnx, or see what INT8 loses on this processor: svfap-edge evaluate."
             )
         if flags & {"avx512_bf16", "amx_bf16"}:
             return "ok", "VNNI and BF16: INT8 is the quickest, bf16.openvino the next."

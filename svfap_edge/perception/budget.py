@@ -17,6 +17,9 @@ RECOVERY = 0.8
 """A level is left for a better one only if that one should take less than this share of the
 budget, so that it is not taken back at once."""
 
+MOST_CLIPS = 1 << 20
+"""More clips at once than any budget has to bound."""
+
 SETTLE_S = 1.0
 """A level is kept at least so long."""
 
@@ -63,7 +66,7 @@ class Budget:
         if not self._clip.value or self.budget_s == math.inf:
             return None
         left = self.budget_s - (self._detect.value or 0.0) - (self._crop.value or 0.0)
-        return max(1, int(left / self._clip.value))
+        return max(1, int(min(left / self._clip.value, MOST_CLIPS)))
 
     def take(
         self,
@@ -113,5 +116,5 @@ class Budget:
     def _interval(self, level: int) -> int:
         wanted = self._every * LEVELS[level][0]
         spacing = self._spacing.value
-        longest = int(self._predict_s / spacing + 1e-6) if spacing else wanted
-        return max(self._every, min(wanted, longest))
+        longest = self._predict_s / spacing + 1e-6 if spacing else math.inf
+        return max(self._every, int(min(wanted, longest)))

@@ -8,11 +8,12 @@ import time
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from svfap_edge.errors import ConfigError, InferenceError, require
+from svfap_edge.errors import ConfigError, InferenceError, require_number
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.engine import MAX_BATCH
 
@@ -76,12 +77,13 @@ class Cameras:
         listed = list(names)
         if not listed or len(set(listed)) < len(listed):
             raise ConfigError(f"Every camera needs a name of its own; got {listed}.")
-        require(most >= 1, "most", "1 or more", most)
-        require(workers >= 1, "workers", "1 or more", workers)
+        require_number(lambda x: x >= 1, "most", "1 or more", most)
+        require_number(lambda x: x >= 1, "workers", "1 or more", workers)
         if not isinstance(detector, str) and len(listed) > 1:
             raise ConfigError("Name the detector: one object cannot serve several cameras at once.")
-        share = None if budget_s is None else budget_s / len(listed)
-        common = ViewSettings(budget_s=share, **settings)
+        common = ViewSettings(budget_s=budget_s, **settings)
+        if budget_s is not None:
+            common = replace(common, budget_s=budget_s / len(listed))
         self.views = {
             name: View(
                 engine, open_detector(detector, face_model, detect_size), common, name or "person"

@@ -14,6 +14,7 @@ import numpy as np
 
 from svfap_edge.cache import FACE_MODEL_NAME, cache_root, find_face_model
 from svfap_edge.clip import fit_face
+from svfap_edge.ending import native
 from svfap_edge.errors import DependencyMissing, SourceError, SvfapError, require
 
 DETECTORS = ("auto", "yunet", "haar", "none")
@@ -215,6 +216,7 @@ def check_detect_size(size: int | str) -> int:
     return pixels
 
 
+@native
 def open_detector(
     choice: str | Detector = "auto",
     face_model: str | os.PathLike[str] | None = None,

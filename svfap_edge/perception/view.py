@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from svfap_edge.clip import check_advance, check_frame
-from svfap_edge.errors import require
+from svfap_edge.ending import native
+from svfap_edge.errors import require_number
 from svfap_edge.runtimes import Engine, Prediction, Stream
 from svfap_edge.runtimes.stream import check_options
 from svfap_edge.schedule import HOP_S, MIN_COVERAGE, TimeUnitCheck
@@ -59,13 +60,14 @@ class ViewSettings:
         )
         if self.budget_s is not None:
             seconds = "a positive number of seconds"
-            require(0 < self.budget_s < math.inf, "budget_s", seconds, self.budget_s)
+            require_number(lambda x: 0 < x < math.inf, "budget_s", seconds, self.budget_s)
         for name in ("hold_s", "forget_s", "predict_s"):
-            value = getattr(self, name)
-            require(value >= 0, name, "0 or more seconds", value)
+            require_number(lambda x: x >= 0, name, "0 or more seconds", getattr(self, name))
         for name in ("detect_every", "max_people"):
-            value = getattr(self, name)
-            require(value >= 1 and value % 1 == 0, name, "a whole number, 1 or more", value)
+            require_number(
+                lambda x: 1 <= x < math.inf and x % 1 == 0,
+                name, "a whole number, 1 or more", getattr(self, name),
+            )  # fmt: skip
 
 
 SAME_SHAPE = 0.03
@@ -126,6 +128,7 @@ class View:
         check_frame(image)
         check_advance(timestamp_s, self._last_s, "call restart_clock()")
 
+    @native
     def search(self, image: np.ndarray, timestamp_s: float) -> list[Box] | None:
         """Find the faces of the frame that `follow` takes next, after `check`; None if it is not
         searched. Changes nothing that other methods look at, so that these need not wait for it."""
@@ -143,6 +146,7 @@ class View:
         self._searched_s = time.perf_counter() - started
         return self._found[1]
 
+    @native
     def follow(self, image: np.ndarray, timestamp_s: float, boxes: list[Box] | None) -> None:
         """Take a frame and the faces that `search` found in it."""
         searched = boxes is not None
@@ -194,6 +198,7 @@ class View:
 
     def missing(self, timestamp_s: float) -> list[StateChange]:
         """See `Perceiver.missing`."""
+        check_advance(timestamp_s, None, "")
         _, gone = self._tracker.update([], timestamp_s)
         self.people.mark_stale()
         changes = self.people.changes(timestamp_s)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from svfap_edge.errors import SvfapError, require
+from svfap_edge.errors import SvfapError, require, require_number
 from svfap_edge.perception.cameras import Cameras
 from svfap_edge.perception.tracking import MAX_PEOPLE
 from svfap_edge.runtimes import Engine
@@ -64,7 +64,8 @@ def run(
         Exception: whatever else a sink raises; the other sinks are closed all the same.
     """
     with closing(sinks):
-        require(seconds is None or seconds > 0, "seconds", "a positive number", seconds)
+        if seconds is not None:
+            require_number(lambda x: x > 0, "seconds", "a positive number", seconds)
         if isinstance(sources, Mapping):
             named = bool(sources) and all(isinstance(name, str) and name for name in sources)
             require(named, "sources", "a source, or sources by their names", sources)

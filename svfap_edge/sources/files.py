@@ -12,6 +12,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from svfap_edge.ending import native
 from svfap_edge.errors import SourceError, UnreadableClip
 from svfap_edge.list_file import decoded
 from svfap_edge.media import CONVERT, IMAGE_SUFFIXES, is_foreign, is_image
@@ -61,6 +62,7 @@ class StillImage(Generated):
         super().__init__(str(path), lambda time_s: image, STILL_SECONDS, fps or DEFAULT_FPS)
 
 
+@native
 def read_image(path: Path) -> np.ndarray:
     """Read an image file as (H, W, 3) uint8 RGB, a grey one with three equal channels.
 

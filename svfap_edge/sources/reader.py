@@ -12,7 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from svfap_edge.clip import check_frame
-from svfap_edge.errors import SourceError, SvfapError, require
+from svfap_edge.errors import SourceError, SvfapError, require_number
 
 from .capture import Capture
 from .slot import Slot
@@ -68,18 +68,20 @@ class LiveSettings:
         """ConfigError if a value is out of its range."""
         seconds = "a positive number of seconds"
         for name in ("connect_timeout_s", "read_timeout_s", "missing_s", "backoff_s"):
-            value = getattr(self, name)
-            require(0 < value < math.inf, name, seconds, value)
-        good = self.backoff_s <= self.backoff_max_s < math.inf
+            require_number(lambda x: 0 < x < math.inf, name, seconds, getattr(self, name))
         least = f"at least backoff_s ({self.backoff_s})"
-        require(good, "backoff_max_s", least, self.backoff_max_s)
-        require(0 <= self.jitter < 1, "jitter", "at least 0 and below 1", self.jitter)
+        require_number(
+            lambda x: self.backoff_s <= x < math.inf, "backoff_max_s", least, self.backoff_max_s
+        )
+        require_number(lambda x: 0 <= x < 1, "jitter", "at least 0 and below 1", self.jitter)
         if self.max_attempts is not None:
-            good = self.max_attempts >= 1
-            require(good, "max_attempts", "1 or more, or None", self.max_attempts)
+            require_number(
+                lambda x: x >= 1, "max_attempts", "1 or more, or None", self.max_attempts
+            )
         if self.first_s is not None:
-            good = 0 < self.first_s < math.inf
-            require(good, "first_s", f"{seconds}, or None", self.first_s)
+            require_number(
+                lambda x: 0 < x < math.inf, "first_s", f"{seconds}, or None", self.first_s
+            )
 
     def wait_s(self, attempt: int, draw: float) -> float:
         """Seconds to wait before the next connection, after `attempt` failed ones in a row. The

@@ -112,6 +112,7 @@ def test_activations_are_symmetric_signed(files: tuple[Path, Path]) -> None:
     assert model.opset_import[0].version <= 20
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_unsigned_activations_become_signed_and_run(tmp_path: Path) -> None:
     """After ReLU NNCF quantizes to uint8, which TensorRT does not take."""
     config = TPSBTConfig.from_dict({**TINY.to_dict(), "stem": (8, 12)})
@@ -216,6 +217,7 @@ def test_float_layers_by_surgery(files: tuple[Path, Path]) -> None:
     assert np.abs(sensitivity.run_onnx(one, clips) - reference).max() > 0
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_ranking_finds_the_layer_that_hurts(files: tuple[Path, Path], tmp_path: Path) -> None:
     """One layer gets ranges far too small; it must come first."""
     plain, quantized = (onnx.load(str(path)) for path in files)

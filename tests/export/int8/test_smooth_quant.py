@@ -109,6 +109,7 @@ def quantized_bundle(folder: Path, source: Path, clips: np.ndarray, smooth: obje
     return Bundle.open(folder)
 
 
+@pytest.mark.usefixtures("exact_int8")
 def test_the_gate_sees_smooth_quant_on_a_plain_graph(tmp_path: Path) -> None:
     source = plain_graph(tmp_path / "plain.onnx")
     clips = synthetic_clips(SPEC, 24)

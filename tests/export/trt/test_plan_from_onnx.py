@@ -155,6 +155,7 @@ def test_half_stays_close(tmp_path: Path, tiny: Bundle, config: TPSBTConfig) -> 
     assert scale.data_type == TensorProto.FLOAT
 
 
+@pytest.mark.usefixtures("exact_int8")
 @pytest.mark.parametrize("config", [TINY, STEM], ids=["patches", "stem"])
 def test_half_of_int8_stays_close(tmp_path: Path, tiny: Bundle, config: TPSBTConfig) -> None:
     fp32, int8, half = (tmp_path / f"{name}.onnx" for name in ("fp32", "int8", "half"))
