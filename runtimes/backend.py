@@ -125,18 +125,22 @@ def _fits(found: Sequence[int | None], wanted: Sequence[int | None]) -> bool:
     )
 
 
-def check_outputs(outputs: Outputs, count: int, spec: ModelSpec) -> None:
-    """Raise InferenceError unless logits (count, L) and features (count, F) are finite."""
+def wrong_shape(outputs: Outputs, count: int, spec: ModelSpec) -> str | None:
+    """What is wrong with outputs that are not logits (count, L) and features (count, F); None where
+    they are."""
     expected = [(outputs.logits, (count, spec.outputs))]
     if outputs.features is not None:
         expected.append((outputs.features, (count, spec.features)))
     for values, shape in expected:
         if values.shape != shape:
-            raise InferenceError(
-                f"{spec.engine} returned {values.shape} for {count} clips of '{spec.artifact}'; "
-                f"expected {shape}."
-            )
-    if not all(math.isfinite(values.sum(dtype=np.float64)) for values, _ in expected):
+            return f"it returned {values.shape} for {count} clips; expected {shape}."
+    return None
+
+
+def check_finite(outputs: Outputs, spec: ModelSpec) -> None:
+    """Raise InferenceError unless logits and features are finite."""
+    every = [values for values in (outputs.logits, outputs.features) if values is not None]
+    if not all(math.isfinite(values.sum(dtype=np.float64)) for values in every):
         raise InferenceError(
             f"{spec.engine} returned NaN or infinity for '{spec.artifact}'; no prediction is made "
             "of it. Try another artifact or engine (--artifact, --engine), and report the model."

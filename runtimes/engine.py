@@ -22,7 +22,7 @@ from svfap_edge.errors import (
 )
 from svfap_edge.schedule import HOP_S, MIN_COVERAGE, HopGrid
 
-from .backend import Backend, Mode, ModelSpec, Outputs, check_outputs, joined
+from .backend import Backend, Mode, ModelSpec, Outputs, check_finite, joined, wrong_shape
 from .choice import load_backend
 from .prediction import Prediction, interpret
 from .stream import Stream
@@ -52,6 +52,7 @@ class Engine:
         self._local = threading.local()  # of each thread, memory for the clips of a step
         self._hops = HopGrid()
         self._closed = False
+        self._proven = False  # whether a run went well
 
     @classmethod
     def load(
@@ -215,7 +216,8 @@ class Engine:
 
         Raises:
             FrameError: wrong dtype or shape.
-            InferenceError: the engine failed, or returned NaN or a wrong shape.
+            BundleError: the engine failed, or returned a wrong shape, and never was right before.
+            InferenceError: the engine failed later, or returned NaN.
             ConfigError: the engine is closed.
         """
         self.check_open()
@@ -228,12 +230,24 @@ class Engine:
             except SvfapError:
                 raise
             except Exception as error:  # every engine has exceptions of its own
-                raise InferenceError(
-                    f"{self.spec.engine} failed on '{self.spec.artifact}': {str(error)[:400]}"
-                ) from error
-            check_outputs(outputs, len(batch), self.spec)
+                raise self._failure(str(error)[:400]) from error
+            wrong = wrong_shape(outputs, len(batch), self.spec)
+            if wrong is not None:
+                raise self._failure(wrong)
+            check_finite(outputs, self.spec)
+            self._proven = True
             parts.append(outputs)
         return joined(parts)
+
+    def _failure(self, words: str) -> SvfapError:
+        """The error for a run that failed: of the bundle as long as none went well."""
+        name, artifact = self.spec.engine, self.spec.artifact
+        if self._proven:
+            return InferenceError(f"{name} failed on '{artifact}': {words}")
+        return BundleError(
+            f"{name} failed on the first clip of '{artifact}': {words}\nThe file is intact (its "
+            "digest was checked). Export it again, or try another artifact or engine."
+        )
 
     def _forget(self, stream: Stream) -> None:
         with self._lock:

@@ -2,7 +2,8 @@
 
 Each is made in a scratch folder beside its place and moved there when it is complete. A process
 that is killed leaves what was there before; the scratch folder it leaves is removed when the same
-file or folder is written again a day later.
+file or folder is written again: at once on the same machine, where its lock tells that nobody works
+in it, and a day later elsewhere.
 """
 
 from __future__ import annotations
@@ -11,10 +12,12 @@ import glob
 import json
 import math
 import os
+import platform
 import shutil
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -25,6 +28,12 @@ from .errors import SvfapError, TrainingError
 SUFFIX = ".part"
 STALE_S = 86_400.0
 """Age in seconds at which a scratch folder is held for one that a killed process left."""
+
+UNLOCKED_S = 2.0
+"""The same for a scratch folder of this machine that nobody has locked."""
+
+_HERE = f"{zlib.crc32(platform.node().encode()):08x}"
+"""Part of the names of scratch folders: locks need not reach other machines on a shared disk."""
 
 
 @contextmanager
@@ -77,6 +86,17 @@ def json_text(content: Any, indent: int | None = None) -> str:
     return json.dumps(without_nan(content), indent=indent, allow_nan=False)
 
 
+def json_line(content: Any, encoding: str | None) -> str:
+    """A JSON document in one line that an output of this encoding takes: as it is read best, or
+    with escapes for what the output has no characters for."""
+    text = json.dumps(content, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(encoding or "utf-8")
+    except UnicodeEncodeError:
+        text = json.dumps(content, allow_nan=False)
+    return text
+
+
 def without_nan(content: Any) -> Any:
     """A copy of nested values in which NaN and infinity are None, and every tuple is a list."""
     if isinstance(content, Mapping):
@@ -88,11 +108,37 @@ def without_nan(content: Any) -> Any:
 
 def remove_stale(folder: Path, pattern: str = "*", age_s: float = 0.0) -> None:
     """Remove from a folder what killed processes had half written under names of this pattern, if
-    nothing was added for `age_s` seconds; less may be the work of a living process."""
+    nothing was added for `age_s` seconds; less may be the work of a living process, unless that is
+    known to be dead."""
     for left in folder.glob(f".{pattern}.*{SUFFIX}"):
         with suppress(OSError):
-            if time.time() - left.stat().st_mtime >= age_s:
+            age = time.time() - left.stat().st_mtime
+            if age >= age_s or (age >= UNLOCKED_S and _is_abandoned(left)):
                 shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_abandoned(scratch: Path) -> bool:
+    """Whether it was made on this machine, and the process that locked it has gone."""
+    lock = _lock(scratch) if scratch.name.endswith(f"-{_HERE}{SUFFIX}") else None
+    if lock is not None:
+        os.close(lock)
+    return lock is not None
+
+
+def _lock(folder: Path) -> int | None:
+    """A descriptor that locks a folder until it is closed; None where another has the lock, or the
+    system or the disk has none."""
+    try:
+        import fcntl
+    except ImportError:
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        return None
+    return handle
 
 
 @contextmanager
@@ -101,12 +147,16 @@ def _scratch_beside(path: Path, failure: type[SvfapError] | None) -> Iterator[Pa
     try:
         parent = path.absolute().parent
         parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=SUFFIX, dir=parent))
+        suffix = f"-{_HERE}{SUFFIX}"
+        scratch = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=suffix, dir=parent))
+        lock = _lock(scratch)
         try:
             yield scratch
             _sync(parent)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
         # Only now: the last good copy may be in there where two renames were cut in half.
         remove_stale(parent, glob.escape(path.name), STALE_S)
     except OSError as error:

@@ -72,7 +72,7 @@ class Bundle:
         """
         folder = Path(path) if path is not None else DEFAULT_BUNDLE
         file = folder / MANIFEST
-        if not file.is_file():
+        if not os.path.isfile(file):
             raise BundleError(
                 f"No bundle at '{folder}': it has no {MANIFEST}. "
                 "Make one with: svfap-edge export CHECKPOINT --task TASK -o DIR"
@@ -175,10 +175,14 @@ def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) ->
 @contextmanager
 def writing(target: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """A scratch folder that becomes `target` when the block ends well, and vanishes otherwise. A
-    bundle to be replaced stays untouched until then. BundleErrors are those of `check_target`."""
+    bundle to be replaced stays untouched until then.
+
+    Raises:
+        BundleError: it may not be written there, see `check_target`, or cannot be.
+    """
     final = Path(target)
     check_target(final, replace=replace)
-    with folder_written_whole(final) as scratch:
+    with folder_written_whole(final, BundleError) as scratch:
         yield scratch
 
 

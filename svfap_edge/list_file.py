@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import re
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -57,9 +58,9 @@ def read_rows(path: Path, *, labelled: bool = True) -> list[Row]:
     rows: list[Row] = []
     for number, line in lines:
         name, target = split(line)
-        if not rows and name.lower() in HEADERS and not (path.parent / name).exists():
+        if not rows and name.lower() in HEADERS and not os.path.exists(path.parent / name):
             continue
-        if not labelled and target and (path.parent / line).is_dir():
+        if not labelled and target and os.path.isdir(path.parent / line):
             name, target = line, ()
         if not name or (labelled and not target):
             raise SourceError(f"'{path}', line {number}: expected 'path label', got '{line:.80}'.")
@@ -75,7 +76,7 @@ def _splitter(lines: Sequence[str], folder: Path) -> Callable[[str], tuple[str, 
         split = partial(_split_at, mark=mark)
         names = [split(line)[0] for line in lines]
         if mark == "\t" or all(
-            is_media(name) or (folder / name).exists() or (not i and name.lower() in HEADERS)
+            is_media(name) or os.path.exists(folder / name) or (not i and name.lower() in HEADERS)
             for i, name in enumerate(names)
         ):
             return split
@@ -107,4 +108,4 @@ def _find(folder: Path, name: str) -> Path:
     slashed = name.replace("\\", "/")
     forms = (unicodedata.normalize(form, slashed) for form in ("NFC", "NFD"))
     ways = [plain, folder / slashed, *(folder / form for form in forms)]
-    return next((way for way in ways if way.exists()), plain)
+    return next((way for way in ways if os.path.exists(way)), plain)

@@ -54,7 +54,7 @@ def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
     Raises:
         SourceError: nothing is there, a line is not `path label`, or folders differ by case only.
     """
-    if path.is_dir():
+    if os.path.isdir(path):
         items = _folder_items(path)
         if not items:
             known = ", ".join(IMAGE_SUFFIXES + VIDEO_SUFFIXES)
@@ -62,7 +62,7 @@ def find_items(path: Path, *, labelled: bool = True) -> list[Item]:
             hint = "" if foreign is None else f" It holds '{foreign}', which has to be converted."
             raise SourceError(f"'{path}' holds no videos or images ({known}).{hint}")
         return items
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise SourceError(f"No file or folder '{path}'.")
     return [Item(path)] if is_media(path) else read_list(path, labelled=labelled)
 

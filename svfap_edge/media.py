@@ -6,6 +6,9 @@ Lists, folders and sources all ask here, so that a file is the same thing to eac
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 IMAGE_SUFFIXES = (
     ".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".bmp", ".webp", ".tif", ".tiff",
@@ -53,3 +56,23 @@ def is_media(path: str | os.PathLike[str]) -> bool:
 def is_foreign(path: str | os.PathLike[str]) -> bool:
     """Whether a name ends as that of a picture which is not read, and is not hidden."""
     return os.fspath(path).lower().endswith(FOREIGN_SUFFIXES) and not is_hidden(path)
+
+
+@contextmanager
+def in_utf8(path: str | os.PathLike[str]) -> Iterator[str]:
+    """An absolute name of a file, to be written or read, that OpenCV's FFmpeg opens as that file.
+
+    A name that is no UTF-8 would end the process; a link in the temporary folder stands for it, in
+    this context only. An open file stays open after it.
+    """
+    name = os.path.abspath(path)
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        with tempfile.TemporaryDirectory(prefix="svfap-edge-") as folder:
+            suffix = os.path.splitext(name)[1].encode("ascii", "ignore").decode()
+            link = os.path.join(folder, "file" + suffix)
+            os.symlink(name, link)
+            yield link
+    else:
+        yield name

@@ -89,6 +89,32 @@ def test_the_next_writer_removes_what_a_killed_one_left_a_day_ago(tmp_path: Path
     assert names(tmp_path) == ["file"]
 
 
+@pytest.mark.skipif(os.name != "posix", reason="folders are locked on POSIX only")
+def test_the_next_writer_removes_at_once_what_a_dead_process_left(tmp_path: Path) -> None:
+    code = f"""
+import os, signal, time
+from pathlib import Path
+from svfap_edge.atomic import written_whole
+with written_whole(Path({str(tmp_path / "file")!r})) as part:
+    part.write_text("half of it")
+    print("begun", flush=True)
+    time.sleep(60)
+"""
+    writer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    assert writer.stdout is not None and writer.stdout.readline() == b"begun\n"
+    (left,) = tmp_path.iterdir()
+    before = time.time() - atomic.UNLOCKED_S - 1
+    for alive in (True, False):
+        if not alive:
+            writer.kill()
+            writer.wait()
+        os.utime(left, (before, before))
+        with written_whole(tmp_path / "file") as part:
+            part.write_text("whole")
+        assert left.exists() is alive
+    assert names(tmp_path) == ["file"]
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="swaps folders in one step on Linux only")
 @pytest.mark.parametrize("call", ["fsync", "rename", "replace", "exchange"])
 def test_a_kill_leaves_the_old_or_the_new(tmp_path: Path, call: str) -> None:

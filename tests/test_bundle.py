@@ -210,3 +210,13 @@ def test_an_empty_folder_may_be_the_target(tmp_path: Path) -> None:
     with writing(tmp_path / "empty") as scratch:
         (scratch / "manifest.json").write_text("{}")
     assert (tmp_path / "empty" / "manifest.json").is_file()
+
+
+def test_a_bundle_that_cannot_be_written_is_a_bundle_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(BundleError, match="cannot be written"), writing(tmp_path / "file" / "b"):
+        pass
+    with pytest.raises(BundleError, match="cannot be written"), writing(tmp_path / "b") as folder:
+        (folder / "x" / "y").write_text("")
+    with pytest.raises(BundleError, match="No bundle"):
+        Bundle.open(tmp_path / ("a" * 300))

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .benchmark import benchmark, benchmark_cameras, benchmark_training
+from .console import whole_output
 from .doctor import doctor
 from .evaluate import evaluate
 from .export import export
@@ -34,7 +35,8 @@ def main() -> None:
     # Our own errors report a damaged file; OPENCV_LOG_LEVEL=WARNING shows the decoders' messages.
     os.environ.setdefault("OPENCV_LOG_LEVEL", "ERROR")
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    app()
+    with whole_output():
+        app()
 
 
 def _version(wanted: bool) -> None:

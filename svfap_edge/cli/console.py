@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import io
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
 import typer
 
-from svfap_edge.errors import DependencyMissing, SvfapError
+from svfap_edge.atomic import json_line, without_nan
+from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,36 +52,89 @@ def print_json(content: Any) -> None:
     import msgspec
 
     plain = msgspec.to_builtins(content, enc_hook=str, str_keys=True)
-    print(json.dumps(plain, ensure_ascii=False))
+    print(json_line(without_nan(plain), getattr(sys.stdout, "encoding", None)))
+
+
+def say(text: str) -> None:
+    """Write a line to standard error. What cannot be written is lost, and the command goes on."""
+    with suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def warn(text: str) -> None:
     """Write a warning to standard error."""
-    print(f"warning: {text}", file=sys.stderr)
+    say(f"warning: {text}")
+
+
+@contextmanager
+def whole_output() -> Iterator[None]:
+    """The outermost context of a command: standard output takes all that is printed in it, or the
+    process ends with a message and exit code 2.
+
+    Characters that an output does not have are written as escapes. A reader that has gone ends the
+    process without a word.
+    """
+    while True:  # where an output is closed, the next file that is opened must not become it
+        number = os.open(os.devnull, os.O_RDWR)
+        if number > 2:
+            os.close(number)
+            break
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    code: int | None = None
+    try:
+        try:
+            yield
+        finally:
+            if sys.stdout is not None:
+                sys.stdout.flush()
+    except BrokenPipeError:
+        code = 0
+    except OSError as error:
+        say(f"{SourceError.__name__}: {_reason(error)}")
+        code = SourceError.exit_code
+    if code is not None:
+        # What waits in the buffer would fail again as Python exits.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        raise SystemExit(code)
+
+
+def _reason(error: OSError) -> str:
+    """The words of the system, and the file they are about."""
+    what = error.strerror or str(error)
+    if error.filename is None:
+        return f"Standard output cannot be written: {what}."
+    return f"'{str(error.filename)[:300]}' cannot be used: {what}."
 
 
 @contextmanager
 def reporting(as_json: bool) -> Iterator[None]:
-    """Turn an `SvfapError`, Ctrl-C or a closed output into a message and an exit code.
+    """Turn an `SvfapError`, a file that cannot be used, or Ctrl-C into a message and an exit code.
 
     With `--json` an error is a JSON object on standard output, otherwise text on standard error.
     """
     try:
         yield
     except SvfapError as error:
-        kind = type(error).__name__
-        if as_json:
-            content = {"type": kind, "message": str(error), "exit": error.exit_code}
-            print_json({"error": content})
-        else:
-            print(f"{kind}: {error}", file=sys.stderr)
-        raise typer.Exit(error.exit_code) from error
+        raise _told(error, as_json) from error
     except KeyboardInterrupt as error:
-        print("interrupted", file=sys.stderr)
+        say("interrupted")
         raise typer.Exit(130) from error
-    except BrokenPipeError as error:  # the reader of our output has gone
-        sys.stderr.close()
-        raise typer.Exit(0) from error
+    except OSError as error:
+        if error.filename is None:  # of an output; see `whole_output`
+            raise
+        raise _told(SourceError(_reason(error)), as_json) from error
+
+
+def _told(error: SvfapError, as_json: bool) -> typer.Exit:
+    """Print an error; return what ends the command."""
+    kind = type(error).__name__
+    if as_json:
+        print_json({"error": {"type": kind, "message": str(error), "exit": error.exit_code}})
+    else:
+        say(f"{kind}: {error}")
+    return typer.Exit(error.exit_code)
 
 
 @contextmanager
@@ -148,7 +203,7 @@ def steps(quiet: bool) -> Iterator[Callable[[str], None]]:
 
     def step(text: str) -> None:
         if not quiet:
-            print(f"[{time.perf_counter() - started:5.1f} s] {text}", file=sys.stderr)
+            say(f"[{time.perf_counter() - started:5.1f} s] {text}")
 
     yield step
     step("Done")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,12 +29,12 @@ def inspect(
 ) -> None:
     """Verify a bundle or checkpoint and show its content."""
     with reporting(as_json):
-        if path.is_file():
+        if os.path.isfile(path):
             _show_checkpoint(
                 path, {"weights": weights.value, **geometry(heads=heads, depths=depths)}, as_json
             )
         else:
-            if not path.exists():
+            if not os.path.exists(path):
                 raise SourceError(
                     f"No file or folder '{path}'. Expected the folder of a bundle, or a checkpoint."
                 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -186,7 +187,7 @@ def run(
         if as_json:
             print_json(summary.to_json())
         else:
-            _print_summary(summary, [path for path in written.values() if path.exists()])
+            _print_summary(summary, [path for path in written.values() if os.path.exists(path)])
             if detector == "auto" and summary.detector == "haar":
                 print("YuNet finds more faces, three times as fast: svfap-edge doctor --fetch")
         if summary.failed:

@@ -14,7 +14,7 @@ import typer
 
 from svfap_edge.tasks import OWN
 
-from .console import console, print_json, reporting, requiring, stopping_cleanly, warn
+from .console import console, print_json, reporting, requiring, say, stopping_cleanly, warn
 from .options import Json
 
 if TYPE_CHECKING:
@@ -137,11 +137,11 @@ def _export_command(best: Path, data: DataSettings) -> str:
 def _say_how_to_go_on(folder: Path) -> None:
     """What an interrupted run leaves."""
     if not (folder / "resume.pth").is_file():
-        print("Stopped before anything was saved.", file=sys.stderr)
+        say("Stopped before anything was saved.")
         return
     words = [word for word in sys.argv[1:] if word != "--resume"]
     again = shlex.join(["svfap-edge", *words, "--resume"])
-    print(f"'{folder}/resume.pth' holds the last saved step. Go on with: {again}", file=sys.stderr)
+    say(f"'{folder}/resume.pth' holds the last saved step. Go on with: {again}")
 
 
 def _show_final(final: dict[str, Any], out: Console) -> None:

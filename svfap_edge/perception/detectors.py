@@ -143,13 +143,18 @@ class YuNetDetector:
 
     def __init__(self, model: Path, min_score: float = 0.7, size: int | str = DETECT_SIZE) -> None:
         """Load it; SourceError if the file is missing or is not YuNet."""
-        if not model.is_file():
+        if not os.path.isfile(model):
             raise SourceError(f"No face model at '{model}'. Expected {FACE_MODEL_NAME}.")
         self._size = check_detect_size(size)
         try:
-            self._net = cv2.FaceDetectorYN.create(str(model), "", (64, 64), min_score, 0.3)
+            # By its bytes: a name that is no UTF-8 would end the process.
+            content = np.fromfile(model, np.uint8)
+            nothing = np.empty(0, np.uint8)
+            self._net = cv2.FaceDetectorYN.create(
+                "onnx", content, nothing, (64, 64), min_score, 0.3
+            )
             self._net.detect(np.zeros((64, 64, 3), np.uint8))
-        except cv2.error as error:
+        except (cv2.error, OSError) as error:
             raise SourceError(
                 f"'{model}' is not a YuNet face model: {str(error).strip()[:200]}. "
                 f"Expected OpenCV Zoo's {FACE_MODEL_NAME}."

@@ -60,14 +60,19 @@ class Feeds:
     def _look(self, name: str, source: Source) -> None:
         items = source.items()
         time_s = 0.0
-        while self._seconds is None or time_s < self._seconds:
+        lit: float | None = None  # when the camera gave its first picture, black or not
+        dark_s = 0.0  # how long after that nothing but black pictures came
+        while self._seconds is None or dark_s + time_s < self._seconds:
             started = time.perf_counter()
             item = next(items, None)
             self._account.waited(name, time.perf_counter() - started)
             if item is None:
                 return
             begun = self._account.summaries[name].frames > 0
-            if begun or not isinstance(item, Gap):  # waiting for the first frame takes no time
+            if not begun and source.counts is not None and source.counts.captured:
+                lit = lit or time.perf_counter()
+                dark_s = time.perf_counter() - lit
+            if begun or not isinstance(item, Gap):  # waiting for the first picture takes no time
                 time_s = item.timestamp_s
             if isinstance(item, Gap):
                 with self._order:

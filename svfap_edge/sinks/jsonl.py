@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
+from svfap_edge.atomic import json_line
 from svfap_edge.errors import SourceError
 from svfap_edge.perception.results import Perception, StateChange
 from svfap_edge.sources.frames import Gap, StartTime
@@ -37,6 +37,8 @@ class JsonLines(Sink):
         self._name = "standard output" if path == "-" else f"'{path}'"
         self._stdout = sys.stdout if path == "-" else None
         self._size = 0
+        if path == "-" and sys.stdout is None:
+            raise SourceError("Cannot write results to standard output: it is closed.")
         try:
             self._file = None if path == "-" else open(path, "wb", buffering=0)
         except OSError as error:
@@ -73,7 +75,8 @@ class JsonLines(Sink):
             self._line({"type": content["type"], **named, **content})
 
     def _line(self, content: dict[str, Any]) -> None:
-        text = json.dumps(content, ensure_ascii=False, allow_nan=False) + "\n"
+        out = self._stdout
+        text = json_line(content, "utf-8" if out is None else out.encoding) + "\n"
         try:
             if self._stdout is not None:
                 self._stdout.write(text)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError
+from svfap_edge.media import in_utf8
 from svfap_edge.perception.detectors import Box
 from svfap_edge.perception.results import Perception, Person, StateChange
 from svfap_edge.sources.frames import DEFAULT_FPS, Gap
@@ -61,7 +61,8 @@ class OverlayVideo(Sink):
             height, width = (n - n % 2 for n in image.shape[:2])
             self._size = (width, height)
             code = cv2.VideoWriter.fourcc(*"mp4v")
-            self._writer = cv2.VideoWriter(os.path.abspath(self._path), code, self._fps, self._size)
+            with in_utf8(self._path) as name:
+                self._writer = cv2.VideoWriter(name, code, self._fps, self._size)
             if not self._writer.isOpened():
                 raise SourceError(f"Cannot write the video '{self._path}'; use a path in .mp4.")
         if image.shape[1::-1] != self._size:
@@ -103,7 +104,8 @@ class OverlayVideo(Sink):
             return
         self._writer.release()
         self._writer = None
-        check = cv2.VideoCapture(os.path.abspath(self._path), cv2.CAP_FFMPEG)
+        with in_utf8(self._path) as name:
+            check = cv2.VideoCapture(name, cv2.CAP_FFMPEG)
         frames = check.get(cv2.CAP_PROP_FRAME_COUNT) if check.isOpened() else 0
         check.release()
         if frames < self._written:

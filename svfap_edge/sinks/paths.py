@@ -42,7 +42,7 @@ def _is_read_from(folder: Path, path: Path) -> bool:
     """Whether a folder of images, when read, reads this file; also under another name of it."""
     if _is_part(path) and _same(path.parent, folder):
         return True
-    if not path.exists():
+    if not os.path.exists(path):
         return False
     return any(_same(path, part) for part in folder.iterdir() if _is_part(part))
 
@@ -61,16 +61,23 @@ def _same(one: Path, other: Path) -> bool:
 
 
 def _is_device(path: Path) -> bool:
-    return path.exists() and not path.is_file() and not path.is_dir()
+    return os.path.exists(path) and not os.path.isfile(path) and not os.path.isdir(path)
 
 
 def check_writable(path: Path) -> None:
     """Raises SourceError unless a file can be made at `path`; makes none."""
     folder = path.parent
-    if not folder.is_dir():
+    if not os.path.isdir(folder):
         raise SourceError(f"Cannot write '{path}': there is no folder '{folder}'.")
-    if path.is_dir():
+    if os.path.isdir(path):
         raise SourceError(f"Cannot write '{path}': it is a folder.")
+    try:
+        os.stat(path)
+    except FileNotFoundError:
+        if not os.access(folder, os.W_OK | os.X_OK):
+            raise SourceError(f"Cannot write '{path}': no right to write in '{folder}'.") from None
+    except OSError as error:  # such as a name that is too long
+        raise SourceError(f"Cannot write '{path}': {error.strerror}.") from error
 
 
 PLACE = "{camera}"

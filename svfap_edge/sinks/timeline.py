@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from itertools import groupby, pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +19,7 @@ from svfap_edge.tasks import Task
 from .fonts import drawable, families, require_fonts
 from .history import History
 from .palette import PALETTE
-from .paths import check_writable
+from .paths import PLOT_SUFFIXES, check_writable
 from .sink import Sink
 
 if TYPE_CHECKING:
@@ -131,8 +132,11 @@ class Timeline(Sink):
         left_out = len(people) - len(shown) + self._history.forgotten
         if left_out > 0:
             figure.text(0.99, 0.01, f"{left_out} more people not shown", ha="right", fontsize=8)
+        suffix = self._path.suffix.lower()
+        drawn = io.BytesIO()
+        figure.savefig(drawn, format=suffix[1:] if suffix in PLOT_SUFFIXES else "png")
         try:
-            figure.savefig(self._path)
+            self._path.write_bytes(drawn.getbuffer())
         except OSError as error:
             raise SourceError(f"Cannot write the picture '{self._path}': {error}") from error
 

@@ -19,6 +19,10 @@ from .passwords import without_passwords
 
 Kind = Literal["camera", "url", "gstreamer"]
 
+PROTOCOLS = ("rtsp", "rtsps", "http", "https", "tcp", "tls", "udp", "rtp")
+"""Protocols of the URLs that are opened: those that cameras speak. Others of FFmpeg's, such as
+`concat`, `cache` and `async`, read files of this machine."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -38,7 +42,7 @@ class Target:
 
 def find_target(text: str) -> Target | None:
     """The camera ("0", "camera:0", "/dev/video0"), URL or pipeline that a text names, else None;
-    SourceError for a pipeline without an appsink, or a file:// URL."""
+    SourceError for a pipeline without an appsink, or a URL of another protocol than `PROTOCOLS`."""
     match = re.fullmatch(r"(?:camera:|/dev/video)?(\d+)", text)
     if match:
         return Target("camera", match[1], f"camera:{match[1]}")
@@ -50,13 +54,33 @@ def find_target(text: str) -> Target | None:
                 f"The GStreamer pipeline '{name}' does not end in an appsink, so no frame could be "
                 "read. End it with: ! videoconvert ! appsink drop=true max-buffers=1"
             )
+        _require_text(text, name)
         return Target("gstreamer", text, name)
     match = re.match(r"([a-z][a-z0-9+.-]+)://", text, re.IGNORECASE)
     if match:
+        name = without_passwords(text)
         if match[1].lower() == "file":
-            raise SourceError(f"'{without_passwords(text)}' is a file: pass its path.")
-        return Target("url", text, without_passwords(text))
+            raise SourceError(f"'{name}' is a file: pass its path.")
+        if match[1].lower() not in PROTOCOLS:
+            raise SourceError(
+                f"'{name}' is no address of a camera: its protocol is none of "
+                f"{', '.join(PROTOCOLS)}. A file is opened by its path."
+            )
+        _require_text(text, name)
+        return Target("url", text, name)
     return None
+
+
+def _require_text(address: str, name: str) -> None:
+    """SourceError for an address that OpenCV cannot take."""
+    try:
+        address.encode()
+    except UnicodeEncodeError:
+        where = "is no text in UTF-8"
+    else:
+        where = "holds a NUL character" if "\0" in address else ""
+    if where:
+        raise SourceError(f"The address '{name}' {where}. Percent-encode it: %FF for a byte FF.")
 
 
 def is_path(text: str) -> bool:
@@ -98,7 +122,7 @@ def _name_of(source: str) -> str:
         target = None
     if target is None:
         path = Path(source if is_path(source) else without_passwords(source))
-        name = path.resolve().name if path.is_dir() else path.stem
+        name = path.resolve().name if os.path.isdir(path) else path.stem
     elif target.kind == "url":
         name = _host(target.name)
     else:

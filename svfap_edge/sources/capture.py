@@ -17,8 +17,8 @@ from svfap_edge.errors import DependencyMissing, SourceError
 
 from .addresses import Target
 
-TCP_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443, "rtmp": 1935, "rtmps": 443}
-"""Port by protocol, for a URL that names none: as IANA assigns them, rtmps as FFmpeg has it."""
+TCP_PORTS = {"rtsp": 554, "rtsps": 322, "http": 80, "https": 443}
+"""Port by protocol, for a URL that names none, as IANA assigns them."""
 
 
 PROOF_S = 3.0

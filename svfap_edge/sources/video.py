@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -53,7 +54,7 @@ class VideoFile(Source):
 
     def __init__(self, path: Path, threads: int = 0) -> None:
         """`threads` decode; 0 takes as many as there are cores."""
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise SourceError(f"No video at '{path}'.")
         self._decoder = Decoder(path, threads)
         decoded = self._decoder.pictures()

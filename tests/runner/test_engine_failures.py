@@ -22,7 +22,7 @@ import pytest
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import InferenceError, SourceError
+from svfap_edge.errors import BundleError, InferenceError, SourceError
 from svfap_edge.perception.detectors import Box
 from svfap_edge.perception.perceiver import Perceiver
 from svfap_edge.perception.results import Perception, StateChange
@@ -254,7 +254,7 @@ def test_an_engine_that_never_works_ends_the_run(
 ) -> None:
     engine = faulty_engine(bundle, lambda call: True)
     lines = JsonLines(str(tmp_path / "x.jsonl"))
-    with engine, pytest.raises(InferenceError, match="fell off"):
+    with engine, pytest.raises(BundleError, match="fell off"):
         run(camera(seconds), engine, [lines], detector="none")
     assert engine.backend.calls <= 2 + account.FAILING_S / 0.5  # type: ignore[attr-defined]
     assert all(line["type"] == "state" for line in jsonl(tmp_path / "x.jsonl"))

@@ -8,7 +8,9 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +20,7 @@ import pytest
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import ConfigError, InferenceError, SourceError, SvfapError
+from svfap_edge.errors import BundleError, ConfigError, SourceError, SvfapError
 from svfap_edge.perception.results import Perception
 from svfap_edge.runner.account import RunSummary
 from svfap_edge.runner.run import run
@@ -28,7 +30,7 @@ from svfap_edge.sources.frames import Frame, Gap, Source, SourceCounts
 from svfap_edge.sources.live import Camera, LiveSettings, PushSource
 from svfap_edge.sources.opening import open_source
 from svfap_edge.sources.sample import Generated
-from tests.cameras import FakeCamera, MjpegServer, until
+from tests.cameras import FakeCamera, MjpegServer, noise, until
 from tests.cli.test_commands import call, refused
 from tests.conftest import skip_if_ignored
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
@@ -306,6 +308,22 @@ def test_a_camera_that_is_silent_for_a_while(engine: Engine, tmp_path: Path) -> 
     assert states == ["warming", "valid", "ended"]
 
 
+@pytest.mark.parametrize("kind", ["black", "frozen", "silent"])
+def test_a_camera_that_shows_nothing_ends_after_its_seconds(engine: Engine, kind: str) -> None:
+    eye = FakeCamera()
+    if kind == "black":
+        eye.draw = lambda index: np.zeros((48, 64, 3), np.uint8)
+    elif kind == "frozen":
+        eye.draw = lambda index: noise(0)
+    else:
+        threading.Timer(0.3, eye.hanging.set).start()
+    source = Camera("fake", replace(QUICK, missing_s=0.2), opening=eye)
+    started = time.monotonic()
+    play(engine, {"a": source}, seconds=1.0)
+    eye.going_on.set()
+    assert 0.8 < time.monotonic() - started < 6
+
+
 def test_another_thread_ends_the_run(engine: Engine) -> None:
     sources: dict[str, Source] = {"a": PushSource("a"), "b": PushSource("b")}
     for source in sources.values():
@@ -363,7 +381,7 @@ def test_an_engine_that_never_works_ends_the_run(
         sources: dict[str, Source] = {"a": ramp(25, 2.0), "b": ramp(25, 2.0)}
         if live:
             sources = {"a": fake()[1], "b": fake()[1]}
-        with pytest.raises(InferenceError, match="fell off"):
+        with pytest.raises(BundleError, match="fell off"):
             play(engine, sources, tmp_path / "x", seconds=1.0)
     assert all(line["type"] != "prediction" for line in lines_of(tmp_path / "x"))
 

@@ -87,3 +87,19 @@ def test_names_of_those_without_one(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert name_sources(texts)["camera-0"] == "7"
     with pytest.raises(SvfapError, match="Two cameras are named 'a'"):
         name_sources(["a=0", "b=1", "a=2"])
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["concat:///etc/passwd", "cache:///etc/passwd", "ASYNC:///etc/passwd", "subfile:///x",
+     "crypto://x", "data://x", "ftp://x/y", "rtmp://x/y", "unix:///tmp/x", "pipe://0"],
+)  # fmt: skip
+def test_other_protocols_than_those_of_cameras_are_refused(address: str) -> None:
+    with pytest.raises(SourceError, match="is no address of a camera"):
+        find_target(address)
+
+
+@pytest.mark.parametrize("address", ["rtsp://h/\udcff", "http://h/a\0b", "a\udcff ! appsink"])
+def test_an_address_that_opencv_cannot_take_is_refused(address: str) -> None:
+    with pytest.raises(SourceError, match="Percent-encode"):
+        find_target(address)

@@ -30,7 +30,7 @@ URLS = [
     f"http://{NOWHERE}/video?user=a&pwd=topsecret",
     f"http://{NOWHERE}/video?loginuse=a&loginpas=top secret&x=1",
     f"http://{NOWHERE}/video?access_token=topsecret",
-    f"srt://{NOWHERE}?passphrase=topsecret",
+    f"tls://{NOWHERE}?passphrase=topsecret",
     *(
         f"https://{NOWHERE}/live.m3u8?a=1&{name}=topsecret"
         for name in (

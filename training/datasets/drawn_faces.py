@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 
 from svfap_edge.errors import SourceError
+from svfap_edge.media import in_utf8
 from svfap_edge.training.clips.epochs import generator
 from svfap_edge.training.clips.geometry import random_path
 
@@ -119,7 +120,8 @@ def write_faces(
 
 def _write_video(path: Path, clip: np.ndarray, fps: float) -> None:
     height, width = clip.shape[1:3]
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
+    with in_utf8(path) as name:
+        writer = cv2.VideoWriter(name, cv2.VideoWriter.fourcc(*"mp4v"), fps, (width, height))
     if not writer.isOpened():
         raise SourceError(f"OpenCV cannot write '{path}'. Write frames: form='frames'.")
     for frame in clip:
@@ -131,5 +133,8 @@ def _write_frames(folder: Path, clip: np.ndarray) -> None:
     folder.mkdir()
     for number, frame in enumerate(clip):
         path = folder / f"{number:04d}.png"
-        if not cv2.imwrite(str(path), cv2.cvtColor(frame, cv2.COLOR_RGB2BGR)):
-            raise SourceError(f"'{path}' cannot be written. Is the disk full?")
+        png = cv2.imencode(".png", cv2.cvtColor(frame, cv2.COLOR_RGB2BGR))[1]
+        try:
+            path.write_bytes(png.tobytes())
+        except OSError as error:
+            raise SourceError(f"'{path}' cannot be written: {error.strerror}.") from error

@@ -117,7 +117,7 @@ class Pretraining(Objective):
         shown = (to_pixels(clips), pixel_mask(mask, self.config), rebuilt)
         picture = reconstruction_picture(*(each.cpu().numpy() for each in shown))
         path = Path(self.settings.run.output) / f"reconstruction-{epoch:04d}.png"
-        cv2.imwrite(str(path), picture[..., ::-1])
+        path.write_bytes(cv2.imencode(".png", picture[..., ::-1])[1].tobytes())
 
     def _clips(self, indices: np.ndarray) -> Tensor:
         """Normalized validation clips (B, 3, T, S, S), without those that cannot be read."""
