@@ -19,6 +19,9 @@ from svfap_edge.errors import BundleError
 DOMAINS = (b"", b"ai.onnx")
 """Operator sets of ONNX that artifacts may use."""
 
+MAX_OPSET = 100
+"""Highest version of an operator set; ONNX 1.23 is at 28, and this SDK writes 20."""
+
 REPEATING = ("If", "Loop", "TensorIterator")
 """Operators of OpenVINO that hold graphs of their own."""
 
@@ -53,10 +56,20 @@ def _admit_onnx(artifact: Artifact, content: memoryview) -> None:
     for field, value in _fields(content):
         if field == 7:  # graph
             _admit_graph(artifact, value)
-        elif field == 8 and (domain := _text(value, 1)) not in DOMAINS:  # opset_import
-            _refuse(artifact, f"operators of the domain '{domain.decode(errors='replace'):.80}'")
+        elif field == 8:  # opset_import
+            _admit_operators(artifact, value)
         elif field in (20, 25):  # training_info, functions
             _refuse(artifact, "functions of its own")
+
+
+def _admit_operators(artifact: Artifact, entry: memoryview) -> None:
+    """OpenVINO looks for an operator in all versions down from the one that is named."""
+    domain = _text(entry, 1)
+    if domain not in DOMAINS:
+        _refuse(artifact, f"operators of the domain '{domain.decode(errors='replace'):.80}'")
+    for field, value in _fields(entry):
+        if field == 2 and len(value) and _varint(value, 0)[0] > MAX_OPSET:
+            _refuse(artifact, f"operators of version {_varint(value, 0)[0]}")
 
 
 def _admit_graph(artifact: Artifact, graph: memoryview) -> None:

@@ -14,7 +14,7 @@ from typing import get_args
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.errors import BackendUnavailable, BundleError, ConfigError, SvfapError
 
-from .backend import Backend, Mode
+from .backend import Backend, Mode, artifact_error
 
 
 @dataclass(frozen=True)
@@ -207,9 +207,11 @@ def load_backend(
             backend: Backend = module.load(
                 reading.result, bundle, bundle.artifact(name), threads, mode, **options
             )
-        except Exception:
+        except Exception as error:  # every engine has exceptions of its own
             reading.result()  # a damaged file is reported first
-            raise
+            if isinstance(error, (SvfapError, ImportError)):
+                raise
+            raise artifact_error(chosen, bundle.artifact(name), error) from error
         try:
             reading.result()  # an engine that has compiled the model before need not have asked
         except BaseException:

@@ -63,6 +63,7 @@ class Engine:
         engine: str = "auto",
         threads: int | None = None,
         mode: Mode = "latency",
+        require_signature: str | os.PathLike[str] | None = None,
     ) -> Engine:
         """Verify and load a model.
 
@@ -78,19 +79,24 @@ class Engine:
                 be. "throughput": each thread works on a clip of its own, so that a batch of many
                 clips, or many threads that call, get the most clips a second. A GPU takes a batch
                 at once in either mode.
+            require_signature: File of an Ed25519 public key in PEM, whose owner has to have signed
+                the bundle; see `Bundle.open`.
 
         Raises:
-            ConfigError: there is no such mode, or `threads` is below 1.
-            BundleError: missing, damaged, altered or of a newer format, without such an artifact,
-                or with a model that does not fit the manifest or that the engine refuses.
+            ConfigError: there is no such mode, `threads` is below 1, or the key is none.
+            BundleError: missing, damaged, altered, not signed or of a newer format, without such an
+                artifact, or with a model that does not fit the manifest or that the engine refuses.
+            DependencyMissing: signatures need the package `cryptography`.
             BackendUnavailable: the engine is not installed, or has no GPU to run on.
             EngineIncompatible: the plan was built for another GPU or version of TensorRT.
         """
         if threads is not None:
             require_number(lambda x: x >= 1, "threads", "1 or more, or None", threads)
         given = bundle if isinstance(bundle, Bundle) else None
+        if given is not None and require_signature is not None:
+            given = Bundle.open(given.path, require_signature=require_signature)
         for _ in range(READINGS):
-            opened = given or Bundle.open(bundle)  # type: ignore[arg-type]
+            opened = given or Bundle.open(bundle, require_signature=require_signature)  # type: ignore[arg-type]
             try:
                 return cls(load_backend(opened, artifact, engine, threads, mode), opened.manifest)
             except BundleError:

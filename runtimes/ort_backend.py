@@ -72,7 +72,7 @@ def load(
     contents = read()
     admit(artifact, contents)
     options = ort.SessionOptions()
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # errors come as exceptions
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_ALL
     # Nodes always run one after the other (inter_op_num_threads is for ORT_PARALLEL): a clip of
     # this model has no branches, so all threads share the work of one node, or of a batch.

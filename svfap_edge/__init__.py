@@ -15,12 +15,18 @@ from __future__ import annotations
 
 import importlib
 import os
+import sys
 from typing import TYPE_CHECKING, Any
 
 for _switch in ("ORT_DISABLE_TELEMETRY", "NNCF_CI"):
     os.environ.setdefault(_switch, "1")
 """ONNX Runtime 1.31 and NNCF report to their makers unless this is set before they are imported.
 Software that reads faces must not; a user who has set the variable is respected."""
+
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+"""NNCF and OpenVINO's tools report through this package, and NNCF makes an identity for the user as
+it is imported, whatever is set. They do without where it cannot be imported, as now; an application
+that imported it before keeps it."""
 
 if TYPE_CHECKING:
     from svfap_edge.perception.cameras import Cameras

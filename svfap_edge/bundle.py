@@ -17,6 +17,7 @@ from typing import Any
 from .atomic import folder_written_whole, written_whole
 from .errors import BundleError, SvfapError
 from .manifest import MANIFEST, Artifact, ArtifactFile, Manifest, parse_manifest
+from .signature import SIGNATURE, check_signature
 
 __all__ = [
     "DEFAULT_BUNDLE",
@@ -25,6 +26,7 @@ __all__ = [
     "Bundle",
     "Manifest",
     "check_target",
+    "check_unsigned",
     "describe_file",
     "digest",
     "parse_manifest",
@@ -49,26 +51,46 @@ def digest(path: Path) -> str:
 class Bundle:
     """A verified bundle on disk.
 
+    Attributes:
+        path: Folder of the bundle.
+        manifest: What it says of itself.
+        signed_by: File of the public key that its signature was checked with, or None.
+
     >>> bundle = Bundle.open(DEFAULT_BUNDLE)
     >>> bundle.path_of("fp32.onnx").name
     'fp32.onnx'
     """
 
-    def __init__(self, path: Path, manifest: Manifest, written: bytes = b"") -> None:
-        """`written` are the bytes of the manifest's file, for `replaced`."""
+    def __init__(
+        self, path: Path, manifest: Manifest, written: bytes = b"", signed_by: Path | None = None
+    ) -> None:
+        """`written` are the bytes of the manifest's file, which the key `signed_by` signed."""
         self.path = path
         self.manifest = manifest
+        self.signed_by = signed_by
         self._written = written
 
     @classmethod
-    def open(cls, path: str | os.PathLike[str] | None = None) -> Bundle:
+    def open(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        *,
+        require_signature: str | os.PathLike[str] | None = None,
+    ) -> Bundle:
         """Read and check the manifest of a bundle; without a path, of the model in the package.
 
         The digest of an artifact is checked when it is asked for, by `verify`.
 
+        Args:
+            path: Folder of the bundle.
+            require_signature: File of an Ed25519 public key in PEM. The manifest, and with it the
+                digest of every file, has to be signed by its owner; see `signature`.
+
         Raises:
-            BundleError: There is no bundle, or its manifest is damaged, of a newer format, or
-                names files outside the folder.
+            BundleError: There is no bundle, or its manifest is damaged, of a newer format, names
+                files outside the folder, or lacks the signature.
+            ConfigError: The key is no Ed25519 public key.
+            DependencyMissing: Signatures need the package `cryptography`.
         """
         folder = Path(path) if path is not None else DEFAULT_BUNDLE
         file = folder / MANIFEST
@@ -79,14 +101,20 @@ class Bundle:
             )
         try:
             written = file.read_bytes()
+        except OSError as error:
+            raise BundleError(f"'{file}' cannot be read: {error.strerror}.") from error
+        if require_signature is not None:
+            check_signature(folder, written, require_signature)
+        try:
             content = json.loads(written.decode("utf-8"))
             # "\ud800" is JSON, but no text: it could be neither printed nor written.
             json.dumps(content, ensure_ascii=False).encode("utf-8")
-        except (ValueError, OSError, RecursionError) as error:
+        except (ValueError, RecursionError) as error:
             raise BundleError(
                 f"'{file}' is not readable JSON ({error}). Export the bundle again."
             ) from error
-        return cls(folder, parse_manifest(content, str(file)), written)
+        key = None if require_signature is None else Path(require_signature)
+        return cls(folder, parse_manifest(content, str(file)), written, key)
 
     def artifact(self, name: str) -> Artifact:
         """The artifact of a name.
@@ -163,9 +191,20 @@ class Bundle:
         return content
 
 
+def check_unsigned(bundle: Bundle) -> None:
+    """Raise BundleError if the bundle is signed, so that its manifest must stay as it is."""
+    if os.path.lexists(bundle.path / SIGNATURE):
+        raise BundleError(
+            f"Bundle '{bundle.path}' is signed, and figures written into its manifest would make "
+            f"the signature wrong. Record them first and sign then, or remove its {SIGNATURE}."
+        )
+
+
 def record_quality(bundle: Bundle, measured: Mapping[str, Mapping[str, Any]]) -> None:
     """Add measured figures to the manifest's `quality`, by artifact; the file is replaced whole.
-    BundleError if the bundle has no such artifact, or the manifest cannot be written."""
+    BundleError if the bundle is signed or has no such artifact, or the manifest cannot be
+    written."""
+    check_unsigned(bundle)
     for name, figures in measured.items():
         bundle.artifact(name)
         bundle.manifest.quality[name] = {**bundle.manifest.quality.get(name, {}), **figures}

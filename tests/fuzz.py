@@ -8,9 +8,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import dataclasses
+import hashlib
 import io
 import json
 import math
+import os
+import re
+import shutil
 import sys
 import tempfile
 import time
@@ -21,9 +26,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import cv2
+import numpy as np
+import onnx
 import torch
 import typer
-from hypothesis import HealthCheck, given, seed, settings
+from google.protobuf import json_format
+from hypothesis import HealthCheck, given, reject, seed, settings
 from hypothesis import strategies as st
 
 from svfap_edge.bundle import DEFAULT_BUNDLE, Bundle, parse_manifest, record_quality
@@ -31,7 +40,11 @@ from svfap_edge.cli.app import inspect
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BundleError, SvfapError
 from svfap_edge.lists import class_targets, find_items, read_list, value_targets
+from svfap_edge.runtimes import Engine, available_engines
 from svfap_edge.runtimes.choice import choose
+from svfap_edge.sources.addresses import find_target, name_sources
+from svfap_edge.sources.opening import open_source
+from svfap_edge.sources.passwords import without_passwords
 from svfap_edge.tasks import TASKS
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.config import load_config, to_table
@@ -227,10 +240,38 @@ def _utf8() -> io.TextIOWrapper:
 def list_target(folder: Path) -> Target:
     """Lists of labelled files, and the conversion of their labels."""
     word = st.sampled_from(
-        ["a.mp4", "b c.jpg", "x", "0", "6", "happy", "1e999", "nan", "0.5,", "9" * 5000, "\0", "²"]
+        [
+            "a.mp4",
+            "b c.jpg",
+            "x",
+            "0",
+            "6",
+            "happy",
+            "1e999",
+            "nan",
+            "0.5,",
+            "9" * 5000,
+            "\0",
+            "²",
+            '"a b.png"',
+            '"',
+            "\t",
+            ";",
+            ",",
+            "#",
+            "path",
+            "../" * 3000,
+            "a" * 300 + ".png",
+            "\udcff",
+        ]
     )
-    line = st.lists(word | st.text(max_size=12), max_size=6).map(" ".join)
-    content = st.lists(line, max_size=6).map("\n".join).map(lambda t: t.encode(errors="replace"))
+    blank = st.sampled_from([" ", " ", "\t", ",", ";"])
+    line = st.tuples(blank, st.lists(word | st.text(max_size=12), max_size=6)).map(
+        lambda both: both[0].join(both[1])
+    )
+    text = st.lists(line, max_size=6).map("\n".join)
+    coding = st.sampled_from(["utf-8", "utf-8", "utf-8-sig", "utf-16"])
+    content = st.tuples(text, coding).map(lambda both: both[0].encode(both[1], errors="replace"))
     path = folder / "list.txt"
 
     def read(text: bytes) -> None:
@@ -316,12 +357,174 @@ def checkpoint_targets(folder: Path) -> list[Target]:
     ]
 
 
+MODEL_VALUES: tuple[Any, ...] = (
+    0, 1, -1, 2, 3, 5, 7, 11, 1 << 20, 1 << 31, 1 << 62, "0", "-1", "3", "1000000", "1e30", "", "N",
+    "clips", "float", "mean", "clean", "logits", "shape", "axes", "Identity", "Loop", "If", "Scan",
+    "Range", "NonZero", "Cast", "MatMul", "Resize", "ConstantOfShape", "Gather", "Split", "Squeeze",
+    "Reshape", "Expand", "Tile", "com.microsoft", "AAAAAA==", "//////////8=",
+)  # fmt: skip
+"""What stands in a model for a number, a name, an operator or bytes."""
+
+MODEL_CHANGES = st.lists(
+    st.builds(
+        Mutation,
+        st.lists(st.integers(0, 50), min_size=2, max_size=7).map(tuple),
+        st.sampled_from(["replace", "replace", "delete", "twice"]),
+        st.sampled_from(MODEL_VALUES),
+    ),
+    min_size=1,
+    max_size=3,
+)
+
+
+def model_targets(folder: Path) -> list[Target]:
+    """Models that do not fit their manifest, with digests that do: loaded, and run once."""
+    clip = ClipSpec(4, 0.4, 8)
+    model = brightness_model(clip)
+    tree, whole = json_format.MessageToDict(model), model.SerializeToString()
+    bundle = bundle_of_onnx(folder / "odd", model, BRIGHTNESS_TASK, clip)
+    (entry,) = bundle.artifact("fp32.onnx").files
+    clips = np.zeros((2, *clip.shape), np.uint8)
+
+    def use(content: bytes) -> None:
+        found = hashlib.sha256(content).hexdigest()
+        file = dataclasses.replace(entry, sha256=found, bytes=len(content))
+        artifact = dataclasses.replace(bundle.artifact("fp32.onnx"), files=(file,))
+        (bundle.path / entry.file).write_bytes(content)
+        changed = dataclasses.replace(bundle.manifest, artifacts={"fp32.onnx": artifact})
+        refused: SvfapError | None = None
+        for engine in available_engines("onnx"):
+            try:
+                with Engine.load(Bundle(bundle.path, changed), engine=engine) as loaded:
+                    assert np.isfinite(loaded.infer(clips).logits).all()
+            except SvfapError as error:
+                refused = error
+        if refused is not None:
+            raise refused
+
+    def use_tree(changes: list[Mutation]) -> None:
+        changed = onnx.ModelProto()
+        try:
+            json_format.ParseDict(mutated(tree, changes), changed)
+        except (json_format.ParseError, ValueError, TypeError, OverflowError):
+            reject()
+        if content := changed.SerializeToString():
+            use(content)
+
+    return [
+        Target("model: odd, with the right digest", MODEL_CHANGES, use_tree),
+        Target(
+            "model: damaged, with the right digest",
+            DAMAGE.map(lambda damage: damage.of(whole)).filter(len),
+            use,
+        ),
+    ]
+
+
+NAME_PARTS = st.sampled_from(
+    [b"a", b" ", b"\n", b"\xff", b"\xc3\xa9", b"%03d", b"%s", b"concat:", b"file:", b"pipe:0", b"-",
+     b"subfile,,start,0,end,9,,:", b"=", b"0", b"camera:0", b"rtsp:", b"http:", b"?x=y", b"#", b"@",
+     b"\\", b"'", b'"', b"*", b"~", b"$HOME", b"a" * 100, b"sample", b"\xe2\x80\xae", b"\x1b[2J"]
+) | st.binary(max_size=6)  # fmt: skip
+NAMES = st.tuples(
+    st.lists(NAME_PARTS, min_size=1, max_size=4).map(b"".join),
+    st.sampled_from([b".mp4", b".png", b".jpg", b"", b".gif", b".PNG", b".heic", b".txt"]),
+    st.sampled_from(["picture", "video", "folder", "nothing"]),
+)
+
+
+def name_target(folder: Path) -> Target:
+    """Files by odd names: opened as those files, and read, or refused."""
+    place = folder / "names"
+    place.mkdir()
+    picture = cv2.imencode(".png", np.full((16, 16, 3), 90, np.uint8))[1].tobytes()
+    film = folder / "film.mp4"
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"mp4v"), 10, (64, 64))
+    for level in range(4):
+        writer.write(np.full((64, 64, 3), 40 * level, np.uint8))
+    writer.release()
+    contents = {"picture": picture, "video": film.read_bytes(), "nothing": b""}
+
+    def open_name(case: tuple[bytes, bytes, str]) -> None:
+        stem, suffix, kind = case
+        name = os.fsdecode(stem + suffix)
+        path = place / name
+        try:
+            if kind == "folder":
+                path.mkdir()
+                (path / "1.png").write_bytes(picture)
+            else:
+                path.write_bytes(contents[kind])
+        except (OSError, ValueError):
+            reject()  # the system has no such names
+        try:
+            with open_source(path) as source:
+                frames = [frame.image.shape for frame, _ in zip(source, range(3), strict=False)]
+            assert frames
+            name_sources([str(path), f"x={path}"])
+            find_items(path, labelled=False)
+        finally:
+            shutil.rmtree(place)
+            place.mkdir()
+
+    return Target("source: odd names", NAMES, open_name)
+
+
+SECRET = "s3cr3tw0rd"
+ADDRESS_PARTS = st.sampled_from(
+    ["rtsp://", "RTSP://", "http:/", "https://", "//", "rtspsrc location=", " ! ", "appsink", "u:",
+     f"{SECRET}@", f":{SECRET}@", "h", "127.0.0.1", ":8554", "/x", f"?key={SECRET}", "&", ";", "#",
+     f"sig={SECRET}", f"&X-Amz-Signature={SECRET}", f"%70w={SECRET}", " ", "\n", "\udcff", "\0",
+     f"user-pw={SECRET}", f'"{SECRET}@h"', "[", "]", "%", "@", "0", "camera:", "/dev/video9"]
+)  # fmt: skip
+
+
+def address_target() -> Target:
+    """Addresses: what they stand for, and that no secret is shown where it stands as one."""
+
+    def find(parts: list[str]) -> None:
+        text = "".join(parts)
+        shown = without_passwords(text)
+        name_sources([text])
+        user, query = rf"^[a-z]+://[^/?# ]*:{SECRET}@", rf"[?](?:.*[&;])?[\w-]+={SECRET}"
+        secret = re.search(f"{user}|{query}", text, re.IGNORECASE)
+        if secret and re.match(r"(rtsps?|https?)://", text, re.IGNORECASE):
+            assert SECRET not in shown, shown
+        target = find_target(text)
+        assert target is None or target.kind == "camera" or target.name == shown
+
+    return Target("source: addresses", st.lists(ADDRESS_PARTS, max_size=8), find)
+
+
+def toml_target(folder: Path) -> Target:
+    """A whole training configuration in TOML with changes in it."""
+    path = folder / "whole.toml"
+    whole = to_table(FinetuneConfig())
+
+    def load(changes: list[Mutation]) -> None:
+        changed = mutated(whole, changes)
+        lines = []
+        for section, values in changed.items() if isinstance(changed, dict) else ():
+            lines.append(f"[{json.dumps(section)}]" if isinstance(values, dict) else "[x]")
+            for key, value in values.items() if isinstance(values, dict) else ():
+                if value is not None:
+                    lines.append(f"{json.dumps(key)} = {json.dumps(value)}")
+        path.write_text("\n".join(lines), encoding="utf-8", errors="replace")
+        load_config(FinetuneConfig, path)
+
+    return Target("training configuration: a whole one, changed", MUTATIONS, load)
+
+
 def targets(folder: Path) -> list[Target]:
     """Everything that is tried; scratch files go into `folder`."""
     return [
         *manifest_targets(folder),
+        *model_targets(folder),
+        name_target(folder),
+        address_target(),
         list_target(folder),
         config_target(folder),
+        toml_target(folder),
         *checkpoint_targets(folder),
     ]
 

@@ -85,7 +85,7 @@ def runnable(
         able = [each for each, entry in ENGINES.items() if form in entry.formats]
         for each in (able or ["auto"]) if engine == "all" else [engine]:
             try:
-                found.append(Timed(bundle.path, *choose(bundle, name, each)))
+                found.append(Timed(bundle.path, *choose(bundle, name, each), bundle.signed_by))
             except SvfapError as error:
                 left_out.append(LeftOut(name, each, str(error)))
     return found, left_out
@@ -125,7 +125,8 @@ def _checkpoint_rows(options: BenchmarkOptions, progress: Callable[[str], None])
 def _named(bundle: Bundle, text: str, engine: str) -> Timed:
     """What "ARTIFACT" or "ARTIFACT@ENGINE" names."""
     name, _, own = text.partition("@")
-    return Timed(bundle.path, *choose(bundle, name, own or ("auto" if engine == "all" else engine)))
+    chosen = choose(bundle, name, own or ("auto" if engine == "all" else engine))
+    return Timed(bundle.path, *chosen, bundle.signed_by)
 
 
 def _rows(bundle: Bundle, chosen: Sequence[Timed]) -> list[Row]:

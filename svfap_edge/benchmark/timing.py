@@ -35,11 +35,13 @@ class Timed:
         bundle: Folder of the bundle, or the checkpoint's file.
         artifact: Name of the artifact, or one of `pytorch.VARIANTS`.
         engine: Name of the engine as `Engine.load` takes it, or `pytorch.NAME`.
+        signed_by: File of the public key whose owner has to have signed the bundle, or None.
     """
 
     bundle: Path
     artifact: str
     engine: str
+    signed_by: Path | None = None
 
     def __str__(self) -> str:
         return f"{self.artifact} on {self.engine}"
@@ -48,7 +50,10 @@ class Timed:
         """Load the artifact into this process."""
         from svfap_edge.runtimes import Engine
 
-        return Engine.load(self.bundle, artifact=self.artifact, engine=self.engine, threads=threads)
+        return Engine.load(
+            self.bundle, artifact=self.artifact, engine=self.engine, threads=threads,
+            require_signature=self.signed_by,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)

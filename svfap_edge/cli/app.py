@@ -16,6 +16,7 @@ from .export import export
 from .inspect import inspect
 from .prepare import prepare
 from .run import run
+from .sign import sign
 from .train import finetune, pretrain
 
 app = typer.Typer(
@@ -61,7 +62,7 @@ def _common(
 
 for _command in (
     run, export, evaluate, inspect, benchmark, benchmark_cameras, benchmark_training, doctor,
-    prepare, pretrain, finetune,
+    prepare, pretrain, finetune, sign,
 ):  # fmt: skip
     app.command()(_command)
 

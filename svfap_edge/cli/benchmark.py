@@ -77,6 +77,7 @@ def benchmark(
             "--overhead", help="Measure only what Engine.step adds to the engine's own call."
         ),
     ] = False,
+    require_signature: options.RequireSignature = None,
     as_json: options.Json = False,
 ) -> None:
     """Measure latency, throughput and memory of a bundle.
@@ -98,7 +99,7 @@ def benchmark(
         from svfap_edge.perception.detectors import check_detector
 
         check_detector(detector)
-        opened = Bundle.open(bundle)
+        opened = Bundle.open(bundle, require_signature=require_signature)
         if overhead:
             if checkpoint is not None or isa is not None:
                 raise SvfapError(
@@ -148,6 +149,7 @@ def benchmark_cameras(
     seconds: Annotated[
         float, typer.Option(help="Simulated time for each number of cameras.")
     ] = 4.0,
+    require_signature: options.RequireSignature = None,
     as_json: options.Json = False,
 ) -> None:
     """Find how many cameras this machine holds.
@@ -167,6 +169,7 @@ def benchmark_cameras(
         with Engine.load(
             bundle, artifact=artifact, engine=engine, threads=threads,
             mode=mode,  # type: ignore[arg-type]  # refused there if it is no mode
+            require_signature=require_signature,
         ) as loaded:  # fmt: skip
             found = find_capacity(
                 loaded, frames, seconds=seconds, workers=workers,

@@ -8,7 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from .console import console, print_json, reporting, steps, stopping_cleanly, table, warn
-from .options import ArtifactNames, DetectorName, EngineName, FaceModel, Json, split
+from .options import (
+    ArtifactNames,
+    DetectorName,
+    EngineName,
+    FaceModel,
+    Json,
+    RequireSignature,
+    split,
+)
 
 if TYPE_CHECKING:
     from svfap_edge.bundle import Bundle
@@ -41,6 +49,7 @@ def evaluate(
     record: Annotated[
         bool, typer.Option("--record", help="Write the figures into the bundles' manifests.")
     ] = False,
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Compare artifacts in accuracy and speed.
@@ -49,14 +58,16 @@ def evaluate(
     whether to ship it.
     """
     with reporting(as_json):
-        from svfap_edge.bundle import Bundle
+        from svfap_edge.bundle import Bundle, check_unsigned
         from svfap_edge.errors import QualityGateError
         from svfap_edge.evaluation import analysis
         from svfap_edge.evaluation.evaluate import EvaluationOptions
         from svfap_edge.evaluation.evaluate import evaluate as run_evaluation
         from svfap_edge.perception.detectors import open_detector
 
-        opened = [Bundle.open(path) for path in bundles]
+        opened = [Bundle.open(path, require_signature=require_signature) for path in bundles]
+        for each in opened if record else ():
+            check_unsigned(each)
         options = EvaluationOptions(
             baseline=baseline,
             artifacts=split(artifacts),

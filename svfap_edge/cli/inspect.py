@@ -11,7 +11,7 @@ import typer
 from svfap_edge.errors import SourceError, SvfapError
 
 from .console import console, print_json, reporting, requiring, table, warn
-from .options import Depths, Heads, Json, Weights, WhichWeights
+from .options import Depths, Heads, Json, RequireSignature, Weights, WhichWeights
 
 PLAIN = (type(None), bool, int, float, str)
 """Types of a checkpoint's own settings that are shown."""
@@ -25,6 +25,7 @@ def inspect(
     heads: Heads = None,
     depths: Depths = None,
     weights: WhichWeights = Weights.auto,
+    require_signature: RequireSignature = None,
     as_json: Json = False,
 ) -> None:
     """Verify a bundle or checkpoint and show its content."""
@@ -38,14 +39,14 @@ def inspect(
                 raise SourceError(
                     f"No file or folder '{path}'. Expected the folder of a bundle, or a checkpoint."
                 )
-            show_bundle(path, as_json)
+            show_bundle(path, as_json, require_signature)
 
 
-def show_bundle(path: Path, as_json: bool) -> None:
+def show_bundle(path: Path, as_json: bool, require_signature: Path | None = None) -> None:
     from svfap_edge.bundle import Bundle
     from svfap_edge.runtimes.choice import available_engines, obstacle
 
-    bundle = Bundle.open(path)
+    bundle = Bundle.open(path, require_signature=require_signature)
     for name in bundle.manifest.artifacts:
         bundle.verify(name)
     manifest = bundle.manifest
@@ -55,6 +56,8 @@ def show_bundle(path: Path, as_json: bool) -> None:
     out = console(stderr=False)
     task, clip = manifest.task, manifest.clip
     out.print(f"bundle    {path} ({manifest.name})")
+    if bundle.signed_by is not None:
+        out.print(f"signed    by {bundle.signed_by}")
     certain = "" if task.order_certain else "  (order assumed)"
     out.print(f"task      {task.name}, {task.kind}: {', '.join(task.labels)}{certain}")
     out.print(

@@ -16,6 +16,16 @@ BUNDLE_HELP = "Folder of a bundle; by default the bundle in the package."
 BundleArgument = Annotated[Path | None, typer.Argument(help=BUNDLE_HELP)]
 BundleOption = Annotated[Path | None, typer.Option("--bundle", help=BUNDLE_HELP)]
 
+RequireSignature = Annotated[
+    Path | None,
+    typer.Option(
+        "--require-signature",
+        metavar="PUBLIC.pem",
+        envvar="SVFAP_EDGE_REQUIRE_SIGNATURE",
+        help="Refuse a bundle that the owner of this Ed25519 key did not sign.",
+    ),
+]
+
 ArtifactName = Annotated[
     str | None,
     typer.Option(

@@ -106,6 +106,7 @@ def run(
         Path | None,
         typer.Option(help="Write a timeline picture (.png); {camera} works as in --video."),
     ] = None,
+    require_signature: options.RequireSignature = None,
     as_json: options.Json = False,
 ) -> None:
     """Report what faces in videos or cameras express.
@@ -170,6 +171,7 @@ def run(
                 Engine.load(
                     bundle, artifact=artifact, engine=engine, threads=threads,
                     mode=mode,  # type: ignore[arg-type]  # refused there if it is no mode
+                    require_signature=require_signature,
                 )
             )  # fmt: skip
             for pattern, paths in ((video, videos), (plot, plots)):

@@ -154,7 +154,9 @@ def _choose(bundles: Sequence[Bundle], options: EvaluationOptions) -> list[Timed
             if options.artifacts is not None and name not in (*options.artifacts, options.baseline):
                 continue
             try:
-                everything.append(Timed(bundle.path, *choose(bundle, name, options.engine)))
+                everything.append(
+                    Timed(bundle.path, *choose(bundle, name, options.engine), bundle.signed_by)
+                )
             except SvfapError:
                 if options.artifacts is not None:
                     raise

@@ -52,6 +52,10 @@ def _loop(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Loop", ["", ""], ["x"], body=body))
 
 
+def _version(model: onnx.ModelProto) -> None:
+    model.opset_import[0].version = 1 << 31
+
+
 def _graphs(model: onnx.ModelProto) -> None:
     node = helper.make_node("Add", ["one", "one"], ["x"])
     node.attribute.append(helper.make_attribute("some", [helper.make_graph([], "b", [], [])]))
@@ -84,6 +88,7 @@ def _function(model: onnx.ModelProto) -> None:
         (_branch, "graph within 'If'"),
         (_loop, "graph within 'Loop'"),
         (_graphs, "graph within 'Add'"),
+        (_version, "version 2147483648"),
         (_domain, "domain 'com.evil'"),
         (_node_domain, "domain 'com.evil'"),
         (_sparse, "sparse"),
