@@ -9,7 +9,7 @@ import importlib.util
 import platform
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.errors import BackendUnavailable, BundleError, ConfigError, SvfapError
@@ -33,6 +33,9 @@ class EngineEntry:
         install: How to install the engine.
         check: Module of this package with `obstacle(artifact)`, which says why an artifact cannot
             run on this machine; "" where every machine with the library runs every artifact.
+        ahead: Module of this package with `read_ahead(artifact, threads, mode)`, which is called in
+            a thread before `module` is imported; `load` gets a function that waits for what it
+            returns, as `ahead`. "" where there is nothing to do ahead.
         providers: Words that may follow the engine's name after a colon; `auto` never uses them.
     """
 
@@ -41,6 +44,7 @@ class EngineEntry:
     formats: tuple[str, ...]
     install: str
     check: str = ""
+    ahead: str = ""
     providers: tuple[str, ...] = ()
 
 
@@ -57,6 +61,7 @@ ENGINES: dict[str, EngineEntry] = {
         ("openvino",),
         ("openvino", "onnx"),
         "pip install openvino",
+        ahead="openvino_cache",
     ),
     "onnxruntime": EngineEntry(
         "ort_backend",
@@ -199,8 +204,12 @@ def load_backend(
         raise ConfigError(f"mode must be one of {', '.join(get_args(Mode))}; got '{mode}'.")
     name, chosen = choose(bundle, artifact, engine)
     base, provider = split_engine(chosen)
-    options = {"provider": provider} if provider else {}
+    options: dict[str, Any] = {"provider": provider} if provider else {}
     with ThreadPoolExecutor(1) as pool:  # each takes long, and none needs the other at first
+        if ENGINES[base].ahead:
+            early = importlib.import_module(f"{__package__}.{ENGINES[base].ahead}")
+            wanted = bundle.artifact(name)
+            options["ahead"] = pool.submit(early.read_ahead, wanted, threads, mode).result
         reading = pool.submit(bundle.read, name)
         try:
             module = importlib.import_module(f"{__package__}.{ENGINES[base].module}")

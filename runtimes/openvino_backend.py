@@ -6,12 +6,12 @@ import importlib
 import os
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from svfap_edge.bundle import Artifact, Bundle
-from svfap_edge.cache import compiled_model_cache, keep_compiled, kept_compiled
 
 from .admission import admit
 from .backend import (
@@ -25,6 +25,7 @@ from .backend import (
     closed_error,
     joined,
 )
+from .openvino_cache import Kept
 
 BF16_INSTRUCTION_SETS = (
     "DEFAULT", "AVX2_VNNI_2", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX",
@@ -117,7 +118,7 @@ _meeting = threading.Lock()
 
 def load(
     read: Read, bundle: Bundle, artifact: Artifact, threads: int | None,
-    mode: Mode = "latency",
+    mode: Mode = "latency", ahead: Callable[[], Kept] = lambda: Kept(None, None),
 ) -> OpenVinoBackend:  # fmt: skip
     """Compile an artifact for the CPU; see `EngineEntry.module`."""
     config: dict[str, Any] = {"PERFORMANCE_HINT": mode.upper()}
@@ -129,7 +130,7 @@ def load(
         # OpenVINO silently computes fp32 models in bf16 where the CPU can: always set the hint.
         half = artifact.precision != "fp32" and has_bf16(core)
         config["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
-        compiled = _compiled(core, read, artifact, config)
+        compiled = _compiled(core, read, artifact, config, ahead())
     except RuntimeError as error:
         raise artifact_error("OpenVINO", artifact, error) from error
     source = compiled.input(0)
@@ -147,38 +148,25 @@ def load(
     return OpenVinoBackend(compiled, spec, requests)
 
 
-def _compiled(core: Any, read: Read, artifact: Artifact, config: dict[str, Any]) -> Any:
-    """The model, compiled now or by an earlier run.
-
-    The cache is ours and not OpenVINO's: that one tells models apart by name and time, and maps a
-    file that another process may cut off.
-    """
-    limit = os.environ.get("ONEDNN_MAX_CPU_ISA", "")
-    machine = [core.get_property("CPU", "FULL_DEVICE_NAME"), limit]
-    folder = compiled_model_cache(
-        artifact, f"openvino-{ov.__version__}", {"machine": machine, "config": config}
-    )
-    kept = None if folder is None else kept_compiled(folder / COMPILED)
-    if kept is not None:
+def _compiled(core: Any, read: Read, artifact: Artifact, config: dict[str, Any], kept: Kept) -> Any:
+    """The model, compiled now or by an earlier run."""
+    if kept.content is not None:
         try:
-            return core.import_model(ov.Tensor(np.frombuffer(kept, np.uint8)), "CPU", config)
+            blob = ov.Tensor(np.frombuffer(kept.content, np.uint8))
+            return core.import_model(blob, "CPU", config)
         except RuntimeError:
             pass  # of a build of OpenVINO that does not say so; compiled anew below
     contents = read()
     admit(artifact, contents)
     compiled = core.compile_model(core.read_model(*contents[:2]), "CPU", config)
-    if folder is not None:
+    if kept.folder is not None:
         written = compiled.export_model()
-        keep_compiled(folder / COMPILED, getattr(written, "getvalue", lambda: written)())
+        kept.keep(getattr(written, "getvalue", lambda: written)())
     return compiled
 
 
 def _size(dimension: Any) -> int | None:
     return int(dimension.get_length()) if dimension.is_static else None
-
-
-COMPILED = "compiled.blob"
-"""Name of a compiled model in its entry of the cache."""
 
 
 CONVERTER = "openvino.tools.ovc"

@@ -19,7 +19,9 @@ HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "cv2", "matplotlib"
 
 
 def loaded_by(code: str) -> set[str]:
-    script = f"{code}\nimport sys, json; print(json.dumps(sorted(sys.modules)))"
+    script = (
+        f"{code}\nimport sys, json; print(json.dumps([k for k, m in sys.modules.items() if m]))"
+    )
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, check=True)
     return set(json.loads(result.stdout.splitlines()[-1]))
 
