@@ -103,9 +103,13 @@ def whole_output() -> Iterator[None]:
 def _reason(error: OSError) -> str:
     """The words of the system, and the file they are about."""
     what = error.strerror or str(error)
-    if error.filename is None:
+    if error.filename is not None:
+        return f"'{str(error.filename)[:300]}' cannot be used: {what}."
+    try:
+        sys.stdout.flush()
+    except OSError:  # what waits in its buffer fails again
         return f"Standard output cannot be written: {what}."
-    return f"'{str(error.filename)[:300]}' cannot be used: {what}."
+    return f"The system refused: {what}."
 
 
 @contextmanager
