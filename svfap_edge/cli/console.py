@@ -105,11 +105,7 @@ def _reason(error: OSError) -> str:
     what = error.strerror or str(error)
     if error.filename is not None:
         return f"'{str(error.filename)[:300]}' cannot be used: {what}."
-    try:
-        sys.stdout.flush()
-    except OSError:  # what waits in its buffer fails again
-        return f"Standard output cannot be written: {what}."
-    return f"The system refused: {what}."
+    return f"Standard output, or a file, cannot be written: {what}."
 
 
 @contextmanager

@@ -46,7 +46,7 @@ def test_a_full_output_is_said_once(words: list[str]) -> None:
     found = command(*words, shell="> /dev/full")
     assert found.returncode == 2
     assert found.stderr == (
-        "SourceError: Standard output cannot be written: No space left on device.\n"
+        "SourceError: Standard output, or a file, cannot be written: No space left on device.\n"
     )
 
 
