@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 
 from svfap_edge import bundle as bundles
+from svfap_edge import fidelity
 from svfap_edge.bundle import Artifact, Bundle, Manifest
+from svfap_edge.checks import Checks
 from svfap_edge.errors import SvfapError
 from svfap_edge.perception.detectors import Detector, open_detector
 from svfap_edge.runtimes import available_engines, load_backend
-from svfap_edge.training.checkpoint import Checkpoint
 
-from . import fidelity
 from .calibration import Calibration, collect_clips, synthetic_clips
-from .options import ExportOptions
+from .options import BuildOptions, to_quantize
 from .precision import precisions_of_onnx, precisions_of_openvino
 
 CHECK_CLIPS = 4
@@ -34,18 +34,22 @@ Progress = Callable[[str], None]
 
 @dataclass
 class Job:
-    """What the steps of one export share: its input, its clips, and what was decided so far."""
+    """What the steps of one export or build share: its clips, what the model answers to them, and
+    what was decided so far. `truth` says whose answers those are; `int8` are the artifacts to be
+    quantized; `kind` is what the clips are: real, drawn or synthetic."""
 
-    options: ExportOptions
-    loaded: Checkpoint
+    options: BuildOptions
     folder: Path
     manifest: Manifest
     progress: Progress
     gate_clips: np.ndarray
     reference: np.ndarray
+    truth: str
     detector: Detector | None
     calibration: Calibration | None
     held_back: int
+    int8: Sequence[str]
+    kind: str
     float_layers: list[str] = field(default_factory=list)
     damage: list[dict[str, Any]] = field(default_factory=list)
 
@@ -56,19 +60,26 @@ class Job:
 
 
 def prepare(
-    options: ExportOptions,
-    loaded: Checkpoint,
+    options: BuildOptions,
     folder: Path,
     manifest: Manifest,
     progress: Progress,
     scratch: Path,
+    answer: Callable[[np.ndarray], np.ndarray],
+    truth: str,
+    stored: Checks | None = None,
 ) -> Job:
-    """Collect the clips, and what PyTorch answers for those that the gate looks at."""
+    """Collect the clips, and what the model answers for those that the gate looks at: `answer`
+    takes clips (N, T, H, W, 3) and returns logits (N, L); `truth` says whose they are. Without
+    `calib` these are the clips `stored` in the bundle, if there are any."""
     detector, calibration, held_back = None, None, 0
-    if options.calib is None:
+    int8 = to_quantize(options.artifacts, manifest.artifacts)
+    kind = "real" if options.calib is not None else "synthetic" if stored is None else "drawn"
+    if options.calib is None and stored is not None:
+        gate_clips = stored.clips
+    elif options.calib is None:
         gate_clips = synthetic_clips(manifest.clip, CHECK_CLIPS)
     else:
-        int8 = any(name.startswith("int8") for name in options.artifacts)
         count = options.calib_samples if int8 else CHECK_CLIPS
         progress(f"Cutting {count} clips of faces from {options.calib}")
         detector = open_detector(options.detector, options.face_model)
@@ -85,11 +96,10 @@ def prepare(
             )
         held_back = max(4, min(32, found // 5)) if int8 else found
         gate_clips = calibration.clips[:held_back]
-    progress(f"Running PyTorch on {len(gate_clips)} held-back clips for reference")
-    reference = fidelity.torch_logits(loaded.model, gate_clips)
+    progress(f"Running {truth} on {len(gate_clips)} held-back clips for reference")
     return Job(
-        options, loaded, folder, manifest, progress, gate_clips, reference,
-        detector, calibration, held_back,
+        options, folder, manifest, progress, gate_clips, answer(gate_clips), truth,
+        detector, calibration, held_back, int8, kind,
     )  # fmt: skip
 
 
@@ -110,15 +120,15 @@ def accept(
     bundles.write_manifest(job.folder, job.manifest)
     checks = {}
     for engine in available_engines(artifact.format):
-        job.progress(f"Comparing {name} on {engine} with PyTorch")
+        job.progress(f"Comparing {name} on {engine} with {job.truth}")
         with closing(load_backend(Bundle.open(job.folder), name, engine)) as backend:
             limits = held_to or artifact.precision
-            found = fidelity.check(backend, job.reference, job.gate_clips, limits)
+            found = fidelity.check(backend, job.reference, job.gate_clips, limits, job.truth)
             checks[engine] = {**asdict(found), "computed_in": backend.spec.precision}
     count = precisions_of_onnx if artifact.format == "onnx" else precisions_of_openvino
     job.manifest.quality[name] = {
         "parity": checks,
-        "clips": "real" if job.calibration else "synthetic",
+        "clips": job.kind,
         "layers": count(job.folder / files[0]),
     }
 

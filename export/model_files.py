@@ -12,6 +12,9 @@ from onnx import TensorProto, helper, numpy_helper
 from svfap_edge.errors import EngineIncompatible, SvfapError
 from svfap_edge.runtimes.backend import INPUT_NAME
 
+OPSET = 20
+"""Has Gelu and LayerNormalization; ONNX Runtime's static quantizer takes nothing newer."""
+
 
 def read_onnx(source: Path) -> onnx.ModelProto:
     """Read an ONNX model; SvfapError if there is no such file, EngineIncompatible if it is not ONNX
@@ -25,6 +28,20 @@ def read_onnx(source: Path) -> onnx.ModelProto:
     if not model.graph.node:
         raise EngineIncompatible(f"'{source}' is not an ONNX model, or an empty one.")
     return model
+
+
+def graph_logits(source: Path, clips: np.ndarray) -> np.ndarray:
+    """What the arithmetic of an ONNX file gives, (N, L): each node by itself in ONNX Runtime, so
+    that a Q/DQ pair rounds and everything between is computed in float32. Engines that fuse them
+    into INT8 differ from it by their own rounding."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    rows = [session.run(["logits"], {INPUT_NAME: np.asarray(clip)[None]})[0] for clip in clips]
+    return np.concatenate(rows)
 
 
 def write_openvino(model: Any, target: Path, *, half: bool = False) -> None:

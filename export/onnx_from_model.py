@@ -21,6 +21,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from torch import nn
 
+from svfap_edge.export.model_files import OPSET
 from svfap_edge.training import model as model_definition
 from svfap_edge.training.model import (
     LAYER_NORM_EPS,
@@ -33,9 +34,6 @@ from svfap_edge.training.model import (
     Residual,
     SpatialBottleneck,
 )
-
-OPSET = 20
-"""Has Gelu and LayerNormalization; ONNX Runtime's static quantizer takes nothing newer."""
 
 IR_VERSION = 9  # the one of opset 20; engines of that time refuse newer files
 

@@ -1,18 +1,21 @@
-"""What to export and how, and whether that can be done here."""
+"""What to export or to build and how, and whether that can be done here."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from svfap_edge.errors import DependencyMissing, SvfapError
 from svfap_edge.perception.detectors import check_detector
 from svfap_edge.runtimes import available_engines
 from svfap_edge.runtimes.choice import ENGINES
 from svfap_edge.tasks import Task
-from svfap_edge.training.checkpoint_file import Weights
+
+if TYPE_CHECKING:
+    from svfap_edge.training.checkpoint_file import Weights
 
 ARTIFACTS = (
     "fp32.onnx",
@@ -26,55 +29,74 @@ ARTIFACTS = (
 """What this version exports."""
 
 
-@dataclass(frozen=True)
-class ExportOptions:
-    """What to export and how.
+@dataclass(frozen=True, kw_only=True)
+class BuildOptions:
+    """Which artifacts to build, and how.
 
     Attributes:
-        task: The task, which names the outputs and gives the clip its spacing.
         artifacts: Names out of `ARTIFACTS`.
-        calib: List, folder, video or image to check the export on and calibrate INT8 with.
+        calib: List, folder, video or image to check the artifacts on and calibrate INT8 with.
         calib_samples: Calibration clips at most; a fifth, 32 at most, is held back for the gate.
         detector, face_model: How the faces in `calib` are found; see
             `perception.detectors.open_detector`.
-        span_s: Time a clip covers; None for the task's stride at 25 fps.
-        margin: Crop side beyond the face box, as a share of the box; see
-            `perception.detectors.crop_face`.
-        features: Return the pooled feature as a second output.
-        fresh_head: Accept a pre-training checkpoint, whose predictions mean nothing.
         overwrite: Replace a bundle that is there.
-        name: Name in the manifest; None for the folder's.
         compute_capabilities: GPUs that plans are built for ahead of time, like "8.9".
         trt_options: Builder settings KEY=VALUE; see `export.trt.builder.plan_settings`.
         rescue: Where INT8 fails the gate, find the fewest layers to leave in float.
         max_drop: Points INT8 may lose on `validate`; beyond it, and beyond the gate, rescue.
         validate: Labelled list or folder for `max_drop`, apart from `calib` and from the test.
-        weights: Which weights of the checkpoint; see `training.checkpoint.load_checkpoint`.
     """
 
-    task: Task
     artifacts: Sequence[str] = ("fp32.onnx",)
     calib: Path | None = None
     calib_samples: int = 300
     detector: str = "auto"
     face_model: Path | None = None
-    span_s: float | None = None
-    margin: float = 0.0
-    features: bool = False
-    fresh_head: bool = False
     overwrite: bool = False
-    name: str | None = None
     compute_capabilities: tuple[str, ...] = ()
     trt_options: tuple[str, ...] = ()
     rescue: bool = False
     max_drop: float | None = None
     validate: Path | None = None
+
+
+@dataclass(frozen=True)
+class ExportOptions(BuildOptions):
+    """What to export and how; the rest is that of `BuildOptions`.
+
+    Attributes:
+        task: The task, which names the outputs and gives the clip its spacing.
+        span_s: Time a clip covers; None for the task's stride at 25 fps.
+        margin: Crop side beyond the face box, as a share of the box; see
+            `perception.detectors.crop_face`.
+        features: Return the pooled feature as a second output.
+        fresh_head: Accept a pre-training checkpoint, whose predictions mean nothing.
+        name: Name in the manifest; None for the folder's.
+        weights: Which weights of the checkpoint; see `training.checkpoint.load_checkpoint`.
+    """
+
+    task: Task
+    span_s: float | None = None
+    margin: float = 0.0
+    features: bool = False
+    fresh_head: bool = False
+    name: str | None = None
     weights: Weights = "auto"
 
 
-def check_options(options: ExportOptions) -> None:
-    """Refuse what cannot be exported here, before anything is read or built: options that are not
-    known or do not fit together, and what needs a package that is not installed."""
+def to_quantize(artifacts: Collection[str], there: Collection[str] = ()) -> list[str]:
+    """The INT8 artifacts that have to be quantized for those that are wanted. A plan is built of
+    int8.onnx, which may be `there` already."""
+    wanted = [name for name in ("int8.onnx", "int8.openvino") if name in artifacts]
+    if "int8.tensorrt" in artifacts and "int8.onnx" not in {*wanted, *there}:
+        wanted.insert(0, "int8.onnx")
+    return wanted
+
+
+def check_options(options: BuildOptions, there: Collection[str] = ()) -> None:
+    """Refuse what cannot be exported or built here, before anything is read or built: options that
+    are not known or do not fit together, and what needs a package that is not installed. `there`
+    are the artifacts of the bundle that others are built from."""
     unknown = [name for name in options.artifacts if name not in ARTIFACTS]
     if unknown or not options.artifacts:
         raise SvfapError(
@@ -97,11 +119,11 @@ def check_options(options: ExportOptions) -> None:
             "--max-drop measures the drop on labelled files: give --validate LIST_OR_DIR, apart "
             "from --calib and from the list that the model is judged on in the end."
         )
-    if any(name.startswith("int8") for name in options.artifacts):
+    if to_quantize(options.artifacts, there):
         _check_int8(options)
 
 
-def _check_tensorrt(options: ExportOptions) -> None:
+def _check_tensorrt(options: BuildOptions) -> None:
     """The builder is there, and takes the settings."""
     from svfap_edge.export.trt.builder import configured, find_builder, plan_settings
 
@@ -109,7 +131,7 @@ def _check_tensorrt(options: ExportOptions) -> None:
     configured(find_builder("auto", options.compute_capabilities), settings)
 
 
-def _check_engines(options: ExportOptions) -> None:
+def _check_engines(options: BuildOptions) -> None:
     """Each artifact can be run here; a plan is checked through the ONNX file it is built from."""
     for name in ("fp32.onnx", *options.artifacts):
         form = name.partition(".")[2]
@@ -120,7 +142,7 @@ def _check_engines(options: ExportOptions) -> None:
             )
 
 
-def _check_int8(options: ExportOptions) -> None:
+def _check_int8(options: BuildOptions) -> None:
     if options.calib is None:
         raise SvfapError(
             "INT8 is calibrated on real clips of faces: give --calib LIST_OR_DIR, never the "

@@ -5,21 +5,24 @@ from __future__ import annotations
 import datetime
 import platform
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 from svfap_edge import bundle as bundles
-from svfap_edge.bundle import Artifact, Bundle, Manifest
+from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import BundleError, CheckpointError, TaskError
+from svfap_edge.errors import CheckpointError, TaskError
 from svfap_edge.tasks import Task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
 
-from .job import Job, Progress, accept, built_by, prepare
-from .model_files import write_openvino
-from .onnx_from_model import OPSET, onnx_from_model
+from .build import build_artifacts, finish, store_checks
+from .job import Progress, accept, prepare
+from .model_files import OPSET
+from .onnx_from_model import onnx_from_model
 from .options import ARTIFACTS, ExportOptions, check_options
+from .reference import torch_logits
 
 __all__ = ["ARTIFACTS", "ExportOptions", "export_bundle"]
 
@@ -58,18 +61,18 @@ def export_bundle(
         progress(loaded.assumed)
     options = replace(options, task=_checked_task(loaded, options, checkpoint))
     manifest = _manifest(checkpoint, loaded, options, output)
-    try:
-        with (
-            tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
-            bundles.writing(output, replace=options.overwrite) as folder,
-        ):
-            job = prepare(options, loaded, folder, manifest, progress, Path(scratch))
-            _build(job)
-    except OSError as error:
-        raise BundleError(
-            f"The export to '{output}' stopped: {error}. Nothing was written there. It needs room "
-            f"in that folder and in '{tempfile.gettempdir()}'."
-        ) from error
+    with (
+        bundles.writing(output, replace=options.overwrite) as folder,
+        tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
+    ):
+        progress("Writing fp32.onnx")
+        onnx_from_model(loaded.model, folder / "fp32.onnx", features=options.features)
+        answer = partial(torch_logits, loaded.model)
+        job = prepare(options, folder, manifest, progress, Path(scratch), answer, "PyTorch")
+        accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
+        build_artifacts(job)
+        store_checks(job, answer)
+        finish(job)
     return Bundle.open(output)
 
 
@@ -87,75 +90,6 @@ def _manifest(
         features=config.width if options.features else 0,
         provenance=_provenance(checkpoint, loaded),
     )
-
-
-def _build(job: Job) -> None:
-    """Build all artifacts in order, pass each through the gate, then write the manifest."""
-    wanted = job.options.artifacts
-    job.progress("Writing fp32.onnx")
-    onnx_from_model(job.loaded.model, job.folder / "fp32.onnx", features=job.options.features)
-    accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
-    if "bf16.openvino" in wanted:
-        _bf16(job)
-    if any(name.startswith("int8") for name in wanted):
-        from svfap_edge.export.int8.artifacts import build_int8
-
-        build_int8(job)
-    if {"fp16.onnx", "fp16.tensorrt"} & set(wanted):
-        _half(job, "fp32.onnx", "fp16.onnx")
-    if "fp16.tensorrt" in wanted:
-        _plan(job, "fp16.onnx", "fp16.tensorrt")
-    if "int8.tensorrt" in wanted:
-        # The float rest of INT8 in half, or TensorRT would compute it in float32.
-        _half(job, "int8.onnx", "int8-fp16.onnx", held_to="int8")
-        _plan(job, "int8-fp16.onnx", "int8.tensorrt")
-    for name in [name for name in job.manifest.artifacts if name not in wanted]:
-        for file in job.manifest.artifacts.pop(name).files:
-            (job.folder / file.file).unlink()
-        job.manifest.quality.pop(name, None)
-    bundles.write_manifest(job.folder, job.manifest)
-
-
-def _half(job: Job, source: str, name: str, held_to: str | None = None) -> None:
-    from .half_from_onnx import half_from_onnx
-
-    job.progress(f"Writing {name}")
-    half_from_onnx(job.folder / source, job.folder / name)
-    accept(job, name, [name], {"opset": OPSET}, held_to)
-
-
-def _plan(job: Job, source: str, name: str) -> None:
-    """Build a TensorRT engine of an ONNX artifact that passed the gate."""
-    from svfap_edge.export.trt.builder import find_builder, plan_settings
-    from svfap_edge.export.trt.plan_from_onnx import needs, plan_from_onnx
-
-    capabilities = job.options.compute_capabilities
-    builder = find_builder("auto", capabilities)
-    settings = plan_settings(job.options.trt_options, capabilities)
-    job.progress(f"Building {name} with {builder.name} {builder.version}")
-    file = f"{name.partition('.')[0]}.plan"
-    info = plan_from_onnx(job.folder / source, job.folder / file, settings, builder)
-    job.manifest.artifacts[name] = Artifact(
-        name,
-        (bundles.describe_file(job.folder / file),),
-        built_by={**built_by(name), builder.name: builder.version},
-        needs=needs(info),
-    )
-    job.manifest.quality[name] = {
-        "checked_as": job.manifest.quality[source],
-        "layers": info.layers,
-        "build": asdict(info),
-    }
-
-
-def _bf16(job: Job) -> None:
-    import openvino as ov
-
-    job.progress("Writing bf16.openvino")
-    model = ov.Core().read_model(str(job.folder / "fp32.onnx"))
-    # Weights are stored in half precision; OpenVINO computes in bf16 where the CPU has it.
-    write_openvino(model, job.folder / "bf16.xml", half=True)
-    accept(job, "bf16.openvino", ["bf16.xml", "bf16.bin"], {"openvino": ov.__version__})
 
 
 def _checked_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> Task:

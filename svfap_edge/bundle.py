@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -151,6 +152,12 @@ class Bundle:
         """
         return [self._read(name, entry) for entry in self.artifact(name).files]
 
+    def read_checks(self) -> bytes | None:
+        """The verified bytes of the file of check clips; None if the bundle has none. The errors
+        are those of `verify`."""
+        entry = self.manifest.checks
+        return None if entry is None else self._read("check clips", entry)
+
     def replaced(self) -> bool:
         """Whether there is another manifest now than when the bundle was opened, or none."""
         try:
@@ -221,8 +228,14 @@ def writing(target: str | os.PathLike[str], *, replace: bool = False) -> Iterato
     """
     final = Path(target)
     check_target(final, replace=replace)
-    with folder_written_whole(final, BundleError) as scratch:
-        yield scratch
+    try:
+        with folder_written_whole(final) as scratch:
+            yield scratch
+    except OSError as error:
+        raise BundleError(
+            f"The bundle '{target}' cannot be written: {error}. Nothing was changed there. It "
+            f"needs room in that folder and in '{tempfile.gettempdir()}'."
+        ) from error
 
 
 def check_target(final: Path, *, replace: bool) -> None:

@@ -71,6 +71,7 @@ class Manifest:
         clip: Geometry of the clip that the model reads.
         margin: Share of the face box's longer side by which the cropped square is larger.
         artifacts: Runnable forms of the model, by name.
+        checks: The file of check clips, see `svfap_edge.checks`; None if there is none.
         features: Width of the feature output; 0 if there is none.
         provenance: Checkpoint, tool versions and date of the export.
         quantization: Scheme, calibration files and float layers of the INT8 artifacts.
@@ -86,6 +87,7 @@ class Manifest:
     provenance: dict[str, Any] = field(default_factory=dict)
     quantization: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
+    checks: ArtifactFile | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -99,6 +101,7 @@ class Manifest:
                 {"name": name, "precision": each.precision, "engine": each.format, **asdict(each)}
                 for name, each in self.artifacts.items()
             ],
+            **({} if self.checks is None else {"checks": asdict(self.checks)}),
             "provenance": self.provenance,
             "quantization": self.quantization,
             "quality": self.quality,
@@ -139,6 +142,7 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
         margin=found.crop.margin,
         artifacts=artifacts,
         features=found.features,
+        checks=found.checks,
         **{name: dict(content.get(name, {})) for name in ("provenance", "quantization", "quality")},
     )
 
@@ -209,8 +213,11 @@ class _Content(Struct):
     provenance: _Provenance = {}
     quantization: _Quantization = {}
     quality: dict[str, _Quality] = {}
+    checks: ArtifactFile | None = None
 
     def __post_init__(self) -> None:
+        if self.checks is not None:
+            _check_inside(self.checks.file)
         if not self.artifacts:
             raise ValueError("it lists no artifacts.")
 

@@ -15,14 +15,14 @@ import onnx
 import openvino as ov
 
 from svfap_edge import bundle as bundles
+from svfap_edge import fidelity
 from svfap_edge.benchmark.timing import Timed, time_artifacts
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import QualityGateError
 from svfap_edge.evaluation.analysis import analyse
 from svfap_edge.evaluation.evaluate import EvaluationOptions, evaluate
-from svfap_edge.export import fidelity
 from svfap_edge.export.job import Job, accept
-from svfap_edge.export.onnx_from_model import OPSET
+from svfap_edge.export.model_files import OPSET
 from svfap_edge.runtimes.choice import choose
 
 from . import recipe, sensitivity
@@ -61,11 +61,11 @@ def _quantize(job: Job) -> None:
     """Build the INT8 artifacts with the float layers decided so far."""
     source = job.folder / "fp32.onnx"
     clips = job.calibration_clips
-    if {"int8.onnx", "int8.tensorrt"} & set(job.options.artifacts):
+    if "int8.onnx" in job.int8:
         job.progress(f"Quantizing int8.onnx on {len(clips)} clips")
         recipe.int8_onnx_from_fp32(source, job.folder / "int8.onnx", clips, job.float_layers)
         accept(job, "int8.onnx", ["int8.onnx"], {"opset": OPSET})
-    if "int8.openvino" in job.options.artifacts:
+    if "int8.openvino" in job.int8:
         job.progress(f"Quantizing int8.openvino on {len(clips)} clips")
         recipe.int8_openvino_from_fp32(source, job.folder / "int8.xml", clips, job.float_layers)
         accept(job, "int8.openvino", ["int8.xml", "int8.bin"], {"openvino": ov.__version__})

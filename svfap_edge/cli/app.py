@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from .benchmark import benchmark, benchmark_cameras, benchmark_training
+from .build import build
 from .console import whole_output
 from .doctor import doctor
 from .evaluate import evaluate
@@ -16,6 +17,7 @@ from .export import export
 from .inspect import inspect
 from .prepare import prepare
 from .run import run
+from .selftest import selftest
 from .sign import sign
 from .train import finetune, pretrain
 
@@ -62,7 +64,7 @@ def _common(
 
 for _command in (
     run, export, evaluate, inspect, benchmark, benchmark_cameras, benchmark_training, doctor,
-    prepare, pretrain, finetune, sign,
+    prepare, pretrain, finetune, sign, build, selftest,
 ):  # fmt: skip
     app.command()(_command)
 

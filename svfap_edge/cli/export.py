@@ -10,13 +10,20 @@ import typer
 from .console import reporting, requiring, steps, stopping_cleanly, warn
 from .inspect import geometry, show_bundle
 from .options import (
+    Calib,
+    CalibSamples,
+    ComputeCapability,
     Depths,
     DetectorName,
     FaceModel,
     Heads,
     Json,
     KindName,
+    MaxDrop,
     Range,
+    Rescue,
+    TensorRtSettings,
+    Validate,
     Weights,
     WhichWeights,
     parse_range,
@@ -44,49 +51,15 @@ def export(
     kind: KindName = None,
     bounds: Range = None,
     weights: WhichWeights = Weights.auto,
-    calib: Annotated[
-        Path | None,
-        typer.Option(
-            help="List or folder of real videos, folders of frames, or images of faces, with which "
-            "INT8 is calibrated and the export is checked."
-        ),
-    ] = None,
-    calib_samples: Annotated[
-        int, typer.Option(help="Largest number of clips taken from --calib.")
-    ] = 300,
+    calib: Calib = None,
+    calib_samples: CalibSamples = 300,
     detector: DetectorName = "auto",
     face_model: FaceModel = None,
-    rescue: Annotated[
-        bool,
-        typer.Option(
-            "--rescue",
-            help="If INT8 fails its check, leave in float the fewest layers with which it passes.",
-        ),
-    ] = False,
-    max_drop: Annotated[
-        float | None,
-        typer.Option(
-            help="Points that INT8 may lose on --validate; if it loses more, layers are left in "
-            "float as with --rescue.",
-            min=0,
-        ),
-    ] = None,
-    compute_capability: Annotated[
-        str | None,
-        typer.Option(help="Compute capabilities of the GPUs that plans are built for: 8.6,8.9."),
-    ] = None,
-    trt: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="TensorRT setting KEY=VALUE, repeatable: workspace_mib=1024, batch=1,1,8 "
-            "(smallest, likely, largest), timing_cache=FILE (not TensorRT for RTX), "
-            "builder_optimization_level=3, profiling_verbosity=DETAILED, or a builder flag, like "
-            "flag.TF32=0. An unknown key prints the known ones.",
-        ),
-    ] = None,
-    validate: Annotated[
-        Path | None, typer.Option(help="Labelled list or folder of labels for --max-drop.")
-    ] = None,
+    rescue: Rescue = False,
+    max_drop: MaxDrop = None,
+    compute_capability: ComputeCapability = None,
+    trt: TensorRtSettings = None,
+    validate: Validate = None,
     span: Annotated[
         float | None, typer.Option(help="Seconds that a clip covers; by default as for the task.")
     ] = None,

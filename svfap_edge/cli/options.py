@@ -135,6 +135,56 @@ Range = Annotated[
 ]
 
 
+Calib = Annotated[
+    Path | None,
+    typer.Option(
+        "--calib",
+        help="List or folder of real videos, folders of frames, or images of faces, with which "
+        "INT8 is calibrated and the artifacts are checked.",
+    ),
+]
+CalibSamples = Annotated[
+    int, typer.Option("--calib-samples", help="Largest number of clips taken from --calib.")
+]
+Rescue = Annotated[
+    bool,
+    typer.Option(
+        "--rescue",
+        help="If INT8 fails its check, leave in float the fewest layers with which it passes.",
+    ),
+]
+MaxDrop = Annotated[
+    float | None,
+    typer.Option(
+        "--max-drop",
+        help="Points that INT8 may lose on --validate; if it loses more, layers are left in "
+        "float as with --rescue.",
+        min=0,
+    ),
+]
+Validate = Annotated[
+    Path | None,
+    typer.Option("--validate", help="Labelled list or folder of labels for --max-drop."),
+]
+ComputeCapability = Annotated[
+    str | None,
+    typer.Option(
+        "--compute-capability",
+        help="Compute capabilities of the GPUs that plans are built for: 8.6,8.9.",
+    ),
+]
+TensorRtSettings = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trt",
+        help="TensorRT setting KEY=VALUE, repeatable: workspace_mib=1024, batch=1,1,8 "
+        "(smallest, likely, largest), timing_cache=FILE (not TensorRT for RTX), "
+        "builder_optimization_level=3, profiling_verbosity=DETAILED, or a builder flag, like "
+        "flag.TF32=0. An unknown key prints the known ones.",
+    ),
+]
+
+
 def parse_range(text: str | None) -> tuple[float, float] | None:
     """Two numbers with a comma between them; SvfapError if they are not that."""
     if text is None:

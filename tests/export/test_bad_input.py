@@ -94,9 +94,9 @@ def test_a_full_disk_leaves_the_earlier_bundle(
     )
     assert result.returncode == 2, result.stderr
     assert "Traceback" not in result.stderr
-    assert f"BundleError: The export to '{tmp_path / 'b'}' stopped: " in result.stderr
+    assert f"BundleError: The bundle '{tmp_path / 'b'}' cannot be written: " in result.stderr
     assert "File too large" in result.stderr or "is the disk full?" in result.stderr
-    assert "Nothing was written there" in result.stderr
+    assert "Nothing was changed there" in result.stderr
     assert {p.name: p.read_bytes() for p in (tmp_path / "b").iterdir()} == before
     assert sorted(p.name for p in tmp_path.iterdir()) == ["b", "tmp"]
     assert not [p for p in (tmp_path / "tmp").iterdir() if p.name.startswith("svfap")]

@@ -18,16 +18,17 @@ from nncf.quantization.range_estimator import (
 )
 from typer.testing import CliRunner
 
+from svfap_edge import fidelity, pipeline
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli.app import app
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BackendUnavailable, QualityGateError, SvfapError
-from svfap_edge.export import fidelity, pipeline
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.int8 import recipe, sensitivity
 from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
+from svfap_edge.export.reference import torch_logits
 from svfap_edge.export.trt.builder import find_builder, present_capability
 from svfap_edge.runtimes import Engine
 from svfap_edge.training.model import TPSBTConfig
@@ -316,7 +317,7 @@ def test_max_drop_measures_and_rescues(
     lines = []
     model = model_with_weights(TINY)
     pictures = synthetic_clips(ClipSpec(1, 0.1, TINY.size), 60, seed=11)[:, 0]
-    answers = fidelity.torch_logits(model, np.repeat(pictures[:, None], TINY.frames, 1)).argmax(1)
+    answers = torch_logits(model, np.repeat(pictures[:, None], TINY.frames, 1)).argmax(1)
     for index, (picture, answer) in enumerate(zip(pictures, answers, strict=True)):
         cv2.imwrite(str(judged / f"{index}.png"), picture[..., ::-1])
         lines.append(f"{index}.png {answer}")

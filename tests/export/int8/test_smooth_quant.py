@@ -23,10 +23,10 @@ from nncf.quantization.advanced_parameters import (
 from onnx import helper, numpy_helper
 
 from svfap_edge import bundle as bundles
+from svfap_edge import fidelity
 from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import QualityGateError
-from svfap_edge.export import fidelity
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.int8 import recipe
 from svfap_edge.export.onnx_from_model import (
@@ -36,6 +36,7 @@ from svfap_edge.export.onnx_from_model import (
     onnx_from_model,
 )
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
+from svfap_edge.export.reference import torch_logits
 from svfap_edge.lists import find_items, stratified
 from svfap_edge.runtimes import load_backend
 from tests.models import SPAN_S, TINY, TINY_TASK, model_with_weights, save_ours
@@ -114,7 +115,7 @@ def test_the_gate_sees_smooth_quant_on_a_plain_graph(tmp_path: Path) -> None:
     source = plain_graph(tmp_path / "plain.onnx")
     clips = synthetic_clips(SPEC, 24)
     held_back, calibration = clips[:8], with_bars(clips[8:])
-    reference = fidelity.torch_logits(model_with_weights(TINY), held_back)
+    reference = torch_logits(model_with_weights(TINY), held_back)
 
     def check(name: str, smooth: object) -> fidelity.Fidelity:
         bundle = quantized_bundle(tmp_path / name, source, calibration, smooth)

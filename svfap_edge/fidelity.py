@@ -1,17 +1,13 @@
-"""How faithful an artifact is to the PyTorch model, and the gate that refuses an unfaithful one."""
+"""How faithful an artifact is to its model, and the gate that refuses an unfaithful one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from svfap_edge.errors import QualityGateError
 from svfap_edge.runtimes import Backend
-from svfap_edge.training.model import TPSBT
-
-from .onnx_from_model import IMAGENET_MEAN, IMAGENET_STD
 
 
 @dataclass(frozen=True)
@@ -94,9 +90,16 @@ def failures(fidelity: Fidelity, precision: str) -> list[str]:
     return found
 
 
-def check(backend: Backend, reference: np.ndarray, clips: np.ndarray, precision: str) -> Fidelity:
+def check(
+    backend: Backend,
+    reference: np.ndarray,
+    clips: np.ndarray,
+    precision: str,
+    truth: str = "PyTorch",
+) -> Fidelity:
     """Run the clips one by one, and some as one batch; refuse an artifact beyond the limits by a
-    QualityGateError with the figures and the limits."""
+    QualityGateError with the figures and the limits. `truth` says whose answers the reference is.
+    """
     single = np.concatenate([backend.run(clip[None]).logits for clip in clips])
     fidelity = compare(reference, single)
     wrong = failures(fidelity, precision)
@@ -107,7 +110,7 @@ def check(backend: Backend, reference: np.ndarray, clips: np.ndarray, precision:
     if wrong:
         advice = INT8_ADVICE if precision == "int8" else FLOAT_ADVICE
         raise QualityGateError(
-            f"'{backend.spec.artifact}' on {backend.spec.engine} is too far from PyTorch on "
+            f"'{backend.spec.artifact}' on {backend.spec.engine} is too far from {truth} on "
             f"{fidelity.clips} clips: {'; '.join(wrong)}. Nothing was written. {advice}"
         )
     return fidelity
@@ -123,14 +126,3 @@ def check_clips_tell(reference: np.ndarray) -> None:
             f"deviate by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be "
             "worthless, and the gate could not see it. Give real, varied clips of faces (--calib)."
         )
-
-
-@torch.no_grad()
-def torch_logits(model: TPSBT, clips: np.ndarray) -> np.ndarray:
-    """The reference: (N, T, H, W, 3) uint8 through the PyTorch model in float32, one at a time."""
-    mean, std = torch.tensor(IMAGENET_MEAN), torch.tensor(IMAGENET_STD)
-    rows = []
-    for clip in clips:
-        pixels = (torch.from_numpy(np.array(clip)).double() / 255 - mean) / std  # (T, H, W, 3)
-        rows.append(model(pixels.float().permute(3, 0, 1, 2)[None]))
-    return torch.cat(rows).numpy()

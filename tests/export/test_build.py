@@ -1,0 +1,241 @@
+"""More artifacts from what a bundle has, without PyTorch; and the check clips in it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from svfap_edge import bundle as bundles
+from svfap_edge.bundle import DEFAULT_BUNDLE, Bundle
+from svfap_edge.checks import CHECKS, Checks, read_checks, write_checks
+from svfap_edge.errors import BundleError, DependencyMissing, QualityGateError, SvfapError
+from svfap_edge.export.build import build_bundle, drawn_clips
+from svfap_edge.export.options import BuildOptions, to_quantize
+from svfap_edge.export.trt.builder import find_builder
+from svfap_edge.runtimes import Engine, available_engines
+from svfap_edge.selftest import self_test
+from tests.cli.test_commands import call, refused
+from tests.models import tiny_bundle
+
+FLOATS = ("fp16.onnx", "bf16.openvino")
+WITHOUT = """
+import sys
+for name in ("torch", "nncf", "torchvision", "lightning"):
+    sys.modules[name] = None
+from svfap_edge.cli.app import main
+sys.argv = ["svfap-edge", *sys.argv[1:]]
+main()
+"""
+
+
+@pytest.fixture
+def bundle(tiny: Bundle, tmp_path: Path) -> Bundle:
+    """A copy of the tiny bundle, which holds fp32.onnx alone."""
+    shutil.copytree(tiny.path, tmp_path / "b")
+    return Bundle.open(tmp_path / "b")
+
+
+def listing(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def test_artifacts_are_added_without_pytorch_or_nncf(bundle: Bundle) -> None:
+    pytest.importorskip("openvino")
+    (bundle.path / "README.txt").write_text("ours")
+    before = listing(bundle.path)
+    command = [sys.executable, "-c", WITHOUT, "build", str(bundle.path)]
+    command += ["--artifacts", ",".join(FLOATS)]
+    found = subprocess.run(command, capture_output=True, text=True)
+    assert found.returncode == 0, found.stderr[-2000:]
+    built = Bundle.open(bundle.path)
+    assert set(built.manifest.artifacts) == {"fp32.onnx", *FLOATS}
+    for name in built.manifest.artifacts:
+        built.verify(name)
+    after = listing(bundle.path)
+    assert {n: c for n, c in before.items() if n not in ("manifest.json", CHECKS)} == {
+        n: after[n] for n in before if n not in ("manifest.json", CHECKS)
+    }
+    assert built.manifest.provenance == bundle.manifest.provenance
+    for name in FLOATS:
+        assert built.manifest.quality[name]["clips"] == "drawn"
+    with Engine.load(built, artifact="fp16.onnx") as engine:
+        assert np.isfinite(engine.infer(drawn_clips(engine.spec.clip)).logits).all()
+
+
+def test_a_new_bundle_leaves_the_old_one(bundle: Bundle, tmp_path: Path) -> None:
+    before = listing(bundle.path)
+    options = BuildOptions(artifacts=["fp16.onnx"])
+    built = build_bundle(bundle, tmp_path / "new", options)
+    assert set(built.manifest.artifacts) == {"fp32.onnx", "fp16.onnx"}
+    assert listing(bundle.path) == before
+    with pytest.raises(BundleError, match="exists"):
+        build_bundle(bundle, tmp_path / "new", options)
+
+
+def test_plans_are_built_ahead_of_time(bundle: Bundle) -> None:
+    try:
+        find_builder("auto", ("8.9",))
+    except SvfapError as error:
+        pytest.skip(str(error))
+    options = BuildOptions(artifacts=["fp16.tensorrt"], compute_capabilities=("8.9",))
+    built = build_bundle(bundle, None, options)
+    assert set(built.manifest.artifacts) == {"fp32.onnx", "fp16.tensorrt"}  # fp16.onnx has gone
+    assert built.manifest.quality["fp16.tensorrt"]["checked_as"]["clips"] == "drawn"
+    assert not (built.path / "fp16.onnx").exists()
+
+
+def test_an_int8_plan_needs_no_calibration_where_int8_is_there() -> None:
+    assert to_quantize(["int8.tensorrt"]) == ["int8.onnx"]
+    assert to_quantize(["int8.tensorrt"], ["int8.onnx"]) == []
+    assert to_quantize(["int8.onnx", "int8.tensorrt"], ["int8.onnx"]) == ["int8.onnx"]
+
+
+def test_what_cannot_be_built_is_said(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = listing(bundle.path)
+    for artifacts, words in (
+        ("fp32.onnx", "comes from a checkpoint"), ("int3.abacus", "Cannot export"),
+        ("int8.onnx", "--calib"), ("int8.tensorrt", "--calib"), ("", "nothing"),
+    ):  # fmt: skip
+        assert words in refused(2, "build", bundle.path, "--artifacts", artifacts), artifacts
+    assert "has no fp32.onnx" in refused(2, "build", DEFAULT_BUNDLE, "--artifacts", "fp16.onnx")
+    (bundle.path / "manifest.sig").write_bytes(b"x" * 64)
+    assert "is signed" in refused(2, "build", bundle.path, "--artifacts", "fp16.onnx")
+    os.remove(bundle.path / "manifest.sig")
+    assert listing(bundle.path) == before
+
+
+def test_a_damaged_source_is_refused(bundle: Bundle) -> None:
+    file = bundle.path / "fp32.onnx"
+    file.write_bytes(file.read_bytes()[:-1])
+    with pytest.raises(BundleError, match="incomplete"):
+        build_bundle(bundle, None, BuildOptions(artifacts=["fp16.onnx"]))
+
+
+def test_a_gate_that_fails_leaves_the_bundle(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = listing(bundle.path)
+    monkeypatch.setitem(__import__("svfap_edge.fidelity").fidelity.LIMITS["fp16"], "error", 1e-9)
+    with pytest.raises(QualityGateError, match=r"too far from fp32\.onnx on"):
+        build_bundle(bundle, None, BuildOptions(artifacts=["fp16.onnx"]))
+    assert listing(bundle.path) == before
+    assert [p.name for p in bundle.path.parent.iterdir()] == ["b"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="SIGKILL is of POSIX")
+def test_a_kill_leaves_the_bundle_as_it_was(bundle: Bundle) -> None:
+    before = listing(bundle.path)
+    command = [sys.executable, "-m", "svfap_edge", "build", str(bundle.path)]
+    command += ["--artifacts", "fp16.onnx,bf16.openvino"]
+    for word in (b"Running", b"Writing fp16", b"Comparing fp16"):
+        process = subprocess.Popen(command, stderr=subprocess.PIPE)
+        assert process.stderr is not None
+        while word not in (line := process.stderr.readline()) and line:
+            pass
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert listing(bundle.path) == before
+
+
+def test_int8_is_held_to_the_float_model(tmp_path: Path, exact_int8: None) -> None:
+    pytest.importorskip("nncf")
+    clips = tmp_path / "clips"
+    clips.mkdir()
+    import cv2
+
+    for number, clip in enumerate(drawn_clips(tiny_bundle(tmp_path / "t").manifest.clip, 24)):
+        cv2.imwrite(str(clips / f"{number}.png"), clip[0][..., ::-1])
+    source = Bundle.open(tmp_path / "t")
+    options = BuildOptions(artifacts=["int8.onnx"], calib=clips, detector="none")
+    built = build_bundle(source, None, options)
+    stored = read_checks(built)
+    assert stored is not None and set(stored.logits) == {"fp32", "int8"}
+    assert self_test(built).passed
+
+
+def test_check_clips_come_back(tmp_path: Path, bundle: Bundle) -> None:
+    checks = read_checks(bundle)
+    assert checks is not None
+    assert checks.clips.shape == (4, *bundle.manifest.clip.shape)
+    assert np.array_equal(checks.clips, drawn_clips(bundle.manifest.clip))
+    assert (bundle.path / CHECKS).stat().st_size < 400_000
+    again = Checks(checks.clips, {"int8": checks.logits["fp32"] + 1})
+    write_checks(tmp_path / "c.npz", again)
+    assert again.reference("fp16") is None
+    assert again.reference("int8") is not None
+    assert checks.reference("int8") is checks.reference("fp16") is not None
+
+
+@pytest.mark.parametrize("kind", ["cut", "shape", "object", "bomb", "name", "nan", "none"])
+def test_check_clips_that_are_none(bundle: Bundle, kind: str) -> None:
+    path = bundle.path / CHECKS
+    clips = np.zeros((2, *bundle.manifest.clip.shape), np.uint8)
+    logits = np.zeros((2, 4), np.float32)
+    if kind == "cut":
+        path.write_bytes(path.read_bytes()[:-20])
+    elif kind == "shape":
+        np.savez_compressed(path, clips=clips[:, :1], fp32=logits)
+    elif kind == "object":
+        np.savez_compressed(path, clips=clips, fp32=np.array([object()]))
+    elif kind == "bomb":
+        np.savez_compressed(path, clips=np.zeros((70, *clips.shape[1:]), np.uint8), fp32=logits)
+    elif kind == "name":
+        np.savez_compressed(path, clips=clips, fp32=logits, other=logits)
+    elif kind == "nan":
+        np.savez_compressed(path, clips=clips, fp32=logits * np.nan)
+    else:
+        np.savez_compressed(path, clips=clips)
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    entry = bundles.describe_file(path)
+    manifest["checks"] = {"file": CHECKS, "sha256": entry.sha256, "bytes": entry.bytes}
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(BundleError, match="check clips are not readable"):
+        read_checks(Bundle.open(bundle.path))
+
+
+def test_the_self_test_passes_and_fails(bundle: Bundle, tmp_path: Path) -> None:
+    found = call("selftest", bundle.path, "--json")
+    assert found.exit_code == 0, found.output
+    content = json.loads(found.stdout)
+    assert content["passed"] and len(content["outcomes"]) == len(available_engines("onnx"))
+    assert "fine" in call("selftest", bundle.path).stdout
+    # Another model by the same name, with a digest that is right.
+    checks = read_checks(bundle)
+    assert checks is not None
+    write_checks(bundle.path / CHECKS, Checks(checks.clips, {"fp32": -checks.logits["fp32"]}))
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    entry = bundles.describe_file(bundle.path / CHECKS)
+    manifest["checks"] |= {"sha256": entry.sha256, "bytes": entry.bytes}
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    found = call("selftest", bundle.path)
+    assert found.exit_code == QualityGateError.exit_code and "max abs" in found.stdout
+    file = bundle.path / "fp32.onnx"
+    file.write_bytes(file.read_bytes()[::-1])
+    found = call("selftest", bundle.path)
+    assert found.exit_code == QualityGateError.exit_code and "altered" in found.stdout
+
+
+def test_a_bundle_of_before_has_no_check_clips(bundle: Bundle) -> None:
+    manifest = json.loads((bundle.path / "manifest.json").read_text())
+    del manifest["checks"]
+    (bundle.path / "manifest.json").write_text(json.dumps(manifest))
+    assert read_checks(Bundle.open(bundle.path)) is None
+    assert "has no check clips" in refused(2, "selftest", bundle.path)
+    build_bundle(Bundle.open(bundle.path), None, BuildOptions(artifacts=["fp16.onnx"]))
+    assert call("selftest", bundle.path).exit_code == 0
+
+
+def test_both_need_packages_that_they_name(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("svfap_edge.export.options.find_spec", lambda name: None)
+    with pytest.raises((DependencyMissing, SvfapError), match="NNCF"):
+        build_bundle(bundle, None, BuildOptions(artifacts=["int8.onnx"], calib=bundle.path))
