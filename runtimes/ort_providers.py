@@ -83,15 +83,16 @@ def open_session(
             f"ONNX Runtime {ort.__version__} has no {name} here. It has: {have}. "
             f"Install it: {PROVIDERS[word].install}"
         )
+    # Its fallback to other providers would print to standard output, and run elsewhere unasked.
     if word == "cpu":
-        return ort.InferenceSession(model, options, providers=[name])
+        return ort.InferenceSession(model, options, providers=[name], enable_fallback=0)
     find_gpu()
     options.add_session_config_entry(ASSIGNMENT, "1")
     settings, folder = _settings(word, artifact, clip)
     if word == "nvtensorrtrtx" and name not in ort.get_available_providers():
         options.add_provider_for_devices(_rtx_devices(), settings)
         with alone_in(folder):
-            session = ort.InferenceSession(model, options)
+            session = ort.InferenceSession(model, options, enable_fallback=0)
     else:
         chain: list[Any] = [(name, {"device_id": str(DEVICE), **settings})]
         if word == "tensorrt" and "cuda" in available_providers():  # for what TensorRT leaves
@@ -100,8 +101,7 @@ def open_session(
         # check_used finds what is warned of, and raises
         with alone_in(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            session = ort.InferenceSession(model, options, providers=chain)
-        session.disable_fallback()
+            session = ort.InferenceSession(model, options, providers=chain, enable_fallback=0)
     check_used(session, word)
     return session
 
