@@ -52,7 +52,7 @@ def write_checks(path: Path, checks: Checks) -> None:
     first = np.zeros_like(checks.clips[:, :1])
     change = np.diff(checks.clips, axis=1, prepend=first)  # wraps around, as uint8 does
     logits = {name: values.astype(np.float32) for name, values in checks.logits.items()}
-    np.savez_compressed(path, clips=change, **logits)
+    np.savez_compressed(path, clips=change, **logits)  # type: ignore[arg-type]
 
 
 def read_checks(bundle: Bundle) -> Checks | None:
