@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from svfap_edge import bundle as bundles
-from svfap_edge import fidelity
 from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.checks import Checks
 from svfap_edge.errors import SvfapError
+from svfap_edge.evaluation import fidelity
 from svfap_edge.perception.detectors import Detector, open_detector
 from svfap_edge.runtimes import available_engines, load_backend
 

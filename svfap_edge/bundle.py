@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from .atomic import folder_written_whole, written_whole
+from .cache import cache_root
 from .errors import BundleError, SvfapError
 from .manifest import MANIFEST, Artifact, ArtifactFile, Manifest, parse_manifest
 from .signature import SIGNATURE, check_signature
@@ -30,6 +31,7 @@ __all__ = [
     "check_unsigned",
     "describe_file",
     "digest",
+    "find_bundle",
     "parse_manifest",
     "record_quality",
     "write_manifest",
@@ -38,6 +40,36 @@ __all__ = [
 
 DEFAULT_BUNDLE = Path(__file__).parent / "models" / "lite-faces"
 """The model that ships with the package."""
+
+
+def find_bundle(path: str | os.PathLike[str] | None = None) -> Path:
+    """The folder of a bundle. None, or the name "lite-faces" where no folder has it, stands for the
+    model in the package: or, where `svfap-edge build` made more artifacts of that model for this
+    machine, for the bundle in the cache that holds them too."""
+    named = path is not None and os.fspath(path) == DEFAULT_BUNDLE.name
+    if path is not None and not (named and not os.path.exists(path)):
+        return Path(path)
+    built = built_default()
+    return built if built is not None and _holds(built, DEFAULT_BUNDLE) else DEFAULT_BUNDLE
+
+
+def built_default() -> Path | None:
+    """Where `svfap-edge build` puts what it makes of the model in the package; None without a
+    cache."""
+    root = cache_root()
+    return None if root is None else root / "models" / DEFAULT_BUNDLE.name
+
+
+def _holds(built: Path, original: Path) -> bool:
+    """Whether a bundle has every artifact of another, unchanged: that one may be newer by now."""
+    try:
+        files = [
+            {name: artifact.files for name, artifact in each.manifest.artifacts.items()}
+            for each in (Bundle.open(built), Bundle.open(original))
+        ]
+    except BundleError:
+        return False
+    return files[1].items() <= files[0].items()
 
 
 def digest(path: Path) -> str:
@@ -78,7 +110,7 @@ class Bundle:
         *,
         require_signature: str | os.PathLike[str] | None = None,
     ) -> Bundle:
-        """Read and check the manifest of a bundle; without a path, of the model in the package.
+        """Read and check the manifest of a bundle; see `find_bundle` for what has no path.
 
         The digest of an artifact is checked when it is asked for, by `verify`.
 
@@ -93,7 +125,7 @@ class Bundle:
             ConfigError: The key is no Ed25519 public key.
             DependencyMissing: Signatures need the package `cryptography`.
         """
-        folder = Path(path) if path is not None else DEFAULT_BUNDLE
+        folder = find_bundle(path)
         file = folder / MANIFEST
         if not os.path.isfile(file):
             raise BundleError(

@@ -15,10 +15,10 @@ import onnx
 import openvino as ov
 
 from svfap_edge import bundle as bundles
-from svfap_edge import fidelity
 from svfap_edge.benchmark.timing import Timed, time_artifacts
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import QualityGateError
+from svfap_edge.evaluation import fidelity
 from svfap_edge.evaluation.analysis import analyse
 from svfap_edge.evaluation.evaluate import EvaluationOptions, evaluate
 from svfap_edge.export.job import Job, accept

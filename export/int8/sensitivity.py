@@ -11,8 +11,8 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 
+from svfap_edge.evaluation.fidelity import compare
 from svfap_edge.export.model_files import drop_unused_constants
-from svfap_edge.fidelity import compare
 
 from .recipe import Clips, quantizable_layers
 

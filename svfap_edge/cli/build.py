@@ -26,7 +26,6 @@ from .options import (
 
 
 def build(
-    bundle: Annotated[Path, typer.Argument(help="Folder of the bundle.")],
     artifacts: Annotated[
         str,
         typer.Option(
@@ -34,6 +33,13 @@ def build(
             "int8.tensorrt, int8.onnx, int8.openvino."
         ),
     ],
+    bundle: Annotated[
+        Path | None,
+        typer.Argument(
+            help="Folder of a bundle; by default the model in the package, of which a bundle with "
+            "more artifacts is then made in the cache folder and used from there."
+        ),
+    ] = None,
     output: Annotated[
         Path | None,
         typer.Option(
@@ -63,9 +69,15 @@ def build(
     svfap-edge build dfew-bundle --artifacts fp16.tensorrt,int8.tensorrt
     """
     with reporting(as_json):
-        from svfap_edge.bundle import Bundle
+        from svfap_edge.bundle import DEFAULT_BUNDLE, Bundle, built_default
+        from svfap_edge.errors import BundleError
 
         source = Bundle.open(bundle, require_signature=require_signature)
+        if output is None and source.path == DEFAULT_BUNDLE:  # which may be read-only
+            output = built_default()
+            if output is None:
+                raise BundleError("There is no cache folder to build into: give -o DIR.")
+            overwrite = True
         with requiring("build", "Building"):
             from svfap_edge.export.build import build_bundle
             from svfap_edge.export.options import BuildOptions

@@ -28,7 +28,7 @@ def selftest(
     """
     with reporting(as_json):
         from svfap_edge.bundle import Bundle
-        from svfap_edge.selftest import self_test
+        from svfap_edge.evaluation.selftest import self_test
 
         opened = Bundle.open(bundle, require_signature=require_signature)
         with stopping_cleanly(), steps(as_json) as step:

@@ -17,11 +17,12 @@ from svfap_edge import bundle as bundles
 from svfap_edge.bundle import DEFAULT_BUNDLE, Bundle
 from svfap_edge.checks import CHECKS, Checks, read_checks, write_checks
 from svfap_edge.errors import BundleError, DependencyMissing, QualityGateError, SvfapError
+from svfap_edge.evaluation.fidelity import LIMITS
+from svfap_edge.evaluation.selftest import self_test
 from svfap_edge.export.build import build_bundle, drawn_clips
 from svfap_edge.export.options import BuildOptions, to_quantize
 from svfap_edge.export.trt.builder import find_builder
 from svfap_edge.runtimes import Engine, available_engines
-from svfap_edge.selftest import self_test
 from tests.cli.test_commands import call, refused
 from tests.models import tiny_bundle
 
@@ -125,7 +126,7 @@ def test_a_gate_that_fails_leaves_the_bundle(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = listing(bundle.path)
-    monkeypatch.setitem(__import__("svfap_edge.fidelity").fidelity.LIMITS["fp16"], "error", 1e-9)
+    monkeypatch.setitem(LIMITS["fp16"], "error", 1e-9)
     with pytest.raises(QualityGateError, match=r"too far from fp32\.onnx on"):
         build_bundle(bundle, None, BuildOptions(artifacts=["fp16.onnx"]))
     assert listing(bundle.path) == before
@@ -239,3 +240,32 @@ def test_both_need_packages_that_they_name(bundle: Bundle, monkeypatch: pytest.M
     monkeypatch.setattr("svfap_edge.export.options.find_spec", lambda name: None)
     with pytest.raises((DependencyMissing, SvfapError), match="NNCF"):
         build_bundle(bundle, None, BuildOptions(artifacts=["int8.onnx"], calib=bundle.path))
+
+
+def test_the_model_in_the_package_is_built_into_the_cache(
+    tmp_path: Path, tiny: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "package" / "lite-faces"
+    shutil.copytree(tiny.path, package)
+    monkeypatch.setattr(bundles, "DEFAULT_BUNDLE", package)
+    monkeypatch.setenv("SVFAP_EDGE_CACHE", str(tmp_path / "cache"))
+    before = listing(package)
+    assert bundles.find_bundle() == bundles.find_bundle("lite-faces") == package
+    for name in ("fp16.onnx", "bf16.openvino"):
+        found = call("build", "--artifacts", name)
+        assert found.exit_code == 0, found.output
+    built = Bundle.open()
+    assert built.path == tmp_path / "cache" / "models" / "lite-faces"
+    assert set(built.manifest.artifacts) == {"fp32.onnx", "fp16.onnx", "bf16.openvino"}
+    assert listing(package) == before
+    with Engine.load("lite-faces", artifact="fp16.onnx"):
+        pass
+    (tmp_path / "lite-faces").mkdir()
+    monkeypatch.chdir(tmp_path)
+    assert bundles.find_bundle("lite-faces") == Path("lite-faces")
+    # A new version of the package has another model.
+    shutil.rmtree(package)
+    shutil.copytree(DEFAULT_BUNDLE, package)
+    assert Bundle.open().path == package
+    monkeypatch.setenv("SVFAP_EDGE_CACHE", "off")
+    assert "give -o DIR" in refused(2, "build", "--artifacts", "fp16.onnx")

@@ -14,7 +14,6 @@ import onnx
 import pytest
 import torch
 
-from svfap_edge import fidelity
 from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import (
@@ -25,11 +24,12 @@ from svfap_edge.errors import (
     SvfapError,
     TaskError,
 )
+from svfap_edge.evaluation import fidelity
+from svfap_edge.evaluation.fidelity import check, compare
 from svfap_edge.export.calibration import collect_clips, synthetic_clips
 from svfap_edge.export.onnx_from_model import graph_of_model, onnx_from_model
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.reference import torch_logits
-from svfap_edge.fidelity import check, compare
 from svfap_edge.perception.detectors import HaarDetector
 from svfap_edge.runtimes import Engine, available_engines, load_backend
 from svfap_edge.tasks import TASKS

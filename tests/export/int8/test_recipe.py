@@ -18,11 +18,11 @@ from nncf.quantization.range_estimator import (
 )
 from typer.testing import CliRunner
 
-from svfap_edge import fidelity, pipeline
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli.app import app
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BackendUnavailable, QualityGateError, SvfapError
+from svfap_edge.evaluation import fidelity, pipeline
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.int8 import recipe, sensitivity
 from svfap_edge.export.onnx_from_model import onnx_from_model

@@ -23,10 +23,10 @@ from nncf.quantization.advanced_parameters import (
 from onnx import helper, numpy_helper
 
 from svfap_edge import bundle as bundles
-from svfap_edge import fidelity
 from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import QualityGateError
+from svfap_edge.evaluation import fidelity
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.int8 import recipe
 from svfap_edge.export.onnx_from_model import (

@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .bundle import Bundle
-from .checks import Checks, read_checks
-from .errors import BackendUnavailable, BundleError, EngineIncompatible, SvfapError
+from svfap_edge.bundle import Bundle
+from svfap_edge.checks import Checks, read_checks
+from svfap_edge.errors import BackendUnavailable, BundleError, EngineIncompatible, SvfapError
+from svfap_edge.runtimes import Backend, available_engines, load_backend
+
 from .fidelity import LIMITS, Fidelity, compare, failures
-from .runtimes import Backend, available_engines, load_backend
 
 RUNS = 5
 """Timed calls of one clip."""
