@@ -22,7 +22,8 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.cli.app import app
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BackendUnavailable, QualityGateError, SvfapError
-from svfap_edge.evaluation import fidelity, pipeline
+from svfap_edge.evaluation import fidelity
+from svfap_edge.export import pipeline
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.int8 import recipe, sensitivity
 from svfap_edge.export.onnx_from_model import onnx_from_model
