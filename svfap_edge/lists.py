@@ -144,7 +144,7 @@ def class_targets(items: Sequence[Item], task: Task) -> np.ndarray:
     for row, item in enumerate(items):
         text = item.label
         found[row] = index(text)
-        as_index = int(text) if text.isdecimal() and int(text) < len(task.labels) else -1
+        as_index = _number(text) if _number(text) < len(task.labels) else -1
         if item.reading == "index" and text.isdecimal():
             found[row] = as_index
         elif item.reading == "either" and -1 < as_index != found[row]:
@@ -175,7 +175,7 @@ def _outside(item: Item, items: Sequence[Item], task: Task) -> str:
         f"'{item.path}' is labelled '{' '.join(item.target)}', which is outside task "
         f"'{task.name}': 0 to {len(task.labels) - 1}, or {', '.join(task.labels)}."
     )
-    numbers = {int(each.label) for each in items if each.label.isdecimal()}
+    numbers = {_number(each.label) for each in items if each.label.isdecimal()}
     if numbers and min(numbers) == 1 and max(numbers) == len(task.labels):
         return f"{text} The numbers in it begin at 1; subtract 1 from each."
     return f"{text} --ignore (data.ignore in training) leaves out the files of a label."
@@ -216,13 +216,18 @@ def _by_size(items: Sequence[Item]) -> dict[int, list[Path]]:
     return sizes
 
 
+def _number(text: str) -> int:
+    """An index as it is written; -1 for what is none, or has more digits than any."""
+    return int(text) if text.isdecimal() and len(text) < 10 else -1
+
+
 def _class_finder(task: Task | None) -> Callable[[str], int]:
     """A function from a label in lower case, name or index, to its class index; -1 for others."""
     labels = task.labels if task is not None and task.kind == "classes" else ()
     names = {label.lower(): index for index, label in enumerate(labels)}
 
     def find(text: str) -> int:
-        index = names.get(text, int(text) if text.isdecimal() and len(text) < 10 else -1)
+        index = names.get(text, _number(text))
         return index if index < len(labels) else -1
 
     return find
@@ -235,9 +240,10 @@ def require_order(path: Path, items: Sequence[Item], task: Task) -> None:
     labels = _prepared_labels(path)
     for item in items if labels else ():
         text = item.label
-        if not text.isdecimal() or int(text) >= len(labels):
+        index = _number(text)
+        if not -1 < index < len(labels):
             continue
-        if int(text) < len(task.labels) and labels[int(text)] != task.labels[int(text)].lower():
+        if index < len(task.labels) and labels[index] != task.labels[index].lower():
             raise SourceError(
                 f"'{path}' holds indices into {', '.join(labels)} (prepared.json beside it), but "
                 f"the order here is {', '.join(task.labels)}: {text} would change its meaning. "

@@ -487,9 +487,11 @@ def address_target() -> Target:
         shown = without_passwords(text)
         name_sources([text])
         user, query = rf"^[a-z]+://[^/?# ]*:{SECRET}@", rf"[?](?:.*[&;])?[\w-]+={SECRET}"
-        secret = re.search(f"{user}|{query}", text, re.IGNORECASE)
+        asked = re.search(query, text, re.IGNORECASE)
+        secret = asked or re.search(user, text, re.IGNORECASE)
         if secret and re.match(r"(rtsps?|https?)://", text, re.IGNORECASE):
-            assert SECRET not in shown, shown
+            assert f":{SECRET}@" not in shown, shown
+            assert not asked or SECRET not in shown.partition("?")[2], shown
         target = find_target(text)
         assert target is None or target.kind == "camera" or target.name == shown
 

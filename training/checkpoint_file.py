@@ -86,14 +86,18 @@ def _allowed_types() -> list[Any]:
 
 
 def _read_pickle(path: Path) -> Any:
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(member.file_size for member in archive.infolist())
-        if unpacked > MOST_UNPACKED * path.stat().st_size + 1_000_000:
-            raise CheckpointError(
-                f"'{path}' has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}; "
-                "PyTorch compresses nothing. It was not opened."
-            )
+    unpacked = 0
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                unpacked = sum(member.file_size for member in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise CheckpointError(f"'{path}' is damaged: {error}.") from error
+    if unpacked > MOST_UNPACKED * path.stat().st_size + 1_000_000:
+        raise CheckpointError(
+            f"'{path}' has {path.stat().st_size:,} bytes and would unpack to {unpacked:,}; "
+            "PyTorch compresses nothing. It was not opened."
+        )
     try:
         with torch.serialization.safe_globals(_allowed_types()), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles; what matters is an error
