@@ -71,8 +71,7 @@ def build_bundle(
         bundles.writing(output or source.path, replace=overwrite) as folder,
         tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
     ):
-        left_out = shutil.ignore_patterns(SIGNATURE)
-        shutil.copytree(source.path, folder, dirs_exist_ok=True, ignore=left_out)
+        _copy(source.path, folder)
         copied = Bundle(folder, copy.deepcopy(source.manifest))
         for name in there:
             copied.verify(name)  # a writer beside us may have changed the files meanwhile
@@ -91,6 +90,18 @@ def build_bundle(
         store_checks(job, answer if truth == "fp32.onnx" else None, stored)
         finish(job, kept=list(there))
     return Bundle.open(output or source.path)
+
+
+def _copy(source: Path, folder: Path) -> None:
+    """Copy the files of a bundle, but for its signature, which does not survive, and for links."""
+    for path in sorted(source.rglob("*")):
+        target = folder / path.relative_to(source)
+        if path.is_symlink() or path == source / SIGNATURE:
+            continue
+        if path.is_dir():
+            target.mkdir()
+        elif path.is_file():
+            shutil.copyfile(path, target)
 
 
 def _truth(source: Bundle, wanted: Collection[str]) -> str:
@@ -193,7 +204,7 @@ def _plan(job: Job, source: str, name: str) -> None:
     job.manifest.artifacts[name] = Artifact(
         name,
         (bundles.describe_file(job.folder / file),),
-        built_by={**built_by(name), builder.name: builder.version},
+        built_by={**built_by(job, name), builder.name: builder.version},
         needs=needs(info),
     )
     job.manifest.quality[name] = {

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.checks import Checks
 from svfap_edge.errors import SvfapError
 from svfap_edge.evaluation import fidelity
+from svfap_edge.machine import version_of
 from svfap_edge.perception.detectors import Detector, open_detector
 from svfap_edge.runtimes import available_engines, load_backend
 
@@ -113,7 +113,7 @@ def accept(
     artifact = Artifact(
         name,
         tuple(bundles.describe_file(job.folder / file) for file in files),
-        built_by=built_by(name),
+        built_by=built_by(job, name),
         needs=needs,
     )
     job.manifest.artifacts[name] = artifact
@@ -133,8 +133,13 @@ def accept(
     }
 
 
-def built_by(name: str) -> dict[str, str]:
-    tools = ["svfap-edge", "onnx"]
-    tools += ["nncf"] if name.startswith("int8") else []
-    tools += ["openvino"] if name.endswith(".openvino") else []
-    return {tool: version(tool) for tool in tools}
+def built_by(job: Job, name: str) -> dict[str, str]:
+    """Versions of the tools that make an artifact. Where int8.onnx was there, what is made of it
+    has the NNCF that made that."""
+    tools = ["svfap-edge", "onnx", *(["openvino"] if name.endswith(".openvino") else [])]
+    found = {tool: version_of(tool) for tool in tools}
+    if name in job.int8 or (name.startswith("int8") and "int8.onnx" in job.int8):
+        found["nncf"] = version_of("nncf")
+    elif name.startswith("int8"):
+        found["nncf"] = job.manifest.artifacts["int8.onnx"].built_by.get("nncf", "")
+    return {tool: number for tool, number in found.items() if number}

@@ -93,6 +93,28 @@ def test_plans_are_built_ahead_of_time(bundle: Bundle) -> None:
     assert not (built.path / "fp16.onnx").exists()
 
 
+def test_the_int8_plan_of_the_model_in_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of int8.onnx, on a machine without NNCF; no link is followed into the new bundle."""
+    try:
+        find_builder("auto", ("8.9",))
+    except SvfapError as error:
+        pytest.skip(str(error))
+    monkeypatch.setattr("svfap_edge.export.options.find_spec", lambda name: None)
+    package = tmp_path / "package"
+    shutil.copytree(DEFAULT_BUNDLE, package)
+    (package / "link").symlink_to("/etc/hostname")
+    (package / "manifest.sig").write_bytes(b"x" * 64)
+    options = BuildOptions(artifacts=["int8.tensorrt"], compute_capabilities=("8.9",))
+    built = build_bundle(Bundle.open(package), tmp_path / "new", options)
+    made = built.manifest.artifacts
+    assert made["int8.tensorrt"].built_by["nncf"] == made["int8.onnx"].built_by["nncf"]
+    assert set(listing(built.path)) == {
+        *(set(listing(DEFAULT_BUNDLE)) - {"__pycache__"}), "int8.plan"
+    }  # fmt: skip
+
+
 def test_an_int8_plan_needs_no_calibration_where_int8_is_there() -> None:
     assert to_quantize(["int8.tensorrt"]) == ["int8.onnx"]
     assert to_quantize(["int8.tensorrt"], ["int8.onnx"]) == []
