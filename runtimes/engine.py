@@ -245,6 +245,31 @@ class Engine:
             parts.append(outputs)
         return joined(parts)
 
+    def embed(self, clips: np.ndarray) -> np.ndarray:
+        """What the model makes of whole clips before its last layer, to compare or classify them
+        by.
+
+        Args:
+            clips: (N, T, H, W, 3) uint8 RGB, N > 0, of the geometry in `spec.clip`.
+
+        Returns:
+            Features (N, F) float32, F being `spec.features`; not normalized. Clips that go through
+            a stream have theirs in `Prediction.features`.
+
+        Raises:
+            ConfigError: the artifact returns no features, or the engine is closed.
+            FrameError, BundleError, InferenceError: as for `infer`.
+        """
+        self.check_open()
+        if not self.spec.features:
+            raise ConfigError(
+                f"'{self.spec.artifact}' returns no features, only {self.spec.outputs} logits. "
+                "Export the checkpoint again with --features (in Python features=True)."
+            )
+        features = self.infer(clips).features
+        assert features is not None  # the model was checked against the manifest
+        return features
+
     def _failure(self, words: str) -> SvfapError:
         """The error for a run that failed: of the bundle as long as none went well."""
         name, artifact = self.spec.engine, self.spec.artifact

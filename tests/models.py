@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import onnx
 import torch
@@ -15,6 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Artifact, Bundle, Manifest
 from svfap_edge.clip import ClipSpec
+from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.tasks import Task
 from svfap_edge.training.model import TPSBT, TPSBTConfig
@@ -91,6 +93,15 @@ def tiny_bundle(folder: Path, **options: Any) -> Bundle:
     checkpoint = save_ours(folder.parent / "tiny.pth", model_with_weights(TINY))
     chosen = ExportOptions(**{"task": TINY_TASK, "span_s": SPAN_S, **options})
     return export_bundle(checkpoint, folder, chosen)
+
+
+def labelled_crops(root: Path) -> Path:
+    """Forty pictures in two folders of labels; any picture passes as a face crop here."""
+    for index, clip in enumerate(synthetic_clips(ClipSpec(1, 0.1, 48), 40, seed=3)):
+        folder = root / ("glad" if index % 4 else "sad")
+        folder.mkdir(exist_ok=True)
+        cv2.imwrite(str(folder / f"{index}.png"), clip[0])
+    return root
 
 
 def bundle_of_onnx(folder: Path, model: onnx.ModelProto, task: Task, clip: ClipSpec) -> Bundle:

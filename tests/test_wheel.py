@@ -53,6 +53,7 @@ def test_wheel_holds_the_packages_and_the_model(wheel: Path) -> None:
         "svfap_edge/models/lite-faces/MODEL_CARD.md",
         "svfap_edge/evaluation/report/report.html.jinja",
         "svfap_edge/evaluation/report/report.md.jinja",
+        "svfap_edge/sinks/lines.schema.json",
     } <= names
     assert any(n.startswith("svfap_edge/models/lite-faces/") and n.endswith(".onnx") for n in names)
     top = {name.split("/")[0] for name in names}

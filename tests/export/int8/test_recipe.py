@@ -33,7 +33,7 @@ from svfap_edge.export.reference import torch_logits
 from svfap_edge.export.trt.builder import find_builder, present_capability
 from svfap_edge.runtimes import Engine
 from svfap_edge.training.model import TPSBTConfig
-from tests.models import SPAN_S, TINY, TINY_TASK, model_with_weights, save_ours
+from tests.models import SPAN_S, TINY, TINY_TASK, labelled_crops, model_with_weights, save_ours
 
 SPEC = ClipSpec(TINY.frames, SPAN_S, TINY.size)
 BOTH = ("fp32.onnx", "int8.onnx", "int8.openvino")
@@ -41,13 +41,7 @@ BOTH = ("fp32.onnx", "int8.onnx", "int8.openvino")
 
 @pytest.fixture(scope="module")
 def crops(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Forty pictures in two folders of labels; any picture passes as a face crop here."""
-    root = tmp_path_factory.mktemp("crops")
-    for index, clip in enumerate(synthetic_clips(ClipSpec(1, 0.1, 48), 40, seed=3)):
-        folder = root / ("glad" if index % 4 else "sad")
-        folder.mkdir(exist_ok=True)
-        cv2.imwrite(str(folder / f"{index}.png"), clip[0])
-    return root
+    return labelled_crops(tmp_path_factory.mktemp("crops"))
 
 
 @pytest.fixture(scope="module")
