@@ -13,7 +13,7 @@ from svfap_edge.bundle import Bundle
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import ConfigError, FrameError, InferenceError
 from svfap_edge.export.calibration import synthetic_clips
-from svfap_edge.export.fidelity import torch_logits
+from svfap_edge.export.reference import torch_logits
 from svfap_edge.runtimes import Engine, Outputs, available_engines
 from svfap_edge.runtimes.engine import MAX_BATCH
 from tests.cli.test_commands import call
