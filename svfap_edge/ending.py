@@ -1,4 +1,4 @@
-"""The end of the process while daemon threads are inside C++ code.
+"""The end of the process: daemon threads inside C++ code, and an output that takes no more.
 
 Python before 3.14 ends such a thread as it comes back from C++ after the interpreter has begun to
 go away. That unwinds through destructors which must not be left, and the whole process aborts. So
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import atexit
 import os
+import sys
 import threading
 import time
-from contextlib import ContextDecorator
+from contextlib import ContextDecorator, suppress
 
 LONGEST_S = 30.0
 """Seconds for which the end waits at most. A call that takes longer hangs, and does not return."""
@@ -60,3 +61,10 @@ native = _Native()
 atexit.register(native.end)
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=native.forget)
+
+
+def give_up_stdout() -> None:
+    """Send what waits in the buffer of standard output nowhere: it would fail again, with a second
+    message, when Python exits."""
+    with suppress(OSError, ValueError, AttributeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from svfap_edge.atomic import json_line, without_nan
+from svfap_edge.ending import give_up_stdout
 from svfap_edge.errors import DependencyMissing, SourceError, SvfapError
 
 if TYPE_CHECKING:
@@ -91,12 +92,15 @@ def whole_output() -> Iterator[None]:
                 sys.stdout.flush()
     except BrokenPipeError:
         code = 0
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):
+            raise
+        code = 0  # click's own code would be 1
     except OSError as error:
         say(f"{SourceError.__name__}: {_reason(error)}")
         code = SourceError.exit_code
     if code is not None:
-        # What waits in the buffer would fail again as Python exits.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        give_up_stdout()
         raise SystemExit(code)
 
 

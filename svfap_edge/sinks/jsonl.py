@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from svfap_edge.atomic import json_line
+from svfap_edge.ending import give_up_stdout
 from svfap_edge.errors import SourceError
 from svfap_edge.perception.results import Perception, StateChange
 from svfap_edge.sources.frames import Gap, StartTime
@@ -87,7 +87,7 @@ class JsonLines(Sink):
             raise
         except OSError as error:
             if self._stdout is not None:
-                _give_up_stdout()
+                give_up_stdout()
             raise SourceError(
                 f"Cannot write results to {self._name}: {error.strerror or error}. What was "
                 "written so far is kept. Make room, or write elsewhere."
@@ -106,10 +106,3 @@ class JsonLines(Sink):
                 self._file.seek(self._size)
             raise
         self._size += len(data)
-
-
-def _give_up_stdout() -> None:
-    """Send what waits in the buffer of standard output nowhere: it would fail again, with a second
-    message, when Python exits."""
-    with suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,6 +57,31 @@ def test_a_closed_output_is_no_error_and_is_nobody_elses(tmp_path: Path) -> None
     assert "standard output: it is closed" in found.stderr
 
 
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["inspect", "B"],
+        ["inspect", "B", "--json"],
+        ["--help"],
+        ["--version"],
+        ["run", "sample", "--seconds", "1", "--jsonl", "-"],
+    ],
+)
+def test_a_reader_that_has_gone_is_no_error(words: list[str]) -> None:
+    words = [str(DEFAULT_BUNDLE) if word == "B" else word for word in words]
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        found = subprocess.run(
+            [sys.executable, "-m", "svfap_edge.cli.app", *words],
+            stdout=writer, stderr=subprocess.PIPE, text=True,
+        )  # fmt: skip
+    finally:
+        os.close(writer)
+    assert found.returncode == 0, found.stderr
+    assert "Error" not in found.stderr
+
+
 @FULL
 @pytest.mark.parametrize("shell", ["2> /dev/full", "2>&-"])
 def test_without_standard_error_the_exit_code_stays(shell: str) -> None:
