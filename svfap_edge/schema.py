@@ -65,6 +65,8 @@ def describe(hint: Any) -> str:
 def _explanation(content: Any, kind: Any, message: str) -> str:
     """A sentence from a message of msgspec, which names a place but no key of a dictionary."""
     problem, found, path = message.rpartition(" - at `")
+    if not found:  # it is about the whole
+        problem, path = message, ""
     place, value, hint = "", content, kind
     for step in _STEP.finditer(path):
         name, index = step.groups()
@@ -79,7 +81,6 @@ def _explanation(content: Any, kind: Any, message: str) -> str:
         else:
             hint = get_type_hints(hint, include_extras=True)[name]
         value, place = value[name], f"{place}.{name:.80}".removeprefix(".")
-    problem = problem if found else message
     if problem.startswith("Object missing required field"):
         return f"'{place}{'.' if place else ''}{problem.split('`')[1]}' is missing."
     if problem.startswith(("Expected `", "Invalid enum value", "Number out of range")):

@@ -91,6 +91,13 @@ def test_paths_that_leave_the_folder(broken: Path, name: str) -> None:
         Bundle.open(broken)
 
 
+def test_check_clips_outside_the_folder(broken: Path) -> None:
+    checks = {"file": "../a.npz", "sha256": "0" * 64, "bytes": 1}
+    edit(broken, lambda m: m.update(checks=checks))
+    with pytest.raises(BundleError, match=r"'\.\./a\.npz' is not a plain path"):
+        Bundle.open(broken)
+
+
 def test_newer_format(broken: Path) -> None:
     edit(broken, lambda m: m.update(format=2))
     with pytest.raises(BundleError, match=r"format 2; this version reads format 1\. Upgrade"):
