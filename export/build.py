@@ -15,17 +15,19 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.checks import CHECKS, Checks, read_checks, write_checks
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import BundleError
+from svfap_edge.evaluation.fidelity import logits_of
 from svfap_edge.runtimes import available_engines, load_backend
 from svfap_edge.signature import SIGNATURE
 
 from .job import Job, Progress, accept, built_by, prepare
-from .model_files import OPSET, graph_logits, write_openvino
+from .model_files import OPSET, run_onnx, write_openvino
 from .options import BuildOptions, check_options
 
 Answer = Callable[[np.ndarray], np.ndarray]
@@ -80,7 +82,7 @@ def build_bundle(
 
         def answer(clips: np.ndarray) -> np.ndarray:
             with closing(load_backend(copied, truth, engine)) as backend:
-                return np.concatenate([backend.run(clip[None]).logits for clip in clips])
+                return logits_of(backend, clips)
 
         job = prepare(
             options, folder, copied.manifest, progress, Path(scratch), answer,
@@ -161,7 +163,7 @@ def store_checks(job: Job, answer: Answer | None, stored: Checks | None = None) 
     if answer is not None and "fp32" not in logits:
         logits["fp32"] = answer(clips)
     if "int8.onnx" in job.manifest.artifacts and ("int8.onnx" in job.int8 or "int8" not in logits):
-        logits["int8"] = graph_logits(job.folder / "int8.onnx", clips)
+        logits["int8"] = run_onnx(onnx.load(str(job.folder / "int8.onnx")), clips, fused=False)
     if logits:
         write_checks(job.folder / CHECKS, Checks(clips, logits))
         job.manifest = replace(job.manifest, checks=bundles.describe_file(job.folder / CHECKS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -30,16 +31,22 @@ def read_onnx(source: Path) -> onnx.ModelProto:
     return model
 
 
-def graph_logits(source: Path, clips: np.ndarray) -> np.ndarray:
-    """What the arithmetic of an ONNX file gives, (N, L): each node by itself in ONNX Runtime, so
-    that a Q/DQ pair rounds and everything between is computed in float32. Engines that fuse them
-    into INT8 differ from it by their own rounding."""
+def run_onnx(model: onnx.ModelProto, clips: Iterable[np.ndarray], fused: bool = True) -> np.ndarray:
+    """Logits (N, L) of a model in memory on ONNX Runtime, for clips (T, H, W, 3).
+
+    Not `fused` gives what the arithmetic of the file says: each node by itself, so that a Q/DQ pair
+    rounds and everything between is computed in float32. Engines that fuse them into INT8 differ
+    from it by their own rounding.
+    """
     import onnxruntime as ort
 
     options = ort.SessionOptions()
     options.log_severity_level = 4
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    session = ort.InferenceSession(str(source), options, providers=["CPUExecutionProvider"])
+    if not fused:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
     rows = [session.run(["logits"], {INPUT_NAME: np.asarray(clip)[None]})[0] for clip in clips]
     return np.concatenate(rows)
 

@@ -92,11 +92,10 @@ class Engine:
         """
         if threads is not None:
             require_number(lambda x: x >= 1, "threads", "1 or more, or None", threads)
-        given = bundle if isinstance(bundle, Bundle) else None
-        if given is not None and require_signature is not None:
-            given = Bundle.open(given.path, require_signature=require_signature)
+        given = bundle if isinstance(bundle, Bundle) and require_signature is None else None
+        where = bundle.path if isinstance(bundle, Bundle) else bundle
         for _ in range(READINGS):
-            opened = given or Bundle.open(bundle, require_signature=require_signature)  # type: ignore[arg-type]
+            opened = given or Bundle.open(where, require_signature=require_signature)
             try:
                 return cls(load_backend(opened, artifact, engine, threads, mode), opened.manifest)
             except BundleError:

@@ -101,27 +101,36 @@ def open_session(
         # check_used finds what is warned of, and raises
         with alone_in(folder), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            session = ort.InferenceSession(model, options, providers=chain, enable_fallback=0)
+            try:
+                session = ort.InferenceSession(model, options, providers=chain, enable_fallback=0)
+            except Exception as error:  # ONNX Runtime has many kinds of exceptions
+                if "Please install" in str(error):  # before it has looked at the model
+                    raise _not_loaded(name) from error
+                raise
     check_used(session, word)
     return session
 
 
 def check_used(session: ort.InferenceSession, word: str) -> None:
-    """Raise InferenceError unless the provider is in the session and computes part of it."""
+    """Raise BackendUnavailable unless the provider is in the session, InferenceError unless it
+    computes part of it."""
     name = PROVIDERS[word].name
     if name not in session.get_providers():
-        raise InferenceError(
-            f"ONNX Runtime did not load {name} and would compute on "
-            f"{', '.join(session.get_providers())} instead. Its libraries are missing or of other "
-            "versions than it was built for (CUDA, cuDNN, TensorRT): put them on the library path, "
-            "or call onnxruntime.preload_dlls() first; or choose the engine onnxruntime."
-        )
+        raise _not_loaded(name)
     counts = assigned(session)
     if counts and not counts[name]:
         raise InferenceError(
             f"{name} takes nothing of this model; ONNX Runtime would compute it on "
             f"{', '.join(counts)} instead. Choose the engine onnxruntime, or another artifact."
         )
+
+
+def _not_loaded(name: str) -> BackendUnavailable:
+    return BackendUnavailable(
+        f"ONNX Runtime {ort.__version__} cannot load {name}. Its libraries are missing or of other "
+        "versions than it was built for (CUDA, cuDNN, TensorRT): put them on the library path, or "
+        "call onnxruntime.preload_dlls() first; or choose the engine onnxruntime."
+    )
 
 
 def assigned(session: ort.InferenceSession) -> Counter[str]:

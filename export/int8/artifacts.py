@@ -22,7 +22,7 @@ from svfap_edge.evaluation import fidelity
 from svfap_edge.evaluation.analysis import analyse
 from svfap_edge.evaluation.evaluate import EvaluationOptions, evaluate
 from svfap_edge.export.job import Job, accept
-from svfap_edge.export.model_files import OPSET
+from svfap_edge.export.model_files import OPSET, run_onnx
 from svfap_edge.runtimes.choice import choose
 
 from . import recipe, sensitivity
@@ -111,7 +111,7 @@ def _rescue(job: Job) -> None:
         def passes(layers: list[str]) -> bool:
             """The gate on a few clips first, which is cheap; the metric last."""
             variant = sensitivity.with_float_layers(quantized, plain, layers)
-            found = fidelity.compare(job.reference, sensitivity.run_onnx(variant, job.gate_clips))
+            found = fidelity.compare(job.reference, run_onnx(variant, job.gate_clips))
             if fidelity.failures(found, "int8"):
                 return False
             job.float_layers = layers

@@ -7,12 +7,10 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import onnx
-import onnxruntime as ort
 
 from svfap_edge.evaluation.fidelity import compare
-from svfap_edge.export.model_files import drop_unused_constants
+from svfap_edge.export.model_files import drop_unused_constants, run_onnx
 
 from .recipe import Clips, quantizable_layers
 
@@ -105,17 +103,6 @@ def with_float_layers(
         copy.name = f"{name}.float"
     _prune(graph)
     return model
-
-
-def run_onnx(model: onnx.ModelProto, clips: Clips) -> np.ndarray:
-    """Logits (n, L) of a model in memory."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    session = ort.InferenceSession(
-        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-    )
-    rows = [session.run(["logits"], {"clips": np.asarray(clip)[None]})[0] for clip in clips]
-    return np.concatenate(rows)
 
 
 def _read_floats(node: onnx.NodeProto, producers: dict[str, onnx.NodeProto]) -> None:

@@ -90,6 +90,11 @@ def failures(fidelity: Fidelity, precision: str) -> list[str]:
     return found
 
 
+def logits_of(backend: Backend, clips: np.ndarray) -> np.ndarray:
+    """Logits (N, L) of clips (N, T, H, W, 3) that are run one by one."""
+    return np.concatenate([backend.run(clip[None]).logits for clip in clips])
+
+
 def check(
     backend: Backend,
     reference: np.ndarray,
@@ -100,7 +105,7 @@ def check(
     """Run the clips one by one, and some as one batch; refuse an artifact beyond the limits by a
     QualityGateError with the figures and the limits. `truth` says whose answers the reference is.
     """
-    single = np.concatenate([backend.run(clip[None]).logits for clip in clips])
+    single = logits_of(backend, clips)
     fidelity = compare(reference, single)
     wrong = failures(fidelity, precision)
     count = min(3, len(clips))

@@ -17,7 +17,7 @@ from svfap_edge.checks import Checks, read_checks
 from svfap_edge.errors import BackendUnavailable, BundleError, EngineIncompatible, SvfapError
 from svfap_edge.runtimes import Backend, available_engines, load_backend
 
-from .fidelity import LIMITS, Fidelity, compare, failures
+from .fidelity import LIMITS, Fidelity, compare, failures, logits_of
 
 RUNS = 5
 """Timed calls of one clip."""
@@ -94,7 +94,7 @@ def _judge(backend: Backend, checks: Checks) -> Outcome:
     precision = spec.artifact.partition(".")[0]
     precision = precision if precision in LIMITS else "fp16"
     reference = checks.reference(precision)
-    found = np.concatenate([backend.run(clip[None]).logits for clip in checks.clips])
+    found = logits_of(backend, checks.clips)
     spent = []
     for _ in range(RUNS):
         started = time.perf_counter()

@@ -26,6 +26,7 @@ from svfap_edge.evaluation import fidelity
 from svfap_edge.export import pipeline
 from svfap_edge.export.calibration import synthetic_clips
 from svfap_edge.export.int8 import recipe, sensitivity
+from svfap_edge.export.model_files import run_onnx
 from svfap_edge.export.onnx_from_model import onnx_from_model
 from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.precision import precisions_of_onnx, precisions_of_openvino
@@ -117,8 +118,8 @@ def test_unsigned_activations_become_signed_and_run(tmp_path: Path) -> None:
     recipe.int8_onnx_from_fp32(tmp_path / "fp32.onnx", tmp_path / "int8.onnx", clips)
     model = onnx.load(str(tmp_path / "int8.onnx"))
     assert onnx.TensorProto.UINT8 not in {t.data_type for t in model.graph.initializer}
-    reference = sensitivity.run_onnx(onnx.load(str(tmp_path / "fp32.onnx")), clips)
-    assert fidelity.compare(reference, sensitivity.run_onnx(model, clips)).max_abs < 0.05
+    reference = run_onnx(onnx.load(str(tmp_path / "fp32.onnx")), clips)
+    assert fidelity.compare(reference, run_onnx(model, clips)).max_abs < 0.05
 
 
 def test_attention_pooling_and_head_stay_float(files: tuple[Path, Path]) -> None:
@@ -203,14 +204,14 @@ def test_float_layers_by_surgery(files: tuple[Path, Path]) -> None:
     plain, quantized = (onnx.load(str(path)) for path in files)
     layers = recipe.quantizable_layers(plain)
     clips = synthetic_clips(SPEC, 3, seed=9)
-    reference = sensitivity.run_onnx(plain, clips)
+    reference = run_onnx(plain, clips)
     everything = sensitivity.with_float_layers(quantized, plain, layers)
-    assert np.abs(sensitivity.run_onnx(everything, clips) - reference).max() < 1e-4
+    assert np.abs(run_onnx(everything, clips) - reference).max() < 1e-4
     onnx.checker.check_model(everything)
-    damage = fidelity.compare(reference, sensitivity.run_onnx(quantized, clips)).error
+    damage = fidelity.compare(reference, run_onnx(quantized, clips)).error
     assert damage > 1e-3
     one = sensitivity.with_float_layers(quantized, plain, [layers[0]])
-    assert np.abs(sensitivity.run_onnx(one, clips) - reference).max() > 0
+    assert np.abs(run_onnx(one, clips) - reference).max() > 0
 
 
 @pytest.mark.usefixtures("exact_int8")
