@@ -6,7 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from svfap_edge.training.model import IMAGENET_STD, TPSBT, CrossSelfBlock, TemporalDownsample
+from svfap_edge.training.model import (
+    IMAGENET_STD,
+    TPSBT,
+    CrossSelfBlock,
+    TemporalDownsample,
+    conv_stem,
+)
 
 from .photographs import GREY_STD, LUMA
 
@@ -45,13 +51,13 @@ def fold_temperature(model: TPSBT, logits: Tensor, labels: Tensor) -> None:
 
 
 class StemClassifier(nn.Module):
-    """The pooled stem of a model: single frames (B, 3, 1, H, W) to logits (B, L)."""
+    """A pooled stem of some channels: single frames (B, 3, 1, H, W) to logits (B, L)."""
 
-    def __init__(self, model: TPSBT) -> None:
+    def __init__(self, channels: tuple[int, ...], outputs: int) -> None:
         super().__init__()
-        self.stem = stem_of(model)
+        self.stem = conv_stem(channels).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.dropout = nn.Dropout(0.3)
-        self.head = nn.Linear(model.config.stem[-1], model.config.outputs)
+        self.head = nn.Linear(channels[-1], outputs)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.dropout(self.stem(images[:, :, 0]).mean((2, 3))))
@@ -72,8 +78,10 @@ class TubeletClassifier(nn.Module):
         tokens = F.conv2d(maps, weight, proj.bias, stride=weight.shape[-1])
         tokens = tokens.flatten(2).transpose(1, 2)
         code = model.position_code.view(config.time_steps, config.positions, -1)
-        step = torch.randint(config.time_steps, (len(images),)) if self.training else 0
-        tokens = tokens + code[step]
+        steps = torch.zeros(len(images), dtype=torch.long, device=tokens.device)
+        if self.training:
+            steps.random_(config.time_steps)
+        tokens = tokens + code[steps]
         for block in model.blocks[: config.depths[0]]:
             tokens = block(tokens)
         return model.classify(model.fc_norm(tokens.mean(1)))

@@ -16,7 +16,6 @@ SECOND = 1 / 60
 
 
 def test_steps_are_taken_reported_and_followed_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(phases, "REPORT_MINUTES", 0.25 * SECOND)
     monkeypatch.setattr(phases, "WARM_UP", 10)
     clock = itertools.count(0, 0.01)  # seconds; every step reads it once
     monkeypatch.setattr(phases, "time", SimpleNamespace(monotonic=lambda: next(clock)))
