@@ -26,6 +26,7 @@ from svfap_edge.evaluation.fidelity import logits_of
 from svfap_edge.runtimes import available_engines, load_backend
 from svfap_edge.signature import SIGNATURE
 
+from .float_from_half import float_from_half
 from .job import Job, Progress, accept, built_by, prepare
 from .model_files import OPSET, run_onnx, write_openvino
 from .options import BuildOptions, check_options
@@ -45,8 +46,8 @@ def build_bundle(
 ) -> Bundle:
     """Add artifacts to a bundle.
 
-    They are built from its `fp32.onnx`, INT8 plans from its `int8.onnx`, and compared with that
-    file on ONNX Runtime before the bundle changes.
+    They are built from its `fp32.onnx`, or else from its `fp16.onnx`, INT8 plans from its
+    `int8.onnx`, and compared with that file on ONNX Runtime before the bundle changes.
 
     Args:
         source: The bundle; its artifacts stay.
@@ -63,10 +64,12 @@ def build_bundle(
     there = source.manifest.artifacts
     check_options(options, there)
     truth = _truth(source, options.artifacts)
+    widened = truth == "fp16.onnx"
     if output is None:
         bundles.check_unsigned(source)
     for name in there:
         source.verify(name)
+    source.weights()
     stored = read_checks(source)
     overwrite = output is None or options.overwrite
     with (
@@ -77,6 +80,17 @@ def build_bundle(
         copied = Bundle(folder, copy.deepcopy(source.manifest))
         for name in there:
             copied.verify(name)  # a writer beside us may have changed the files meanwhile
+        copied.weights()
+        if widened:
+            truth = "fp32.onnx"
+            progress("Writing fp32.onnx, with the numbers of fp16.onnx")
+            float_from_half(copied.path_of("fp16.onnx"), folder / truth)
+            copied.manifest.artifacts[truth] = Artifact(
+                truth,
+                (bundles.describe_file(folder / truth),),
+                built_by=copied.manifest.artifacts["fp16.onnx"].built_by,
+                needs={"opset": OPSET},
+            )
         able = available_engines("onnx")
         engine = "onnxruntime" if "onnxruntime" in able else able[0]
 
@@ -107,13 +121,20 @@ def _copy(source: Path, folder: Path) -> None:
 
 
 def _truth(source: Bundle, wanted: Collection[str]) -> str:
-    """The artifact that others are built from. BundleError if it is not there."""
+    """The artifact that others are built from. BundleError if it is not there.
+
+    That of half precision gives a float32 model again, so it serves where there is no other.
+    """
     there = source.manifest.artifacts
     if "fp32.onnx" in wanted:
         raise BundleError(
-            "fp32.onnx is what others are built from; it comes from a checkpoint: "
-            "svfap-edge export CHECKPOINT --task TASK -o DIR"
+            "fp32.onnx is what others are built from; it comes from a checkpoint, or from a bundle "
+            "that holds its weights: svfap-edge export CHECKPOINT_OR_BUNDLE -o DIR"
         )
+    if "fp16.onnx" in there and "fp32.onnx" not in there:
+        if "fp16.onnx" in wanted:
+            raise BundleError("fp16.onnx is there, and what the others are built from.")
+        return "fp16.onnx"
     if "fp32.onnx" in there:
         return "fp32.onnx"
     lacking = [name for name in wanted if name != "int8.tensorrt"]
@@ -136,7 +157,8 @@ def build_artifacts(job: Job) -> None:
         from svfap_edge.export.int8.artifacts import build_int8
 
         build_int8(job)
-    if {"fp16.onnx", "fp16.tensorrt"} & set(wanted):
+    there = "fp16.onnx" in job.manifest.artifacts
+    if "fp16.onnx" in wanted or ("fp16.tensorrt" in wanted and not there):
         _half(job, "fp32.onnx", "fp16.onnx")
     if "fp16.tensorrt" in wanted:
         _plan(job, "fp16.onnx", "fp16.tensorrt")
@@ -210,7 +232,7 @@ def _plan(job: Job, source: str, name: str) -> None:
         needs=needs(info),
     )
     job.manifest.quality[name] = {
-        "checked_as": job.manifest.quality[source],
+        "checked_as": job.manifest.quality.get(source, {}),
         "layers": info.layers,
         "build": asdict(info),
     }

@@ -65,7 +65,8 @@ class ExportOptions(BuildOptions):
     """What to export and how; the rest is that of `BuildOptions`.
 
     Attributes:
-        task: The task, which names the outputs and gives the clip its spacing.
+        task: The task, which names the outputs and gives the clip its spacing; None for the one
+            that the checkpoint knows, as ours do.
         span_s: Time a clip covers; None for the task's stride at 25 fps.
         margin: Crop side beyond the face box, as a share of the box; see
             `perception.detectors.crop_face`.
@@ -73,15 +74,17 @@ class ExportOptions(BuildOptions):
         fresh_head: Accept a pre-training checkpoint, whose predictions mean nothing.
         name: Name in the manifest; None for the folder's.
         weights: Which weights of the checkpoint; see `training.checkpoint.load_checkpoint`.
+        keep_weights: Put the weights, in half precision, into the bundle, for fine-tuning from it.
     """
 
-    task: Task
+    task: Task | None = None
     span_s: float | None = None
     margin: float = 0.0
     features: bool = False
     fresh_head: bool = False
     name: str | None = None
     weights: Weights = "auto"
+    keep_weights: bool = False
 
 
 def to_quantize(artifacts: Collection[str], there: Collection[str] = ()) -> list[str]:

@@ -14,17 +14,21 @@ from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import CheckpointError, TaskError
-from svfap_edge.tasks import Task
-from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint
+from svfap_edge.tasks import TASKS, Task
+from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint, weights_file
+from svfap_edge.training.checkpoint_file import write_safetensors
 
 from .build import build_artifacts, finish, store_checks
-from .job import Progress, accept, prepare
+from .job import Job, Progress, accept, prepare
 from .model_files import OPSET
 from .onnx_from_model import onnx_from_model
 from .options import ARTIFACTS, ExportOptions, check_options
 from .reference import torch_logits
 
 __all__ = ["ARTIFACTS", "ExportOptions", "export_bundle"]
+
+WEIGHTS = "weights.safetensors"
+"""Name of the file of weights in a bundle."""
 
 ORDER_NOTE = "The order of the labels is the one stored in the checkpoint."
 
@@ -52,15 +56,15 @@ def export_bundle(
     check_options(options)
     bundles.check_target(output, replace=options.overwrite)
     progress(f"Opening {checkpoint.name}")
-    if options.task.kind == "traits":
+    checkpoint = weights_file(checkpoint)
+    if options.task is not None and options.task.kind == "traits":
         changes.setdefault("activation", "sigmoid")  # as the published code ends its heads
-    loaded = load_checkpoint(
-        checkpoint, outputs=len(options.task.labels), weights=options.weights, **changes
-    )
+    outputs = None if options.task is None else len(options.task.labels)
+    loaded = load_checkpoint(checkpoint, outputs=outputs, weights=options.weights, **changes)
     if loaded.assumed:
         progress(loaded.assumed)
-    options = replace(options, task=_checked_task(loaded, options, checkpoint))
-    manifest = _manifest(checkpoint, loaded, options, output)
+    task = _checked_task(loaded, options, checkpoint)
+    manifest = _manifest(checkpoint, loaded, options, task, output)
     with (
         bundles.writing(output, replace=options.overwrite) as folder,
         tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
@@ -70,20 +74,29 @@ def export_bundle(
         answer = partial(torch_logits, loaded.model)
         job = prepare(options, folder, manifest, progress, Path(scratch), answer, "PyTorch")
         accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
+        if options.keep_weights:
+            _keep_weights(job, loaded, task)
         build_artifacts(job)
         store_checks(job, answer)
         finish(job)
     return Bundle.open(output)
 
 
+def _keep_weights(job: Job, loaded: Checkpoint, task: Task) -> None:
+    file = job.folder / WEIGHTS
+    about = {"config": loaded.model.config.to_dict(), "task": task.to_dict()}
+    write_safetensors(file, loaded.model.state_dict(), about, half=True)
+    job.manifest = replace(job.manifest, weights=bundles.describe_file(file))
+
+
 def _manifest(
-    checkpoint: Path, loaded: Checkpoint, options: ExportOptions, output: Path
+    checkpoint: Path, loaded: Checkpoint, options: ExportOptions, task: Task, output: Path
 ) -> Manifest:
     config = loaded.model.config
-    span_s = options.span_s or config.frames * options.task.spacing_s
+    span_s = options.span_s or config.frames * task.spacing_s
     return Manifest(
         name=options.name or output.resolve().name,
-        task=options.task,
+        task=task,
         clip=ClipSpec(config.frames, span_s, config.size),
         margin=options.margin,
         artifacts={},
@@ -94,11 +107,16 @@ def _manifest(
 
 def _checked_task(loaded: Checkpoint, options: ExportOptions, path: Path) -> Task:
     """The task, with its order of labels certain where the checkpoint holds the same one."""
-    config, task = loaded.model.config, options.task
+    config, task = loaded.model.config, options.task or loaded.info.get("task")
     if loaded.kind == "pre-trained" and not options.fresh_head:
         raise CheckpointError(
             f"'{path}' is a pre-training checkpoint: it has no head, so it predicts nothing. "
             "Fine-tune it first; or, to measure speed or export features, pass --fresh-head."
+        )
+    if task is None:
+        raise CheckpointError(
+            f"'{path}' does not say what it was trained for, as checkpoints of svfap-edge finetune "
+            f"do. Name its task: --task {'|'.join(TASKS)}, or a name of your own with --labels."
         )
     if config.outputs != len(task.labels):
         raise TaskError(

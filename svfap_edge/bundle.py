@@ -190,6 +190,14 @@ class Bundle:
         entry = self.manifest.checks
         return None if entry is None else self._read("check clips", entry)
 
+    def weights(self) -> Path | None:
+        """The verified file of the weights; None if the bundle has none. The errors are those of
+        `verify`."""
+        entry = self.manifest.weights
+        if entry is not None:
+            self._read("weights", entry)
+        return None if entry is None else self.path / entry.file
+
     def replaced(self) -> bool:
         """Whether there is another manifest now than when the bundle was opened, or none."""
         try:
@@ -201,7 +209,7 @@ class Bundle:
         path, root = self.path / entry.file, self.path.resolve()
         if not os.path.isfile(path):
             raise BundleError(
-                f"Bundle '{self.path}': file '{entry.file}' of artifact '{name}' is missing. "
+                f"Bundle '{self.path}': file '{entry.file}' ({name}) is missing. "
                 "Copy the whole folder again, or export it again."
             )
         if root not in path.resolve().parents:

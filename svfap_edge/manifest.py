@@ -72,6 +72,8 @@ class Manifest:
         margin: Share of the face box's longer side by which the cropped square is larger.
         artifacts: Runnable forms of the model, by name.
         checks: The file of check clips, see `svfap_edge.checks`; None if there is none.
+        weights: The file of the weights that the artifacts were made of, in half precision, for
+            fine-tuning; None if there is none.
         features: Width of the feature output; 0 if there is none.
         provenance: Checkpoint, tool versions and date of the export.
         quantization: Scheme, calibration files and float layers of the INT8 artifacts.
@@ -88,6 +90,7 @@ class Manifest:
     quantization: dict[str, Any] = field(default_factory=dict)
     quality: dict[str, Any] = field(default_factory=dict)
     checks: ArtifactFile | None = None
+    weights: ArtifactFile | None = None
 
     def to_json(self) -> dict[str, Any]:
         return {
@@ -101,7 +104,11 @@ class Manifest:
                 {"name": name, "precision": each.precision, "engine": each.format, **asdict(each)}
                 for name, each in self.artifacts.items()
             ],
-            **({} if self.checks is None else {"checks": asdict(self.checks)}),
+            **{
+                name: asdict(file)
+                for name, file in (("checks", self.checks), ("weights", self.weights))
+                if file is not None
+            },
             "provenance": self.provenance,
             "quantization": self.quantization,
             "quality": self.quality,
@@ -143,6 +150,7 @@ def parse_manifest(content: Any, where: str = MANIFEST) -> Manifest:
         artifacts=artifacts,
         features=found.features,
         checks=found.checks,
+        weights=found.weights,
         **{name: dict(content.get(name, {})) for name in ("provenance", "quantization", "quality")},
     )
 
@@ -214,10 +222,12 @@ class _Content(Struct):
     quantization: _Quantization = {}
     quality: dict[str, _Quality] = {}
     checks: ArtifactFile | None = None
+    weights: ArtifactFile | None = None
 
     def __post_init__(self) -> None:
-        if self.checks is not None:
-            _check_inside(self.checks.file)
+        for file in (self.checks, self.weights):
+            if file is not None:
+                _check_inside(file.file)
         if not self.artifacts:
             raise ValueError("it lists no artifacts.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svfap_edge.errors import CheckpointError
+from svfap_edge.bundle import MANIFEST, Bundle, find_bundle
+from svfap_edge.errors import CheckpointError, SvfapError
+from svfap_edge.schema import fitted
+from svfap_edge.tasks import Task
 
 from .checkpoint_file import Weights, arguments_of, find_state, read_content
 from .model import BASE, TPSBT, TPSBTConfig
@@ -33,7 +37,7 @@ class Checkpoint:
         model: The model with its weights, in evaluation mode.
         kind: "fine-tuned", or "pre-trained" (head and final norm start fresh).
         info: What else the file holds: "epoch", "args" (the training arguments), "labels" in
-            output order, and "weights", the key that these were under.
+            output order, "task", a `Task`, and "weights", the key that these were under.
         assumed: A sentence about what neither the weights nor the arguments tell, or None.
     """
 
@@ -56,7 +60,8 @@ def load_checkpoint(
     from the shapes of the weights, the training arguments and the published values.
 
     Args:
-        path: A `.pth` or `.safetensors` file of the authors, of this project or of other trainers.
+        path: A `.pth` or `.safetensors` file of the authors, of this project or of other trainers;
+            or a bundle that holds its weights, "lite-faces" among them.
         outputs: Width of the fresh head of a pre-training checkpoint.
         weights: "ema" for the moving average in the file, "model" for the weights themselves;
             "auto" for these, or else the average.
@@ -65,7 +70,9 @@ def load_checkpoint(
     Raises:
         CheckpointError: the file is not a checkpoint, would run code, or belongs to another model;
             the message lists every weight missing, left over or of another shape.
+        BundleError: the bundle is damaged.
     """
+    path = weights_file(path)
     content = read_content(path)
     state, key = find_state(content, path, weights)
     info = _info(content, key)
@@ -89,6 +96,20 @@ def load_checkpoint(
     return Checkpoint(model.eval(), kind, info, assumed)
 
 
+def weights_file(path: Path) -> Path:
+    """The file of a checkpoint; of a bundle that of its weights. CheckpointError if it has none."""
+    folder = find_bundle(path)
+    if path.is_file() or not (folder / MANIFEST).is_file():
+        return path
+    weights = Bundle.open(folder).weights()
+    if weights is None:
+        raise CheckpointError(
+            f"The bundle '{folder}' holds no weights. Give the checkpoint that it was made of, or "
+            "a bundle that was exported with --keep-weights."
+        )
+    return weights
+
+
 def _build(config: TPSBTConfig, weights: int, path: Path, device: str) -> TPSBT:
     try:
         if sum(config.depths) + len(config.stem) > weights:
@@ -109,6 +130,8 @@ def _info(content: Mapping[str, Any], key: str) -> dict[str, Any]:
     labels = task.get("labels") if isinstance(task, Mapping) else None
     if isinstance(labels, list) and all(isinstance(label, str) for label in labels):
         info["labels"] = tuple(labels)
+        with suppress(SvfapError):
+            info["task"] = fitted(task, Task, CheckpointError)
     return info
 
 

@@ -67,12 +67,18 @@ def _read_safetensors(path: Path) -> dict[str, Any]:
     return {**about, "model": state}
 
 
-def write_safetensors(path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:
-    """Write weights, and beside them plain values that `read_content` gives back."""
-    from safetensors.torch import save_file
+def write_safetensors(
+    path: Path, state: Mapping[str, Tensor], about: Mapping[str, Any], half: bool = False
+) -> None:
+    """Write weights, in half precision if asked for, and beside them plain values that
+    `read_content` gives back."""
+    from safetensors.torch import save
 
     plain = {name: value.detach().cpu().contiguous().clone() for name, value in state.items()}
-    save_file(plain, path, {"format": "pt", **{k: json.dumps(v) for k, v in about.items()}})
+    if half:
+        plain = {n: v.half() if v.is_floating_point() else v for n, v in plain.items()}
+    metadata = {"format": "pt", **{k: json.dumps(v) for k, v in about.items()}}
+    path.write_bytes(save(plain, metadata))  # a file of its own making would be its owner's alone
 
 
 def _allowed_types() -> list[Any]:

@@ -27,7 +27,8 @@ class ModelSettings:
 
     Attributes:
         preset: "base" (as published) or "lite".
-        start: Checkpoint to start from, pre-trained or fine-tuned; None for fresh weights.
+        start: Checkpoint to start from, pre-trained or fine-tuned, or a bundle that holds its
+            weights, such as lite-faces, the model in the package; None for fresh weights.
         weights: Which weights of `start`: "auto", "model", or "ema" for the moving average.
         drop_path: Stochastic depth at the last block (0.1 as published; 0 in pre-training).
     """

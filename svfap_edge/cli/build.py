@@ -63,8 +63,8 @@ def build(
 ) -> None:
     """Add artifacts to a bundle, without PyTorch.
 
-    They are built from its fp32.onnx, INT8 plans from its int8.onnx, and compared with that before
-    the bundle changes. Example:
+    They are built from its fp32.onnx or fp16.onnx, INT8 plans from its int8.onnx, and compared with
+    that before the bundle changes. Example:
 
     svfap-edge build dfew-bundle --artifacts fp16.tensorrt,int8.tensorrt
     """

@@ -32,9 +32,11 @@ from .options import (
 
 
 def export(
-    checkpoint: Annotated[Path, typer.Argument(help="PyTorch checkpoint (.pth).")],
-    task: Annotated[
-        str, typer.Option(help="A known task such as dfew, or a name of your own with --labels.")
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            help="PyTorch checkpoint (.pth, .safetensors), or a bundle that holds its weights."
+        ),
     ],
     output: Annotated[Path, typer.Option("-o", "--output", help="Folder of the new bundle.")],
     artifacts: Annotated[
@@ -44,6 +46,13 @@ def export(
             "int8.openvino, fp16.tensorrt, int8.tensorrt."
         ),
     ] = "fp32.onnx",
+    task: Annotated[
+        str | None,
+        typer.Option(
+            help="A known task such as dfew, or a name of your own with --labels; by default the "
+            "one that the checkpoint knows, as those of svfap-edge finetune do."
+        ),
+    ] = None,
     labels: Annotated[
         str | None,
         typer.Option(help="Labels in the order of the model's outputs, separated by commas."),
@@ -72,6 +81,13 @@ def export(
     features: Annotated[
         bool,
         typer.Option("--features", help="Give the model its pooled feature as a second output."),
+    ] = False,
+    keep_weights: Annotated[
+        bool,
+        typer.Option(
+            "--keep-weights",
+            help="Put the weights, in half precision, into the bundle, for fine-tuning from it.",
+        ),
     ] = False,
     size: Annotated[
         int | None,
@@ -102,9 +118,12 @@ def export(
     --calib calib.csv
     """
     with reporting(as_json):
+        from svfap_edge.errors import ConfigError
         from svfap_edge.tasks import find_task
 
-        chosen = find_task(task, split(labels), kind, parse_range(bounds))
+        if task is None and (labels, kind, bounds) != (None, None, None):
+            raise ConfigError("--labels, --kind and --range belong to a task: name it by --task.")
+        chosen = None if task is None else find_task(task, split(labels), kind, parse_range(bounds))
         changes = geometry(size=size, frames=frames, heads=heads, depths=depths)
         with requiring("export", "Exporting"):
             from svfap_edge.export.pipeline import ExportOptions, export_bundle
@@ -123,6 +142,7 @@ def export(
             span_s=span,
             margin=margin,
             features=features,
+            keep_weights=keep_weights,
             fresh_head=fresh_head,
             overwrite=overwrite,
             weights=weights.value,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,6 +50,7 @@ def show_bundle(path: Path, as_json: bool, require_signature: Path | None = None
     bundle = Bundle.open(path, require_signature=require_signature)
     for name in bundle.manifest.artifacts:
         bundle.verify(name)
+    bundle.weights()
     manifest = bundle.manifest
     if as_json:
         print_json({"path": path, **manifest.to_json()})
@@ -71,6 +73,8 @@ def show_bundle(path: Path, as_json: bool, require_signature: Path | None = None
             f"{made.get('checkpoint')} ({str(made.get('checkpoint_sha256'))[:12]}), "
             f"{made.get('created')}"
         )
+    if manifest.weights is not None:
+        out.print(f"weights   {manifest.weights.file}, in half precision, to fine-tune from")
     rows = table("artifact", "MB")
     for heading in ("runs here on", "made by", "SHA-256"):
         rows.add_column(heading)
@@ -114,6 +118,7 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         "parameters": loaded.parameters,
         "config": config.to_dict(),
         **({"epoch": loaded.info["epoch"]} if "epoch" in loaded.info else {}),
+        **({"task": loaded.info["task"].to_dict()} if "task" in loaded.info else {}),
         **({"assumed": loaded.assumed} if loaded.assumed else {}),
         "args": {k: v for k, v in loaded.info.get("args", {}).items() if isinstance(v, PLAIN)},
     }
@@ -126,7 +131,11 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
         f"model       TPSBT, {config.frames} frames of {config.size} px, width {config.width}, "
         f"{config.heads} heads, stages {'-'.join(map(str, config.depths))}"
     )
-    out.print(f"outputs     {config.outputs}")
+    task = loaded.info.get("task")
+    if task is None:
+        out.print(f"outputs     {config.outputs}")
+    else:
+        out.print(f"task        {task.name}, {task.kind}: {', '.join(task.labels)}")
     if loaded.info["weights"] not in ("", "model"):
         out.print(f"weights     of '{loaded.info['weights']}'")
     if loaded.assumed:
@@ -134,7 +143,9 @@ def _show_checkpoint(path: Path, changes: dict[str, Any], as_json: bool) -> None
     for key in ("data_set", "epochs", "lr", "model"):
         if key in content["args"]:
             out.print(f"{key:<11} {content['args'][key]}")
-    out.print(f"next        svfap-edge export {path} --task TASK -o DIR")
+    known = "" if task is not None else " --task TASK"
+    fresh = " --fresh-head" if loaded.kind == "pre-trained" else ""
+    out.print(f"next        svfap-edge export {shlex.quote(str(path))}{known}{fresh} -o DIR")
 
 
 def geometry(*, depths: str | None, **numbers: int | None) -> dict[str, Any]:

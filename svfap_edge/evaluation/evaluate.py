@@ -32,7 +32,7 @@ from svfap_edge.tasks import Task
 from .analysis_types import ArtifactPredictions, Evaluation
 from .face_clips import face_clips
 
-BASELINES = ("fp32.onnx", "bf16.openvino")
+BASELINES = ("fp32.onnx", "fp16.onnx", "bf16.openvino")
 """What candidates are compared with where nothing is named: the first of these there is."""
 
 

@@ -11,20 +11,32 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto
 
 from svfap_edge import bundle as bundles
 from svfap_edge.bundle import DEFAULT_BUNDLE, Bundle
 from svfap_edge.checks import CHECKS, Checks, read_checks, write_checks
-from svfap_edge.errors import BundleError, DependencyMissing, QualityGateError, SvfapError
+from svfap_edge.errors import (
+    BundleError,
+    CheckpointError,
+    DependencyMissing,
+    QualityGateError,
+    SvfapError,
+)
 from svfap_edge.evaluation.fidelity import LIMITS
 from svfap_edge.evaluation.selftest import self_test
 from svfap_edge.export.build import build_bundle, drawn_clips
+from svfap_edge.export.float_from_half import float_from_half
+from svfap_edge.export.model_files import run_onnx
 from svfap_edge.export.options import BuildOptions, to_quantize
+from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.trt.builder import find_builder
 from svfap_edge.runtimes import Engine, available_engines
+from svfap_edge.training.checkpoint import load_checkpoint
 from tests.cli.test_commands import call, refused
-from tests.models import tiny_bundle
+from tests.models import SPAN_S, TINY, tiny_bundle
 
 FLOATS = ("fp16.onnx", "bf16.openvino")
 WITHOUT = """
@@ -69,6 +81,58 @@ def test_artifacts_are_added_without_pytorch_or_nncf(bundle: Bundle) -> None:
         assert built.manifest.quality[name]["clips"] == "drawn"
     with Engine.load(built, artifact="fp16.onnx") as engine:
         assert np.isfinite(engine.infer(drawn_clips(engine.spec.clip)).logits).all()
+
+
+def test_half_precision_alone_is_built_from_too(tmp_path: Path) -> None:
+    """Its numbers in float32 again; what was only made on the way has gone."""
+    pytest.importorskip("openvino")
+    half = tiny_bundle(tmp_path / "half", artifacts=("fp16.onnx",))
+    whole = tiny_bundle(tmp_path / "whole", artifacts=("fp32.onnx",))
+    built = build_bundle(half, tmp_path / "b", BuildOptions(artifacts=["bf16.openvino"]))
+    assert set(built.manifest.artifacts) == {"fp16.onnx", "bf16.openvino"}
+    assert not (built.path / "fp32.onnx").exists()
+    float_from_half(half.path_of("fp16.onnx"), tmp_path / "a.onnx")
+    model, original = (onnx.load(p) for p in (tmp_path / "a.onnx", whole.path_of("fp32.onnx")))
+    assert TensorProto.FLOAT16 not in {tensor.data_type for tensor in model.graph.initializer}
+    kinds = [sorted(node.op_type for node in m.graph.node) for m in (model, original)]
+    assert kinds[0] == kinds[1]
+    clips = drawn_clips(half.manifest.clip)
+    reference = run_onnx(original, clips)
+    assert np.abs(run_onnx(model, clips) - reference).max() <= 2e-3 * np.abs(reference).max()
+    assert self_test(built).passed
+
+
+def test_weights_are_kept_on_request_and_stay(tmp_path: Path) -> None:
+    bundle = tiny_bundle(tmp_path / "b", artifacts=("fp16.onnx",), keep_weights=True)
+    assert bundle.manifest.weights is not None
+    file = bundle.weights()
+    assert file is not None
+    assert file.stat().st_mode & 0o444 == 0o444  # safetensors' own files are their owner's alone
+    built = build_bundle(bundle, tmp_path / "c", BuildOptions(artifacts=["bf16.openvino"]))
+    assert built.manifest.weights == bundle.manifest.weights
+    loaded = load_checkpoint(built.path)
+    assert loaded.info["task"] == bundle.manifest.task
+    assert loaded.model.config == TINY
+    exported = export_bundle(built.path, tmp_path / "d", ExportOptions(span_s=SPAN_S))
+    assert exported.manifest.task == bundle.manifest.task
+    clips = drawn_clips(bundle.manifest.clip)
+    ours, theirs = (
+        run_onnx(onnx.load(b.path_of(name)), clips)
+        for b, name in ((built, "fp16.onnx"), (exported, "fp32.onnx"))
+    )
+    np.testing.assert_allclose(ours, theirs, atol=5e-3 * np.abs(ours).max())
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    for use in (lambda: load_checkpoint(bundle.path), lambda: build_bundle(
+        bundle, tmp_path / "e", BuildOptions(artifacts=["bf16.openvino"])
+    )):  # fmt: skip
+        with pytest.raises(BundleError, match=r"weights.safetensors' was altered"):
+            use()
+    refused(2, "inspect", str(bundle.path))
+
+
+def test_a_bundle_without_weights_is_no_checkpoint(tiny: Bundle, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"holds no weights.*--keep-weights"):
+        export_bundle(tiny.path, tmp_path / "b", ExportOptions())
 
 
 def test_a_new_bundle_leaves_the_old_one(bundle: Bundle, tmp_path: Path) -> None:
@@ -130,7 +194,13 @@ def test_what_cannot_be_built_is_said(
         ("int8.onnx", "--calib"), ("int8.tensorrt", "--calib"), ("", "nothing"),
     ):  # fmt: skip
         assert words in refused(2, "build", bundle.path, "--artifacts", artifacts), artifacts
-    assert "has no fp32.onnx" in refused(2, "build", DEFAULT_BUNDLE, "--artifacts", "fp16.onnx")
+    assert "is there" in refused(2, "build", DEFAULT_BUNDLE, "--artifacts", "fp16.onnx")
+    manifest = json.loads((DEFAULT_BUNDLE / "manifest.json").read_text())
+    manifest["artifacts"] = [a for a in manifest["artifacts"] if a["name"] == "int8.onnx"]
+    shutil.copytree(DEFAULT_BUNDLE, tmp_path / "int8")
+    (tmp_path / "int8" / "manifest.json").write_text(json.dumps(manifest))
+    words = refused(2, "build", tmp_path / "int8", "--artifacts", "fp16.onnx")
+    assert "has no fp32.onnx" in words
     (bundle.path / "manifest.sig").write_bytes(b"x" * 64)
     assert "is signed" in refused(2, "build", bundle.path, "--artifacts", "fp16.onnx")
     os.remove(bundle.path / "manifest.sig")
