@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import venv
@@ -12,6 +13,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+
+from svfap_edge.bundle import DEFAULT_BUNDLE
 
 from .conftest import ROOT
 
@@ -55,10 +58,13 @@ def test_wheel_holds_the_packages_and_the_model(wheel: Path) -> None:
         "svfap_edge/evaluation/report/report.md.jinja",
         "svfap_edge/sinks/lines.schema.json",
     } <= names
-    assert any(n.startswith("svfap_edge/models/lite-faces/") and n.endswith(".onnx") for n in names)
+    manifest = DEFAULT_BUNDLE.joinpath("manifest.json").read_text()
+    listed = set(re.findall(r'"file": "([^"]+)"', manifest))
+    assert {"int8.onnx", "fp16.onnx", "weights.safetensors", "check.npz"} <= listed
+    assert {f"svfap_edge/models/lite-faces/{file}" for file in listed} <= names
     top = {name.split("/")[0] for name in names}
     assert {name for name in top if not name.endswith(".dist-info")} == {"svfap_edge"}
-    assert wheel.stat().st_size < 20e6
+    assert wheel.stat().st_size < 30e6
 
 
 def test_fresh_environment_runs_the_main_job_without_torch(wheel: Path, tmp_path: Path) -> None:

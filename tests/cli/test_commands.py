@@ -6,11 +6,13 @@ import json
 import os
 import pickle
 import re
+import shlex
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +24,16 @@ from typer.testing import CliRunner, Result
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.cli.app import app
+from svfap_edge.training.checkpoint_file import write_safetensors
 from tests.conftest import skip_if_ignored
-from tests.models import SPAN_S, TINY, model_with_weights, save_like_authors, save_ours
+from tests.models import (
+    SPAN_S,
+    TINY,
+    TINY_TASK,
+    model_with_weights,
+    save_like_authors,
+    save_ours,
+)
 
 LABELS = "calm,glad,cross,sad"
 
@@ -258,8 +268,6 @@ def test_export_then_inspect_then_run(tmp_path: Path, video: Path) -> None:
 
 
 def test_export_warns_of_an_assumed_order(tmp_path: Path) -> None:
-    from dataclasses import replace
-
     path = save_ours(tmp_path / "ck.pth", model_with_weights(replace(TINY, outputs=6)))
     result = call("export", path, "--task", "crema-d", "-o", tmp_path / "b")
     assert result.exit_code == 0
@@ -304,6 +312,25 @@ def test_export_that_fails_its_check_exits_4(
     text = refused(4, "export", path, "--task", "m", "--labels", LABELS, "-o", out)
     assert "Nothing was written" in text
     assert not out.exists()
+
+
+def test_our_checkpoints_know_their_task(tmp_path: Path) -> None:
+    task = replace(TINY_TASK, name="my moods", stride=3)
+    path = tmp_path / "a b.safetensors"
+    about = {"config": TINY.to_dict(), "task": task.to_dict()}
+    write_safetensors(path, model_with_weights(TINY).state_dict(), about)
+    text = call("inspect", path).stdout
+    assert f"my moods, classes: {', '.join(task.labels)}" in text
+    (command,) = re.findall(r"next +svfap-edge (.*)", text)
+    words = [str(tmp_path / "b") if word == "DIR" else word for word in shlex.split(command)]
+    assert call(*words).exit_code == 0
+    manifest = Bundle.open(tmp_path / "b").manifest
+    assert manifest.task == task
+    assert manifest.clip.span_s == pytest.approx(TINY.frames * 3 / 25)
+    words = refused(2, "export", path, "--labels", "a,b", "-o", tmp_path / "c")
+    assert "name it by --task" in words
+    other = save_ours(tmp_path / "other.pth", model_with_weights(TINY))
+    assert "Name its task: --task dfew|" in refused(2, "export", other, "-o", tmp_path / "c")
 
 
 def test_inspect_a_checkpoint(tmp_path: Path) -> None:

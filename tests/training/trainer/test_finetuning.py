@@ -18,7 +18,10 @@ import torch
 from lightning.fabric import Fabric
 from torch import nn
 
+from svfap_edge.bundle import DEFAULT_BUNDLE, Bundle
+from svfap_edge.checks import read_checks
 from svfap_edge.errors import ConfigError, DependencyMissing, SourceError, SvfapError, TrainingError
+from svfap_edge.export.reference import torch_logits
 from svfap_edge.tasks import Task
 from svfap_edge.training.checkpoint import load_checkpoint
 from svfap_edge.training.clips.reading import LabelledClips
@@ -343,6 +346,16 @@ def test_a_head_starts_in_the_order_of_the_task(
         assert not torch.equal(other.head.weight, before.model.head.weight[: len(labels)])
         assert torch.equal(other.blocks[0].mlp.fc1.weight, before.model.blocks[0].mlp.fc1.weight)  # type: ignore[union-attr,index]
         assert "head starts fresh" in capsys.readouterr().err
+
+
+def test_the_model_in_the_package_is_a_start() -> None:
+    task = Bundle.open(DEFAULT_BUNDLE).manifest.task
+    model = open_model(ModelSettings(start="lite-faces"), task).eval()
+    checks = read_checks(Bundle.open(DEFAULT_BUNDLE))
+    assert checks is not None
+    np.testing.assert_allclose(torch_logits(model, checks.clips), checks.logits["fp32"], atol=1e-3)
+    own = Task("own", "classes", ("bored", "awake", "away"))
+    assert len(open_model(ModelSettings(start=str(DEFAULT_BUNDLE)), own).head.weight) == 3
 
 
 @pytest.mark.parametrize("part", ["train", "val", "test"])
