@@ -114,7 +114,7 @@ def export(
 
     Each artifact is compared with PyTorch before the bundle appears. Example:
 
-    svfap-edge export best.pth --task dfew -o dfew-bundle --artifacts fp32.onnx,int8.onnx
+    svfap-edge export best.pth -o dfew-bundle --artifacts fp32.onnx,int8.onnx
     --calib calib.csv
     """
     with reporting(as_json):

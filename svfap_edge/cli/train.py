@@ -12,15 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from svfap_edge.tasks import OWN
-
 from .console import console, print_json, reporting, requiring, say, stopping_cleanly, warn
 from .options import Json
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from svfap_edge.training.settings import DataSettings, FinetuneConfig, PretrainConfig
+    from svfap_edge.training.settings import FinetuneConfig, PretrainConfig
 
 Settings = Annotated[
     list[str] | None,
@@ -122,16 +120,7 @@ def _command(
             out.print(f"wrote {report}")
             if kind == "FinetuneConfig":
                 _show_final(content["final"], out)
-                out.print(f"next  {_export_command(best, found.data)}")
-
-
-def _export_command(best: Path, data: DataSettings) -> str:
-    """The command that makes a bundle of the run, with the task as the run had it."""
-    words = ["svfap-edge", "export", str(best), "--task", data.task or OWN]
-    words += ["--labels", ",".join(data.labels)] if data.labels else []
-    words += ["--kind", data.kind] if data.kind else []
-    words += ["--range", ",".join(f"{bound:g}" for bound in data.range)] if data.range else []
-    return shlex.join([*words, "-o", "BUNDLE"])
+                out.print(f"next  svfap-edge export {shlex.quote(str(best))} -o BUNDLE")
 
 
 def _say_how_to_go_on(folder: Path) -> None:

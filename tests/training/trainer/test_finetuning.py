@@ -335,6 +335,7 @@ def test_a_head_starts_in_the_order_of_the_task(
     best = finetune(config(*settings(drawn, tmp_path / "run", "optim.epochs=1")))
     before = load_checkpoint(best)
     assert before.info["labels"] == LABELS
+    assert before.info["task"].name == "drawn"  # so that export needs no --task
     start = ModelSettings(start=str(best))
     turned = open_model(start, Task("drawn", "classes", LABELS[::-1]))
     assert torch.equal(turned.head.weight, before.model.head.weight.flip(0))
