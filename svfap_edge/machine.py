@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -114,3 +115,45 @@ def free_memory_bytes() -> int | None:
     except (OSError, ValueError):
         pass
     return min(left) if left else None
+
+
+BUSY = 0.2
+"""Cores that other processes may take before a measurement says so."""
+
+
+class OtherLoad:
+    """The context of a measurement: how many cores processes other than ours and our children took
+    in it. Linux counts that; elsewhere nothing is known."""
+
+    def __enter__(self) -> OtherLoad:
+        self._cores: float | None = None
+        self._before = self._read()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        now = self._read()
+        if now is not None and self._before is not None:
+            wall, busy, ours = (b - a for a, b in zip(self._before, now, strict=True))
+            self._cores = max(0.0, busy - ours) / max(wall, 1e-3)
+
+    @staticmethod
+    def _read() -> tuple[float, float, float] | None:
+        """Seconds of the clock, of all processors, and of this process and those that it waited
+        for."""
+        try:
+            words = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0].split()[1:]
+            user, nice, system, _, _, irq, soft, steal = (int(word) for word in words[:8])
+        except (OSError, ValueError):
+            return None
+        ticks = user + nice + system + irq + soft + steal
+        mine = os.times()
+        return time.monotonic(), ticks / os.sysconf("SC_CLK_TCK"), sum(mine[:4])
+
+    def sentence(self) -> str | None:
+        """What to say of it; None where little was taken, or nothing is known."""
+        if self._cores is None or self._cores < BUSY:
+            return None
+        return (
+            f"Other processes took {self._cores:.1f} of {os.cpu_count()} cores during the timing: "
+            "the times are too long, and their ratios uncertain. Measure on an idle machine."
+        )

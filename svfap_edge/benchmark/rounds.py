@@ -16,7 +16,7 @@ from typing import Any
 
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import BackendUnavailable, BundleError, SvfapError
-from svfap_edge.machine import describe_machine
+from svfap_edge.machine import OtherLoad, describe_machine
 from svfap_edge.runtimes.choice import ENGINES, choose, split_engine
 
 from . import pytorch
@@ -50,10 +50,11 @@ def benchmark(
         if not rows:
             raise nothing_runs(bundle, left_out)
         every = published + rows
-        for number in range(options.rounds):
-            for row in every if number % 2 == 0 else every[::-1]:
-                progress(f"Round {number + 1} of {options.rounds}: {row.name}")
-                _take_turn(row, options)
+        with OtherLoad() as load:
+            for number in range(options.rounds):
+                for row in every if number % 2 == 0 else every[::-1]:
+                    progress(f"Round {number + 1} of {options.rounds}: {row.name}")
+                    _take_turn(row, options)
     pairs = [(rows[0], other) for other in rows[1 : len(compared)]]
     pairs += [(published[0], other) for other in every[1:] if published]
     return Benchmark(
@@ -62,7 +63,7 @@ def benchmark(
         rows=every,
         left_out=left_out,
         comparisons=[found for first, second in pairs for found in compare(first, second)],
-        notes=_notes(options),
+        notes=[*_notes(options), *filter(None, [load.sentence()])],
         machine=describe_machine(),
     )
 

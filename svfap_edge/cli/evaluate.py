@@ -127,8 +127,15 @@ def _print_evaluation(found: Analysis) -> None:
     )
     if found.unreadable:
         warn(next(iter(found.unreadable.values())))
-    if found.note:
-        warn(found.note)
+    if found.lost:
+        parts = ", ".join(f"{label} {n} of {total}" for label, (n, total) in found.lost.items())
+        out.print(
+            f"without a face, by label: {parts}. They are not in the figures; if the pictures are "
+            "crops of faces, compare with --detector none"
+        )
+    for note in (found.note, found.busy):
+        if note:
+            warn(note)
     primary = [m.name for m in found.baseline.metrics if m.low is not None]
     rows = table("artifact", *primary, "p50 ms", "MB")
     for row in found.artifacts:

@@ -66,6 +66,8 @@ def analyse(evaluation: Evaluation) -> Analysis:
         machine=dict(evaluation.machine),
         created=evaluation.created,
         unreadable=dict(evaluation.unreadable),
+        lost=dict(evaluation.lost),
+        busy=evaluation.busy,
         note=absent_classes(targets, task),
     )
 

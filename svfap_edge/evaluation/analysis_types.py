@@ -52,7 +52,7 @@ class Evaluation:
     Attributes:
         task: The task that all artifacts share.
         data: Name of the list or folder of labelled files.
-        data_sha256: Digest of that list; empty for a folder.
+        data_sha256: Digest of that list; of a folder that of its files' names, labels and contents.
         files: Names of the n files, in the order of targets and scores.
         targets: (n,) int class indexes, or (n, L) values.
         missing: Files without a prediction (unreadable, no face); they are not in `files`.
@@ -62,6 +62,9 @@ class Evaluation:
         created: Time of the evaluation, ISO 8601.
         max_drop: Points that a primary metric may drop by at most; None for no limit.
         unreadable: Why some of `missing` could not be read, by their names.
+        lost: By label, for those that lost some: the number of readable files without a face that
+            the detector finds, and that of all readable files.
+        busy: A sentence where other processes took much of the processor during the timing.
 
     Raises:
         SourceError: There is a prediction for no file.
@@ -80,6 +83,8 @@ class Evaluation:
     created: str
     max_drop: float | None = None
     unreadable: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, tuple[int, int]] = field(default_factory=dict)
+    busy: str | None = None
 
     def __post_init__(self) -> None:
         if not self.files:
@@ -252,7 +257,8 @@ class Analysis:
         task, kind, labels: Name, kind and output order of the task.
         files: Number of files with a prediction.
         coverage: Share of all files that have a prediction.
-        data, data_sha256, missing, unreadable, machine, created, max_drop: As in `Evaluation`.
+        data, data_sha256, missing, unreadable, lost, busy, machine, created, max_drop: As in
+            `Evaluation`.
         note: A sentence about classes that no file has, or None.
         limit: Points used by the verdicts: max_drop, or `analysis.DEFAULT_LIMIT`.
     """
@@ -272,6 +278,8 @@ class Analysis:
     machine: dict[str, str]
     created: str
     unreadable: dict[str, str] = field(default_factory=dict)
+    lost: dict[str, tuple[int, int]] = field(default_factory=dict)
+    busy: str | None = None
     note: str | None = None
 
     @property

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime
-from collections.abc import Callable, Sequence
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +24,7 @@ from svfap_edge.lists import (
     require_order,
     value_targets,
 )
-from svfap_edge.machine import describe_machine
+from svfap_edge.machine import OtherLoad, describe_machine
 from svfap_edge.perception.detectors import Detector
 from svfap_edge.runtimes import Engine
 from svfap_edge.runtimes.choice import choose
@@ -84,8 +86,16 @@ def evaluate(
                 f"'{task.name}' ({', '.join(task.labels)}). Compare bundles of one task."
             )
     chosen = _choose(bundles, options)
+    if options.max_drop is not None and len(chosen) < 2:
+        raise BundleError(
+            f"There is nothing to hold to the limit of {options.max_drop:g} points: only "
+            f"{chosen[0].artifact} of '{chosen[0].bundle}' is here and runs. A drop is that of "
+            "another artifact against a baseline such as fp32.onnx: export or build one, name "
+            "another bundle beside it, or leave out --max-drop."
+        )
     items, targets = _labelled(data, task, options.ignore)
-    _refuse_calibration_files(bundles, items)
+    digests = {item.path: file_digest(item.path) for item in items if item.path.exists()}
+    _refuse_calibration_files(bundles, digests)
     with ExitStack() as stack:
         by_path = {bundle.path: bundle for bundle in bundles}
         engines = [
@@ -95,9 +105,11 @@ def evaluate(
             for c in chosen
         ]
         found, scores, damaged = _predict(items, engines, detector, progress)
-    latencies = [np.empty(0)] * len(chosen)
+    latencies, busy = [np.empty(0)] * len(chosen), None
     if options.speed:
-        latencies = time_artifacts(chosen, progress=progress)
+        with OtherLoad() as load:
+            latencies = time_artifacts(chosen, progress=progress)
+        busy = load.sentence()
     bundle_names = _bundle_names(bundles)
     results = [
         ArtifactPredictions(
@@ -117,7 +129,7 @@ def evaluate(
     return Evaluation(
         task=task,
         data=data.name,
-        data_sha256=digest(data) if data.is_file() else "",
+        data_sha256=digest(data) if data.is_file() else _folder_digest(names, items, digests),
         files=tuple(names[i] for i in found),
         targets=targets[found],
         missing=tuple(name for i, name in enumerate(names) if i not in predicted),
@@ -127,7 +139,30 @@ def evaluate(
         machine={**describe_machine(), "face detector": detector.name},
         created=datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         max_drop=options.max_drop,
+        lost=_lost(items, found, damaged) if task.kind == "classes" else {},
+        busy=busy,
     )
+
+
+def _lost(
+    items: Sequence[Item], found: Sequence[int], damaged: Collection[int]
+) -> dict[str, tuple[int, int]]:
+    """By label: how many readable files have no face that the detector finds, and how many there
+    are. Only labels that lost some."""
+    answered = set(found)
+    readable = [number for number in range(len(items)) if number not in damaged]
+    all_of = Counter(items[number].label for number in readable)
+    lost = Counter(items[number].label for number in readable if number not in answered)
+    return {label: (count, all_of[label]) for label, count in sorted(lost.items())}
+
+
+def _folder_digest(names: Sequence[str], items: Sequence[Item], digests: Mapping[Path, str]) -> str:
+    """SHA-256 over name, label and content of each file, in the order of the names."""
+    lines = sorted(
+        f"{name}\0{item.label}\0{digests.get(item.path, '')}\n"
+        for name, item in zip(names, items, strict=True)
+    )
+    return hashlib.sha256("".join(lines).encode(errors="surrogateescape")).hexdigest()
 
 
 def _labelled(data: Path, task: Task, ignore: Sequence[str]) -> tuple[list[Item], np.ndarray]:
@@ -169,7 +204,7 @@ def _choose(bundles: Sequence[Bundle], options: EvaluationOptions) -> list[Timed
     raise BundleError(f"No baseline '{wanted}'. Runnable here: {runnable}.")
 
 
-def _refuse_calibration_files(bundles: Sequence[Bundle], items: Sequence[Item]) -> None:
+def _refuse_calibration_files(bundles: Sequence[Bundle], digests: Mapping[Path, str]) -> None:
     """INT8 looks better than it is on the files it was calibrated on."""
     used = {
         name: bundle.path
@@ -178,11 +213,10 @@ def _refuse_calibration_files(bundles: Sequence[Bundle], items: Sequence[Item]) 
     }
     if not used:
         return
-    digests = {item.path: file_digest(item.path) for item in items if item.path.exists()}
     shared = [path for path, found in digests.items() if found in used]
     if shared:
         raise SourceError(
-            f"{len(shared)} of {len(items)} files were used to calibrate "
+            f"{len(shared)} of {len(digests)} files were used to calibrate "
             f"'{used[digests[shared[0]]]}', first '{shared[0]}'. Evaluate on files that took no "
             "part, or calibrate on others."
         )

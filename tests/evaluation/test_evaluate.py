@@ -19,7 +19,7 @@ from svfap_edge.errors import BundleError, SourceError
 from svfap_edge.evaluation.evaluate import EvaluationOptions, evaluate
 from svfap_edge.evaluation.face_clips import face_clips, find_face
 from svfap_edge.lists import Item, class_targets, find_items, leave_out, stratified, value_targets
-from svfap_edge.perception.detectors import HaarDetector, WholeFrame
+from svfap_edge.perception.detectors import Box, HaarDetector, WholeFrame
 from svfap_edge.tasks import TASKS
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
@@ -259,6 +259,57 @@ def test_max_drop_is_an_exit_code(bundle: Bundle, tmp_path: Path, data: Path) ->
     result = CliRunner().invoke(app, call)
     assert result.exit_code == 4
     assert "lost more than 1 points" in result.output
+
+
+def test_a_limit_needs_something_to_hold_to_it(bundle: Bundle, data: Path) -> None:
+    call = ["evaluate", str(bundle.path), "--data", str(data), "--detector", "none"]
+    result = CliRunner().invoke(app, [*call, "--no-speed", "--max-drop", "1"])
+    assert result.exit_code == 2
+    assert "nothing to hold to the limit of 1 points: only fp32.onnx" in result.output
+    assert CliRunner().invoke(app, [*call, "--no-speed"]).exit_code == 0
+
+
+class Half(WholeFrame):
+    """Sees no face in dark pictures."""
+
+    def detect(self, frame: np.ndarray) -> list[Box]:
+        return super().detect(frame) if frame.mean() > 100 else []
+
+
+def test_lost_files_are_counted_by_label(bundle: Bundle, data: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "list.txt"  # what cannot be read is not lost to the detector
+    (tmp_path / "cut.png").write_bytes(b"no picture")
+    lines = [f"{data.parent}/{line}\n" for line in data.read_text().splitlines() if line]
+    broken.write_text("".join([*lines, "cut.png dark\n"]))
+    found = evaluate([bundle], broken, Half(), QUICK)
+    assert found.lost == {"1": (6, 6)}  # the label as the list has it
+    assert evaluate([bundle], data, WholeFrame(), QUICK).lost == {}
+
+
+def test_haar_says_what_it_lost(bundle: Bundle, data: Path) -> None:
+    call = ["evaluate", str(bundle.path), "--data", str(data), "--detector", "haar", "--no-speed"]
+    result = CliRunner().invoke(app, call)
+    assert "--detector none" in result.output
+
+
+def test_a_folder_has_a_digest_of_names_labels_and_contents(bundle: Bundle, tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    for label, value in (("dark", 20), ("bright", 220)):
+        (folder / label).mkdir(parents=True)
+        cv2.imwrite(str(folder / label / "a.png"), np.full((20, 20, 3), value, np.uint8))
+
+    def digest() -> str:
+        return evaluate([bundle], folder, WholeFrame(), QUICK).data_sha256
+
+    first = digest()
+    assert len(first) == 64
+    assert digest() == first
+    cv2.imwrite(str(folder / "dark" / "a.png"), np.full((20, 20, 3), 21, np.uint8))
+    second = digest()
+    (folder / "dark" / "a.png").rename(folder / "dark" / "b.png")
+    third = digest()
+    (folder / "dark" / "b.png").rename(folder / "bright" / "b.png")
+    assert len({first, second, third, digest()}) == 4
 
 
 def test_find_items(tmp_path: Path) -> None:

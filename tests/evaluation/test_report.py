@@ -19,6 +19,7 @@ from svfap_edge.tasks import Task
 pytest.importorskip("matplotlib")
 pytest.importorskip("jinja2")
 
+from svfap_edge.evaluation.report.pictures import _draw_changes
 from svfap_edge.evaluation.report.write import FILES, write_report
 
 TASK = Task("moods", "classes", ("<b>calm</b>", "$cross$ | loud", "never_seen"))
@@ -161,11 +162,18 @@ def test_continuous_tasks(kind: str, tmp_path: Path) -> None:
 
 
 def test_without_latencies_and_gate(tmp_path: Path) -> None:
-    analysis = made(latency=False, max_drop=None)
+    analysis = replace(
+        made(latency=False, max_drop=None), lost={"sad": (3, 9)}, busy="Other processes took 1.5"
+    )
+    figure = _draw_changes(analysis)
+    assert not [t for t in figure.axes[0].texts if "limit" in t.get_text()]
+    assert "limit -1" in [t.get_text() for t in _draw_changes(made()).axes[0].texts]
     names = {p.name for p in write_report(analysis, tmp_path / "report")}
     assert "speed.png" not in names
     text = Page((tmp_path / "report" / "report.html").read_text("utf-8")).text
     assert "Size (speed was not measured)" in text and "Gate" not in text
+    assert "sad 3 of 9" in text
+    assert "Other processes took 1.5" in text
 
 
 def test_baseline_alone(tmp_path: Path) -> None:

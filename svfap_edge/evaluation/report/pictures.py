@@ -72,22 +72,23 @@ def draw_pictures(analysis: Analysis) -> list[Picture]:
 
 
 def _draw_changes(analysis: Analysis) -> Figure:
-    """A dot and its interval for each candidate and primary metric; the limit dashed."""
+    """A dot and its interval for each candidate and primary metric; the limit, if one was set,
+    dashed."""
     from matplotlib.figure import Figure
 
+    limit = analysis.max_drop
     rows = [(c, drop) for c in analysis.candidates for drop in c.drops]
     figure = Figure(figsize=(9, 1.3 + 0.34 * len(rows)), layout="constrained")
     ax = figure.subplots()
     for y, (_, drop) in enumerate(rows):
-        over = drop.points > analysis.limit + 1e-9
+        over = limit is not None and drop.points > limit + 1e-9
         color = BAD if over and drop.low > 0 else UNSURE if over else GOOD
         ax.plot([-drop.high, -drop.low], [y, y], color=color, lw=2, solid_capstyle="butt")
         ax.plot(-drop.points, y, "o", color=color, ms=7)
     ax.axvline(0, color="#333333", lw=1)
-    ax.axvline(-analysis.limit, color=BAD, lw=1, ls="--")
     for y in np.cumsum([len(c.drops) for c in analysis.candidates])[:-1]:
         ax.axhline(y - 0.5, color="#dddddd", lw=0.8)
-    edges = [v for _, d in rows for v in (-d.high, -d.low)] + [0.0, -analysis.limit]
+    edges = [v for _, d in rows for v in (-d.high, -d.low)] + [0.0, -(limit or 0)]
     margin = 0.06 * (max(edges) - min(edges)) + 0.05
     ax.set(
         xlim=(min(edges) - margin, max(edges) + margin),
@@ -97,10 +98,12 @@ def _draw_changes(analysis: Analysis) -> Figure:
     short = _short_names(analysis)
     names = [f"{short[c.artifact.name]}  {drop.metric}" for c, drop in rows]
     ax.set_yticks(range(len(rows)), names)
-    ax.annotate(
-        f"limit {-analysis.limit:g}", (-analysis.limit, 1), (0, 4), ha="center", fontsize=8,
-        color=BAD, xycoords=("data", "axes fraction"), textcoords="offset points",
-    )  # fmt: skip
+    if limit is not None:
+        ax.axvline(-limit, color=BAD, lw=1, ls="--")
+        ax.annotate(
+            f"limit {-limit:g}", (-limit, 1), (0, 4), ha="center", fontsize=8, color=BAD,
+            xycoords=("data", "axes fraction"), textcoords="offset points",
+        )  # fmt: skip
     _tidy(ax)
     ax.grid(axis="x", color="#eeeeee")
     return figure
