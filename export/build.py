@@ -9,8 +9,8 @@ from __future__ import annotations
 import copy
 import shutil
 import tempfile
-from collections.abc import Callable, Collection
-from contextlib import closing
+from collections.abc import Callable, Collection, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Artifact, Bundle
 from svfap_edge.checks import CHECKS, Checks, read_checks, write_checks
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import BundleError
+from svfap_edge.errors import BundleError, QualityGateError
 from svfap_edge.evaluation.fidelity import logits_of
 from svfap_edge.runtimes import available_engines, load_backend
 from svfap_edge.signature import SIGNATURE
@@ -59,7 +59,8 @@ def build_bundle(
         BundleError: it lacks the model that an artifact is built from, is signed and was to be
             replaced, is damaged, or the new one cannot be written.
         SvfapError: an artifact cannot be built here; see `options.check_options`.
-        QualityGateError: an artifact is too far from its source; nothing was written.
+        QualityGateError: an artifact is too far from its source. It was left out; those that
+            passed were written.
     """
     there = source.manifest.artifacts
     check_options(options, there)
@@ -100,11 +101,12 @@ def build_bundle(
 
         job = prepare(
             options, folder, copied.manifest, progress, Path(scratch), answer,
-            f"{truth} on {engine}", stored,
+            f"{truth} on {engine}", stored, kept=list(there),
         )  # fmt: skip
         build_artifacts(job)
         store_checks(job, answer if truth == "fp32.onnx" else None, stored)
-        finish(job, kept=list(there))
+        finish(job)
+    check_passed(job, output or source.path)
     return Bundle.open(output or source.path)
 
 
@@ -149,32 +151,68 @@ def _truth(source: Bundle, wanted: Collection[str]) -> str:
 
 def build_artifacts(job: Job) -> None:
     """Build the artifacts that are wanted, and those they are made from on the way; pass each
-    through the gate."""
+    through the gate. What does not pass is left out, see `verdict`."""
     wanted = job.options.artifacts
     if "bf16.openvino" in wanted:
-        _bf16(job)
+        with _left_out_if_refused(job):
+            _bf16(job)
     if job.int8:
         from svfap_edge.export.int8.artifacts import build_int8
 
-        build_int8(job)
-    there = "fp16.onnx" in job.manifest.artifacts
-    if "fp16.onnx" in wanted or ("fp16.tensorrt" in wanted and not there):
-        _half(job, "fp32.onnx", "fp16.onnx")
-    if "fp16.tensorrt" in wanted:
-        _plan(job, "fp16.onnx", "fp16.tensorrt")
-    if "int8.tensorrt" in wanted:
-        # The float rest of INT8 in half, or TensorRT would compute it in float32.
-        _half(job, "int8.onnx", "int8-fp16.onnx", held_to="int8")
-        _plan(job, "int8-fp16.onnx", "int8.tensorrt")
+        with _left_out_if_refused(job):
+            build_int8(job)
+    with _left_out_if_refused(job):
+        there = "fp16.onnx" in job.manifest.artifacts
+        if "fp16.onnx" in wanted or ("fp16.tensorrt" in wanted and not there):
+            _half(job, "fp32.onnx", "fp16.onnx")
+        if "fp16.tensorrt" in wanted:
+            _plan(job, "fp16.onnx", "fp16.tensorrt")
+    if "int8.tensorrt" in wanted and "int8.onnx" in job.manifest.artifacts:
+        with _left_out_if_refused(job):
+            # The float rest of INT8 in half, or TensorRT would compute it in float32.
+            _half(job, "int8.onnx", "int8-fp16.onnx", held_to="int8")
+            _plan(job, "int8-fp16.onnx", "int8.tensorrt")
+    if job.refused and not set(wanted) & (set(job.manifest.artifacts) - set(job.kept)):
+        raise QualityGateError(f"{' '.join(job.refused)} Nothing was written.")
 
 
-def finish(job: Job, kept: Collection[str] = ()) -> None:
+@contextmanager
+def _left_out_if_refused(job: Job) -> Iterator[None]:
+    """Leave out the artifacts that this context makes where one is beyond the gate; what passed
+    before stays. An artifact that was to be replaced is never lost: then the error goes on."""
+    before = dict(job.manifest.artifacts)
+    try:
+        yield
+    except QualityGateError as error:
+        after = job.manifest.artifacts
+        if any(after.get(name) != artifact for name, artifact in before.items()):
+            raise QualityGateError(f"{error} Nothing was written.") from error
+        job.refused.append(str(error))
+        for name in after.keys() - before.keys():
+            _remove(job, name)
+
+
+def _remove(job: Job, name: str) -> None:
+    for file in job.manifest.artifacts.pop(name).files:
+        (job.folder / file.file).unlink()
+    job.manifest.quality.pop(name, None)
+
+
+def check_passed(job: Job, where: Path) -> None:
+    """Raise QualityGateError for the artifacts that were left out of a bundle, which was written
+    without them."""
+    if job.refused:
+        raise QualityGateError(
+            f"{' '.join(job.refused)} '{where}' was written without that; it holds "
+            f"{', '.join(job.manifest.artifacts)}."
+        )
+
+
+def finish(job: Job) -> None:
     """Remove the artifacts that were only made on the way, and write the manifest."""
-    stay = {*job.options.artifacts, *kept}
+    stay = {*job.options.artifacts, *job.kept}
     for name in [name for name in job.manifest.artifacts if name not in stay]:
-        for file in job.manifest.artifacts.pop(name).files:
-            (job.folder / file.file).unlink()
-        job.manifest.quality.pop(name, None)
+        _remove(job, name)
     bundles.write_manifest(job.folder, job.manifest)
 
 

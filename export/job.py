@@ -35,8 +35,15 @@ Progress = Callable[[str], None]
 @dataclass
 class Job:
     """What the steps of one export or build share: its clips, what the model answers to them, and
-    what was decided so far. `truth` says whose answers those are; `int8` are the artifacts to be
-    quantized; `kind` is what the clips are: real, drawn or synthetic."""
+    what was decided so far.
+
+    Attributes:
+        truth: Whose answers the reference is.
+        int8: The artifacts to be quantized.
+        kind: What the clips are: real, drawn or synthetic.
+        kept: The artifacts that the bundle has already and keeps.
+        refused: What the gate said of artifacts that were left out.
+    """
 
     options: BuildOptions
     folder: Path
@@ -50,6 +57,8 @@ class Job:
     held_back: int
     int8: Sequence[str]
     kind: str
+    kept: Sequence[str]
+    refused: list[str] = field(default_factory=list)
     float_layers: list[str] = field(default_factory=list)
     damage: list[dict[str, Any]] = field(default_factory=list)
 
@@ -68,6 +77,7 @@ def prepare(
     answer: Callable[[np.ndarray], np.ndarray],
     truth: str,
     stored: Checks | None = None,
+    kept: Sequence[str] = (),
 ) -> Job:
     """Collect the clips, and what the model answers for those that the gate looks at: `answer`
     takes clips (N, T, H, W, 3) and returns logits (N, L); `truth` says whose they are. Without
@@ -99,7 +109,7 @@ def prepare(
     progress(f"Running {truth} on {len(gate_clips)} held-back clips for reference")
     return Job(
         options, folder, manifest, progress, gate_clips, answer(gate_clips), truth,
-        detector, calibration, held_back, int8, kind,
+        detector, calibration, held_back, int8, kind, kept,
     )  # fmt: skip
 
 

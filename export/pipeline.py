@@ -13,12 +13,12 @@ from pathlib import Path
 from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import CheckpointError, TaskError
+from svfap_edge.errors import CheckpointError, QualityGateError, TaskError
 from svfap_edge.tasks import TASKS, Task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint, weights_file
 from svfap_edge.training.checkpoint_file import write_safetensors
 
-from .build import build_artifacts, finish, store_checks
+from .build import build_artifacts, check_passed, finish, store_checks
 from .job import Job, Progress, accept, prepare
 from .model_files import OPSET
 from .onnx_from_model import onnx_from_model
@@ -51,7 +51,8 @@ def export_bundle(
     Raises:
         CheckpointError, TaskError, SourceError, BundleError: bad input, or a full disk; nothing
             was written.
-        QualityGateError: an artifact is too far from PyTorch; nothing was written.
+        QualityGateError: an artifact is too far from PyTorch. It was left out; those that passed
+            were written, if any.
     """
     check_options(options)
     bundles.check_target(output, replace=options.overwrite)
@@ -73,12 +74,16 @@ def export_bundle(
         onnx_from_model(loaded.model, folder / "fp32.onnx", features=options.features)
         answer = partial(torch_logits, loaded.model)
         job = prepare(options, folder, manifest, progress, Path(scratch), answer, "PyTorch")
-        accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
+        try:
+            accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
+        except QualityGateError as error:
+            raise QualityGateError(f"{error} Nothing was written.") from error
         if options.keep_weights:
             _keep_weights(job, loaded, task)
         build_artifacts(job)
         store_checks(job, answer)
         finish(job)
+    check_passed(job, output)
     return Bundle.open(output)
 
 

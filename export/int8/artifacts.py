@@ -127,7 +127,7 @@ def _rescue(job: Job) -> None:
             raise QualityGateError(
                 "INT8 loses too much even with half of the layers in float: it is not worth "
                 "having for this model. The layers that hurt most: "
-                f"{', '.join(damage.layer for damage in ranked[:5])}. Nothing was written."
+                f"{', '.join(damage.layer for damage in ranked[:5])}."
             )
         if chosen != job.float_layers:  # the search ended on another try
             job.float_layers = chosen

@@ -114,20 +114,31 @@ def check(
         wrong.append(f"a batch differs from single clips by {batch:.2e}")
     if wrong:
         advice = INT8_ADVICE if precision == "int8" else FLOAT_ADVICE
+        if not tells(reference):
+            advice = (
+                f"The model's answers hardly differ between these clips (logits deviate by "
+                f"{fidelity.spread:.1e}), so that every rounding counts: it is not trained, or "
+                "the clips are too much alike (--calib)."
+            )
         raise QualityGateError(
             f"'{backend.spec.artifact}' on {backend.spec.engine} is too far from {truth} on "
-            f"{fidelity.clips} clips: {'; '.join(wrong)}. Nothing was written. {advice}"
+            f"{fidelity.clips} clips: {'; '.join(wrong)}. {advice}"
         )
     return fidelity
 
 
+def tells(reference: np.ndarray) -> bool:
+    """Whether the answers to some clips differ enough to show what an artifact loses."""
+    size = float(np.sqrt((reference.astype(np.float64) ** 2).mean()))
+    return compare(reference, reference).spread > MIN_SPREAD * max(size, 1e-12)
+
+
 def check_clips_tell(reference: np.ndarray) -> None:
     """Refuse clips that cannot show a difference, such as black ones, by a QualityGateError."""
-    fidelity = compare(reference, reference)
-    size = float(np.sqrt((reference.astype(np.float64) ** 2).mean()))
-    if not fidelity.spread > MIN_SPREAD * max(size, 1e-12):
+    if not tells(reference):
+        spread = compare(reference, reference).spread
         raise QualityGateError(
             f"The model gives the same answer for all {len(reference)} calibration clips (logits "
-            f"deviate by {fidelity.spread:.1e} between clips). INT8 calibrated on them would be "
+            f"deviate by {spread:.1e} between clips). INT8 calibrated on them would be "
             "worthless, and the gate could not see it. Give real, varied clips of faces (--calib)."
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+import torch
 from onnx import TensorProto
 
 from svfap_edge import bundle as bundles
@@ -36,7 +37,14 @@ from svfap_edge.export.trt.builder import find_builder
 from svfap_edge.runtimes import Engine, available_engines
 from svfap_edge.training.checkpoint import load_checkpoint
 from tests.cli.test_commands import call, refused
-from tests.models import SPAN_S, TINY, tiny_bundle
+from tests.models import (
+    SPAN_S,
+    TINY,
+    TINY_TASK,
+    model_with_weights,
+    save_ours,
+    tiny_bundle,
+)
 
 FLOATS = ("fp16.onnx", "bf16.openvino")
 WITHOUT = """
@@ -212,6 +220,35 @@ def test_a_damaged_source_is_refused(bundle: Bundle) -> None:
     file.write_bytes(file.read_bytes()[:-1])
     with pytest.raises(BundleError, match="incomplete"):
         build_bundle(bundle, None, BuildOptions(artifacts=["fp16.onnx"]))
+
+
+def test_what_passed_is_kept_where_another_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answers that hardly differ between clips: rounding to half is then all there is."""
+    pytest.importorskip("openvino")
+    model = model_with_weights(TINY)
+    with torch.no_grad():
+        model.head.weight.mul_(1e-3)
+        model.head.bias.add_(torch.arange(4.0))
+    checkpoint = save_ours(tmp_path / "flat.pth", model)
+    monkeypatch.setitem(LIMITS["fp16"], "error", 1e-4)
+    options = ExportOptions(TINY_TASK, artifacts=("fp32.onnx", "fp16.onnx"), span_s=SPAN_S)
+    with pytest.raises(QualityGateError) as caught:
+        export_bundle(checkpoint, tmp_path / "b", options)
+    message = str(caught.value)
+    assert "'fp16.onnx' on" in message
+    assert "answers hardly differ between these clips" in message
+    assert message.endswith("was written without that; it holds fp32.onnx.")
+    bundle = Bundle.open(tmp_path / "b")
+    assert set(bundle.manifest.artifacts) == {"fp32.onnx"}
+    assert not (bundle.path / "fp16.onnx").exists()
+    assert self_test(bundle).passed
+    for name, value in (("error", 1e9), ("cosine", -1), ("agreement", 0)):
+        monkeypatch.setitem(LIMITS["bf16"], name, value)
+    with pytest.raises(QualityGateError, match=r"it holds fp32\.onnx, bf16\.openvino\.$"):
+        build_bundle(bundle, None, BuildOptions(artifacts=["bf16.openvino", "fp16.onnx"]))
+    assert set(Bundle.open(bundle.path).manifest.artifacts) == {"fp32.onnx", "bf16.openvino"}
 
 
 def test_a_gate_that_fails_leaves_the_bundle(
