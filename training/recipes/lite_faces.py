@@ -56,8 +56,8 @@ from .classifiers import (
 from .phases import CPU, PHOTOGRAPHS, Machine, Model, Phase, fit, predict
 from .photographs import LABELS, Faces, divided, load_faces, load_ferplus, together, without_copies
 
-MINUTES = {"teacher-1": 1.9, "teacher-2": 1.9, "stem": 0.8, "tubelets": 1.4, "clips": 1.9}
-"""Of training on an H100, by the name of the phase."""
+MINUTES = {"teacher-1": 1.9, "teacher-2": 1.9, "stem": 0.8, "tubelets": 1.5, "clips": 1.9}
+"""Of training on an NVIDIA H200, by the name of the phase."""
 
 TEACHER = (64, 128, 256, 512)
 """Channels of a teacher: those of an 18-layer residual network (He et al. 2016)."""
