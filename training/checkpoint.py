@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from svfap_edge.bundle import MANIFEST, Bundle, find_bundle
+from svfap_edge.bundle import Bundle, find_bundle
 from svfap_edge.errors import CheckpointError, SvfapError
+from svfap_edge.manifest import MANIFEST
 from svfap_edge.schema import fitted
 from svfap_edge.tasks import Task
 
