@@ -4,31 +4,31 @@ from __future__ import annotations
 
 import subprocess
 import sys
-import time
 
 import pytest
 
 from svfap_edge.machine import OtherLoad
 
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="only Linux counts that")
-BURN = "import time\nend = time.time() + {}\nwhile time.time() < end: pass"
+BURN = "import time\nwhile time.process_time() < 0.5: pass\nprint(flush=True)\ninput()"
 
 
 @LINUX
 def test_the_work_of_others_is_told_from_ours() -> None:
-    def others(child_is_ours: bool) -> float:
-        with OtherLoad() as load:
-            child = subprocess.Popen([sys.executable, "-c", BURN.format(1.0)])
-            if child_is_ours:
-                child.wait()
-            else:
-                time.sleep(0.8)
-        child.wait()
-        assert load._cores is not None
-        return load._cores
-
-    around = others(child_is_ours=True)  # what the machine does anyway
-    assert others(child_is_ours=False) > around + 0.3
+    """In seconds of the processor, however long they take: a child is ours once it was awaited."""
+    before = OtherLoad._read()
+    with subprocess.Popen(
+        [sys.executable, "-c", BURN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as child:
+        assert child.stdout is not None
+        child.stdout.readline()  # it has burnt
+        meanwhile = OtherLoad._read()
+        child.communicate(b"\n")
+    after = OtherLoad._read()
+    assert before is not None and meanwhile is not None and after is not None
+    assert meanwhile[1] - before[1] > 0.4
+    assert meanwhile[2] - before[2] < 0.3
+    assert after[2] - before[2] > 0.4
 
 
 def test_little_is_not_worth_a_word(monkeypatch: pytest.MonkeyPatch) -> None:
