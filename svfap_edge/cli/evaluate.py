@@ -128,10 +128,9 @@ def _print_evaluation(found: Analysis) -> None:
     if found.unreadable:
         warn(next(iter(found.unreadable.values())))
     if found.lost:
-        parts = ", ".join(f"{label} {n} of {total}" for label, (n, total) in found.lost.items())
         out.print(
-            f"without a face, by label: {parts}. They are not in the figures; if the pictures are "
-            "crops of faces, compare with --detector none"
+            f"without a face, by label: {found.lost_text}. They are not in the figures; if the "
+            "pictures are crops of faces, compare with --detector none"
         )
     for note in (found.note, found.busy):
         if note:

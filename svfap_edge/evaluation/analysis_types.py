@@ -288,6 +288,11 @@ class Analysis:
         return (self.baseline, *(c.artifact for c in self.candidates))
 
     @property
+    def lost_text(self) -> str:
+        """`lost` in words, "sad 3 of 9, ..."; empty where nothing is lost."""
+        return ", ".join(f"{label} {n:,} of {total:,}" for label, (n, total) in self.lost.items())
+
+    @property
     def passed(self) -> bool | None:
         """Whether all candidates pass; None without a limit."""
         return None if self.max_drop is None else all(c.passed for c in self.candidates)

@@ -114,7 +114,7 @@ def check(
         wrong.append(f"a batch differs from single clips by {batch:.2e}")
     if wrong:
         advice = INT8_ADVICE if precision == "int8" else FLOAT_ADVICE
-        if not tells(reference):
+        if not _tells(fidelity.spread, reference):
             advice = (
                 f"The model's answers hardly differ between these clips (logits deviate by "
                 f"{fidelity.spread:.1e}), so that every rounding counts: it is not trained, or "
@@ -127,16 +127,16 @@ def check(
     return fidelity
 
 
-def tells(reference: np.ndarray) -> bool:
-    """Whether the answers to some clips differ enough to show what an artifact loses."""
+def _tells(spread: float, reference: np.ndarray) -> bool:
+    """Whether the answers to some clips, of this spread, differ enough to show what is lost."""
     size = float(np.sqrt((reference.astype(np.float64) ** 2).mean()))
-    return compare(reference, reference).spread > MIN_SPREAD * max(size, 1e-12)
+    return spread > MIN_SPREAD * max(size, 1e-12)
 
 
 def check_clips_tell(reference: np.ndarray) -> None:
     """Refuse clips that cannot show a difference, such as black ones, by a QualityGateError."""
-    if not tells(reference):
-        spread = compare(reference, reference).spread
+    spread = compare(reference, reference).spread
+    if not _tells(spread, reference):
         raise QualityGateError(
             f"The model gives the same answer for all {len(reference)} calibration clips (logits "
             f"deviate by {spread:.1e} between clips). INT8 calibrated on them would be "

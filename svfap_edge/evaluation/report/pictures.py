@@ -81,7 +81,7 @@ def _draw_changes(analysis: Analysis) -> Figure:
     figure = Figure(figsize=(9, 1.3 + 0.34 * len(rows)), layout="constrained")
     ax = figure.subplots()
     for y, (_, drop) in enumerate(rows):
-        over = limit is not None and drop.points > limit + 1e-9
+        over = drop.points > analysis.limit + 1e-9  # that of the verdicts, set or not
         color = BAD if over and drop.low > 0 else UNSURE if over else GOOD
         ax.plot([-drop.high, -drop.low], [y, y], color=color, lw=2, solid_capstyle="butt")
         ax.plot(-drop.points, y, "o", color=color, ms=7)

@@ -192,13 +192,12 @@ def changed_table(analysis: Analysis, candidate: CandidateAnalysis) -> Table:
 
 def details_table(analysis: Analysis) -> Table:
     found = f"{analysis.files:,} of {analysis.files + len(analysis.missing):,}"
-    lost = ", ".join(f"{label} {n:,} of {all_:,}" for label, (n, all_) in analysis.lost.items())
     gate = "none" if analysis.max_drop is None else f"at most {analysis.max_drop:g} points"
     rows = (
         ("data", analysis.data),
         ("SHA-256 of the data", analysis.data_sha256),
         ("files with a prediction", f"{found} ({analysis.coverage:.1%})"),
-        *([("without a face, by label", lost)] if lost else []),
+        *([("without a face, by label", analysis.lost_text)] if analysis.lost else []),
         ("task", f"{analysis.task}: {', '.join(analysis.labels)}"),
         ("allowed drop", gate),
         ("created", analysis.created),
