@@ -65,33 +65,22 @@ def build_bundle(
     there = source.manifest.artifacts
     check_options(options, there)
     truth = _truth(source, options.artifacts)
-    widened = truth == "fp16.onnx"
     if output is None:
         bundles.check_unsigned(source)
-    for name in there:
-        source.verify(name)
-    source.weights()
+    source.verify_all()
     stored = read_checks(source)
     overwrite = output is None or options.overwrite
     with (
+        saying_nothing_was_written(),
         bundles.writing(output or source.path, replace=overwrite) as folder,
         tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
     ):
         _copy(source.path, folder)
         copied = Bundle(folder, copy.deepcopy(source.manifest))
-        for name in there:
-            copied.verify(name)  # a writer beside us may have changed the files meanwhile
-        copied.weights()
-        if widened:
-            truth = "fp32.onnx"
+        copied.verify_all()  # a writer beside us may have changed the files meanwhile
+        if truth == "fp16.onnx":
             progress("Writing fp32.onnx, with the numbers of fp16.onnx")
-            float_from_half(copied.path_of("fp16.onnx"), folder / truth)
-            copied.manifest.artifacts[truth] = Artifact(
-                truth,
-                (bundles.describe_file(folder / truth),),
-                built_by=copied.manifest.artifacts["fp16.onnx"].built_by,
-                needs={"opset": OPSET},
-            )
+            truth = _widen(copied)
         able = available_engines("onnx")
         engine = "onnxruntime" if "onnxruntime" in able else able[0]
 
@@ -120,6 +109,19 @@ def _copy(source: Path, folder: Path) -> None:
             target.mkdir()
         elif path.is_file():
             shutil.copyfile(path, target)
+
+
+def _widen(bundle: Bundle) -> str:
+    """Add `fp32.onnx`, made of `fp16.onnx`, to a bundle that is being built; return its name."""
+    name = "fp32.onnx"
+    float_from_half(bundle.path_of("fp16.onnx"), bundle.path / name)
+    bundle.manifest.artifacts[name] = Artifact(
+        name,
+        (bundles.describe_file(bundle.path / name),),
+        built_by=bundle.manifest.artifacts["fp16.onnx"].built_by,
+        needs={"opset": OPSET},
+    )
+    return name
 
 
 def _truth(source: Bundle, wanted: Collection[str]) -> str:
@@ -151,7 +153,7 @@ def _truth(source: Bundle, wanted: Collection[str]) -> str:
 
 def build_artifacts(job: Job) -> None:
     """Build the artifacts that are wanted, and those they are made from on the way; pass each
-    through the gate. What does not pass is left out, see `verdict`."""
+    through the gate. What does not pass is left out; see `check_passed`."""
     wanted = job.options.artifacts
     if "bf16.openvino" in wanted:
         with _left_out_if_refused(job):
@@ -173,7 +175,16 @@ def build_artifacts(job: Job) -> None:
             _half(job, "int8.onnx", "int8-fp16.onnx", held_to="int8")
             _plan(job, "int8-fp16.onnx", "int8.tensorrt")
     if job.refused and not set(wanted) & (set(job.manifest.artifacts) - set(job.kept)):
-        raise QualityGateError(f"{' '.join(job.refused)} Nothing was written.")
+        raise QualityGateError(" ".join(job.refused))
+
+
+@contextmanager
+def saying_nothing_was_written() -> Iterator[None]:
+    """The context in which a bundle is written: whatever the gate refuses for good says so."""
+    try:
+        yield
+    except QualityGateError as error:
+        raise QualityGateError(f"{error} Nothing was written.") from error
 
 
 @contextmanager
@@ -186,7 +197,7 @@ def _left_out_if_refused(job: Job) -> Iterator[None]:
     except QualityGateError as error:
         after = job.manifest.artifacts
         if any(after.get(name) != artifact for name, artifact in before.items()):
-            raise QualityGateError(f"{error} Nothing was written.") from error
+            raise
         job.refused.append(str(error))
         for name in after.keys() - before.keys():
             _remove(job, name)

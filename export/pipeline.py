@@ -13,12 +13,18 @@ from pathlib import Path
 from svfap_edge import bundle as bundles
 from svfap_edge.bundle import Bundle, Manifest
 from svfap_edge.clip import ClipSpec
-from svfap_edge.errors import CheckpointError, QualityGateError, TaskError
+from svfap_edge.errors import CheckpointError, TaskError
 from svfap_edge.tasks import TASKS, Task
 from svfap_edge.training.checkpoint import Checkpoint, load_checkpoint, weights_file
 from svfap_edge.training.checkpoint_file import write_safetensors
 
-from .build import build_artifacts, check_passed, finish, store_checks
+from .build import (
+    build_artifacts,
+    check_passed,
+    finish,
+    saying_nothing_was_written,
+    store_checks,
+)
 from .job import Job, Progress, accept, prepare
 from .model_files import OPSET
 from .onnx_from_model import onnx_from_model
@@ -67,6 +73,7 @@ def export_bundle(
     task = _checked_task(loaded, options, checkpoint)
     manifest = _manifest(checkpoint, loaded, options, task, output)
     with (
+        saying_nothing_was_written(),
         bundles.writing(output, replace=options.overwrite) as folder,
         tempfile.TemporaryDirectory(prefix="svfap-edge-") as scratch,
     ):
@@ -74,10 +81,7 @@ def export_bundle(
         onnx_from_model(loaded.model, folder / "fp32.onnx", features=options.features)
         answer = partial(torch_logits, loaded.model)
         job = prepare(options, folder, manifest, progress, Path(scratch), answer, "PyTorch")
-        try:
-            accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
-        except QualityGateError as error:
-            raise QualityGateError(f"{error} Nothing was written.") from error
+        accept(job, "fp32.onnx", ["fp32.onnx"], {"opset": OPSET})
         if options.keep_weights:
             _keep_weights(job, loaded, task)
         build_artifacts(job)

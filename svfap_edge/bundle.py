@@ -176,6 +176,13 @@ class Bundle:
             self._read(name, entry)
         return self.path_of(name)
 
+    def verify_all(self) -> None:
+        """Check every file that the manifest lists; the errors are those of `verify`."""
+        for name in self.manifest.artifacts:
+            self.verify(name)
+        self.read_checks()
+        self.weights()
+
     def read(self, name: str) -> list[bytes]:
         """The verified bytes of the files of an artifact, in their order.
 

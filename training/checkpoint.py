@@ -99,8 +99,10 @@ def load_checkpoint(
 
 def weights_file(path: Path) -> Path:
     """The file of a checkpoint; of a bundle that of its weights. CheckpointError if it has none."""
+    if path.is_file():
+        return path
     folder = find_bundle(path)
-    if path.is_file() or not (folder / MANIFEST).is_file():
+    if not (folder / MANIFEST).is_file():
         return path
     weights = Bundle.open(folder).weights()
     if weights is None:

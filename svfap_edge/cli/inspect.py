@@ -48,9 +48,7 @@ def show_bundle(path: Path, as_json: bool, require_signature: Path | None = None
     from svfap_edge.runtimes.choice import available_engines, obstacle
 
     bundle = Bundle.open(path, require_signature=require_signature)
-    for name in bundle.manifest.artifacts:
-        bundle.verify(name)
-    bundle.weights()
+    bundle.verify_all()
     manifest = bundle.manifest
     if as_json:
         print_json({"path": path, **manifest.to_json()})

@@ -28,8 +28,7 @@ def sign(
         from svfap_edge.signature import sign as sign_manifest
 
         opened = Bundle.open(bundle)
-        for name in opened.manifest.artifacts:
-            opened.verify(name)
+        opened.verify_all()
         path = sign_manifest(bundle, key, lambda: _passphrase(key))
         if as_json:
             print_json({"signature": path, "artifacts": list(opened.manifest.artifacts)})

@@ -19,8 +19,7 @@ def package_model() -> dict[str, Any]:
     from svfap_edge.bundle import Bundle
 
     bundle = Bundle.open()
-    for name in bundle.manifest.artifacts:
-        bundle.verify(name)
+    bundle.verify_all()
     return {"name": bundle.manifest.name, "artifacts": list(bundle.manifest.artifacts)}
 
 

@@ -5,10 +5,10 @@
 
 FACES holds `train/`, with one folder of images per label; FERPLUS holds `train.npz`, see
 `photographs.load_ferplus`, and `val.npz`, of which no copy is learned. A tenth of both is put
-apart: the log's figures are of it, and the probabilities are made to fit it. Four phases, each with
+apart: the log's figures are of it, and the probabilities are made to fit it. Five phases, each with
 a moving average of the weights:
 
-1. `teacher 1`, `teacher 2`: two residual networks of four times the work learn photographs.
+1. `teacher-1`, `teacher-2`: two residual networks of four times the work learn photographs.
 2. `stem`: the residual stem of the model alone, pooled, learns from people and from the teachers:
    part of each target is the teachers' answer to the same augmented and mixed view ("function
    matching": Beyer et al., "Knowledge distillation: A good teacher is patient and consistent",
@@ -113,7 +113,8 @@ def make(
         ClipClassifier(whole), "clips", config.frames, 64, 4e-4,
         augment=replace(PHOTOGRAPHS, motion=1.0), teachers=teachers, share=0.7,
     )  # fmt: skip
-    logits = predict(clips, apart.images, config.frames, size)
+    logits = predict(clips.to(machine.device), apart.images, config.frames, size, machine)
+    clips.cpu()
     fold_temperature(whole, logits, apart.labels)
     fold_luminance(whole)
     return whole.state_dict()

@@ -20,7 +20,7 @@ from svfap_edge.training.clips.photometry import LUMA as LUMA_SHARES
 from svfap_edge.training.model import IMAGENET_MEAN
 
 LABELS = ("neutral", "happiness", "surprise", "anger", "sadness", "disgust", "fear")
-VOTED = (*("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear"), "contempt")
+VOTED = ("neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear", "contempt")
 """The columns of FER+'s votes that name an expression; "unknown" and "no face" follow."""
 
 CACHE_SIDE = 128  # pixels
@@ -84,7 +84,7 @@ def load_ferplus(file: Path) -> Faces:
     except (OSError, KeyError, ValueError) as error:
         raise SourceError(f"'{file}' is not an archive with images and votes: {error}.") from error
     columns = [VOTED.index(label) for label in LABELS]
-    kept = np.isin(votes.argmax(1), columns)
+    kept = np.isin(votes.argmax(1), columns) & (votes.max(1) > 1)  # or nothing would be left
     counted = votes[kept][:, columns].astype(np.float32)
     counted[counted <= 1] = 0
     large = [cv2.resize(i, (CACHE_SIDE, CACHE_SIDE), interpolation=cv2.INTER_LINEAR)
