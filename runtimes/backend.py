@@ -66,7 +66,7 @@ class ModelSpec:
     precision: str
 
 
-Read = Callable[[], list[bytes]]
+Read = Callable[[], list[bytes | memoryview]]
 """Returns the verified bytes of the files of an artifact, in their order."""
 
 

@@ -33,9 +33,8 @@ class EngineEntry:
         install: How to install the engine.
         check: Module of this package with `obstacle(artifact)`, which says why an artifact cannot
             run on this machine; "" where every machine with the library runs every artifact.
-        ahead: Module of this package with `read_ahead(artifact, threads, mode)`, which is called in
-            a thread before `module` is imported; `load` gets a function that waits for what it
-            returns, as `ahead`. "" where there is nothing to do ahead.
+        ahead: Module of this package with `Ahead(bundle, artifact, threads, mode)`, which reads in
+            place of `Bundle.read` and is given to `load`; "" where there is nothing to do ahead.
         providers: Words that may follow the engine's name after a colon; `auto` never uses them.
     """
 
@@ -208,9 +207,10 @@ def load_backend(
     with ThreadPoolExecutor(1) as pool:  # each takes long, and none needs the other at first
         if ENGINES[base].ahead:
             early = importlib.import_module(f"{__package__}.{ENGINES[base].ahead}")
-            wanted = bundle.artifact(name)
-            options["ahead"] = pool.submit(early.read_ahead, wanted, threads, mode).result
-        reading = pool.submit(bundle.read, name)
+            options["ahead"] = early.Ahead(bundle, bundle.artifact(name), threads, mode)
+            reading = pool.submit(options["ahead"].read)
+        else:
+            reading = pool.submit(bundle.read, name)
         try:
             module = importlib.import_module(f"{__package__}.{ENGINES[base].module}")
             backend: Backend = module.load(

@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 import threading
-from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from .backend import (
     closed_error,
     joined,
 )
-from .openvino_cache import Kept
+from .openvino_cache import Ahead
 
 BF16_INSTRUCTION_SETS = (
     "DEFAULT", "AVX2_VNNI_2", "AVX512_CORE_BF16", "AVX512_CORE_FP16", "AVX512_CORE_AMX",
@@ -118,7 +118,7 @@ _meeting = threading.Lock()
 
 def load(
     read: Read, bundle: Bundle, artifact: Artifact, threads: int | None,
-    mode: Mode = "latency", ahead: Callable[[], Kept] = lambda: Kept(None, None),
+    mode: Mode = "latency", *, ahead: Ahead,
 ) -> OpenVinoBackend:  # fmt: skip
     """Compile an artifact for the CPU; see `EngineEntry.module`."""
     config: dict[str, Any] = {"PERFORMANCE_HINT": mode.upper()}
@@ -130,7 +130,7 @@ def load(
         # OpenVINO silently computes fp32 models in bf16 where the CPU can: always set the hint.
         half = artifact.precision != "fp32" and has_bf16(core)
         config["INFERENCE_PRECISION_HINT"] = "bf16" if half else "f32"
-        compiled = _compiled(core, read, artifact, config, ahead())
+        compiled = _compiled(core, read, artifact, config, ahead)
     except RuntimeError as error:
         raise artifact_error("OpenVINO", artifact, error) from error
     source = compiled.input(0)
@@ -148,21 +148,27 @@ def load(
     return OpenVinoBackend(compiled, spec, requests)
 
 
-def _compiled(core: Any, read: Read, artifact: Artifact, config: dict[str, Any], kept: Kept) -> Any:
+def _compiled(
+    core: Any, read: Read, artifact: Artifact, config: dict[str, Any], ahead: Ahead
+) -> Any:
     """The model, compiled now or by an earlier run."""
-    if kept.content is not None:
-        try:
-            blob = ov.Tensor(np.frombuffer(kept.content, np.uint8))
-            return core.import_model(blob, "CPU", config)
-        except RuntimeError:
-            pass  # of a build of OpenVINO that does not say so; compiled anew below
-    contents = read()
-    admit(artifact, contents)
-    compiled = core.compile_model(core.read_model(*contents[:2]), "CPU", config)
-    if kept.folder is not None:
-        written = compiled.export_model()
-        kept.keep(getattr(written, "getvalue", lambda: written)())
-    return compiled
+    try:
+        kept = ahead.compiled()
+        config = {**config, **ahead.config()}
+        if kept is not None:
+            with suppress(RuntimeError):  # of a build of OpenVINO that does not say so
+                return core.import_model(ov.Tensor(np.frombuffer(kept, np.uint8)), "CPU", config)
+        contents = read()
+        admit(artifact, contents)
+        model, *weights = contents
+        tensors = [ov.Tensor(np.frombuffer(content, np.uint8)) for content in weights if content]
+        compiled = core.compile_model(core.read_model(model, *tensors), "CPU", config)
+        if ahead.folder is not None:
+            written = compiled.export_model()
+            ahead.keep(getattr(written, "getvalue", lambda: written)())
+        return compiled
+    finally:
+        ahead.close()
 
 
 def _size(dimension: Any) -> int | None:

@@ -10,10 +10,10 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from .atomic import folder_written_whole, written_whole
 from .cache import cache_root
@@ -70,6 +70,10 @@ def _holds(built: Path, original: Path) -> bool:
     except BundleError:
         return False
     return files[1].items() <= files[0].items()
+
+
+def _whole(file: BinaryIO) -> bytes:
+    return file.read()
 
 
 def digest(path: Path) -> str:
@@ -183,13 +187,18 @@ class Bundle:
         self.read_checks()
         self.weights()
 
-    def read(self, name: str) -> list[bytes]:
+    def read(
+        self, name: str, take: Callable[[BinaryIO], bytes | memoryview] = _whole
+    ) -> list[bytes | memoryview]:
         """The verified bytes of the files of an artifact, in their order.
 
         They are read once: whoever takes these bytes takes those that were checked, whatever
         happens to the files. The errors are those of `verify`.
+
+        Args:
+            take: Reads an open file whole, into memory that no other process can change.
         """
-        return [self._read(name, entry) for entry in self.artifact(name).files]
+        return [self._read(name, entry, take) for entry in self.artifact(name).files]
 
     def read_checks(self) -> bytes | None:
         """The verified bytes of the file of check clips; None if the bundle has none. The errors
@@ -212,7 +221,10 @@ class Bundle:
         except OSError:
             return True
 
-    def _read(self, name: str, entry: ArtifactFile) -> bytes:
+    def _read(
+        self, name: str, entry: ArtifactFile,
+        take: Callable[[BinaryIO], bytes | memoryview] = _whole,
+    ) -> bytes | memoryview:  # fmt: skip
         path, root = self.path / entry.file, self.path.resolve()
         if not os.path.isfile(path):
             raise BundleError(
@@ -226,7 +238,7 @@ class Bundle:
         try:
             with path.open("rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                content = file.read() if size == entry.bytes else b""
+                content = take(file) if size == entry.bytes else b""
         except OSError as error:
             raise BundleError(
                 f"Bundle '{self.path}': '{entry.file}' cannot be read: {error.strerror}."

@@ -15,7 +15,7 @@ import pytest
 
 from .conftest import ROOT
 
-HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "cv2", "matplotlib", "skimage")
+HEAVY = ("torch", "onnx", "onnxruntime", "openvino", "nncf", "cv2", "matplotlib")
 
 
 def loaded_by(code: str) -> set[str]:
@@ -84,7 +84,7 @@ def test_command_line_help_loads_no_library() -> None:
 
 
 LAYERS = (
-    {"contract"},
+    {"contract", "models"},
     {"sources"},
     {"runtimes", "training"},
     {"perception"},

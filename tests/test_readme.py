@@ -22,7 +22,6 @@ def snippets(language: str) -> list[str]:
 
 @pytest.mark.parametrize("code", snippets("python"), ids=["frames", "crops"])
 def test_embedding_runs_as_printed_and_without_torch(code: str, tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
     guarded = f"import sys\nsys.modules['torch'] = None\n{code}"
     result = subprocess.run(
         [sys.executable, "-c", guarded], capture_output=True, text=True, cwd=tmp_path

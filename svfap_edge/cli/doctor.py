@@ -63,11 +63,11 @@ def doctor(
                 out.print(f"{check.name:<21} {check.fact}")
                 if check.advice:
                     out.print(f"  {'':<8}{'':<21} -> {check.advice}")
-            out.print(
-                f"svfap-edge run cannot work: {'; '.join(found.obstacles)}."
-                if found.obstacles
-                else "svfap-edge run can work."
-            )
+            if found.obstacles:
+                out.print(f"svfap-edge run cannot work: {'; '.join(found.obstacles)}.")
+            else:
+                but = f", but not on {'; '.join(found.limits)}" if found.limits else ""
+                out.print(f"svfap-edge run can work{but}.")
         if found.exit_code:
             raise typer.Exit(found.exit_code)
 

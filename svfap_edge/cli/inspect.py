@@ -21,7 +21,9 @@ PLAIN = (type(None), bool, int, float, str)
 def inspect(
     path: Annotated[
         Path,
-        typer.Argument(help="Folder of a bundle, or file of a checkpoint (.pth, .safetensors)."),
+        typer.Argument(
+            help="Folder of a bundle, lite-faces, or file of a checkpoint (.pth, .safetensors)."
+        ),
     ],
     heads: Heads = None,
     depths: Depths = None,
@@ -36,11 +38,14 @@ def inspect(
                 path, {"weights": weights.value, **geometry(heads=heads, depths=depths)}, as_json
             )
         else:
-            if not os.path.exists(path):
+            from svfap_edge.bundle import find_bundle
+
+            folder = find_bundle(path)
+            if not os.path.exists(folder):
                 raise SourceError(
                     f"No file or folder '{path}'. Expected the folder of a bundle, or a checkpoint."
                 )
-            show_bundle(path, as_json, require_signature)
+            show_bundle(folder, as_json, require_signature)
 
 
 def show_bundle(path: Path, as_json: bool, require_signature: Path | None = None) -> None:

@@ -30,7 +30,6 @@ Answer = dict[str, Any] | SvfapError
 """Facts that a probe found, or why there are none."""
 
 OPTIONAL = (
-    ("scikit-image", "the built-in sample", "demo"),
     ("matplotlib", "timeline pictures and reports", "report"),
     ("torch", "export and training", "export"),
     ("onnx", "export", "export"),
@@ -242,6 +241,18 @@ FACE_MODEL_SHA256 = "8f2383e4dd3cfbb4553ea8718107fc0423210dc964f9f4280604804ed25
 """SHA-256 of YuNet's file in OpenCV Zoo, March 2023."""
 
 
+PYAV = "pyav"
+
+
+def check_pyav(answer: Answer | None) -> Check:
+    install = 'pip install "av>=15"'
+    if answer is None:
+        return Check("video", PYAV, "missing", "not installed: no video file is read", install)
+    if isinstance(answer, SvfapError):
+        return broken("video", PYAV, answer, f"Install it again: {install} --force-reinstall")
+    return Check("video", PYAV, "ok", f"{answer['version']}, for video files")
+
+
 def check_opencv(answer: Answer) -> Iterator[Check]:
     if isinstance(answer, SvfapError):
         advice = (
@@ -252,7 +263,7 @@ def check_opencv(answer: Answer) -> Iterator[Check]:
         return
     yield Check("video", "opencv", "ok", f"{answer['version']} ({answer['file']})")
     uses = {
-        "FFmpeg": ("video files and streams", "Install opencv-python from PyPI, which has it."),
+        "FFmpeg": ("network cameras", "Install opencv-python from PyPI, which has it."),
         "GStreamer": (
             "GStreamer pipelines",
             "Only if you need pipelines: use an OpenCV built with GStreamer, such as the "

@@ -30,10 +30,12 @@ class Diagnosis:
     Attributes:
         checks: In the order to read them.
         obstacles: Why the main job, `svfap-edge run`, cannot run; empty if it can.
+        limits: What it cannot read where it runs.
     """
 
     checks: tuple[Check, ...]
     obstacles: tuple[str, ...]
+    limits: tuple[str, ...] = ()
 
     @property
     def exit_code(self) -> int:
@@ -57,6 +59,7 @@ def diagnose(progress: Callable[[str], None] = lambda message: None) -> Diagnosi
         model = ask(probes.package_model)
         tried = {name: ask(probes.engine, name=name) for name in installed}
         opencv = ask(probes.opencv, face_model=face_model)
+        pyav = ask(probes.pyav) if present("av") else None
         cuda = ask(probes.cuda)
         gpu_packages = {
             name: ask(getattr(probes, probe), name=option)
@@ -76,12 +79,17 @@ def diagnose(progress: Callable[[str], None] = lambda message: None) -> Diagnosi
             *checks.check_processor(answers.get("openvino")),
             checks.check_driver(cuda.result()),
             *checks.check_gpu_packages(gpu_answers),
+            checks.check_pyav(pyav and pyav.result()),
             *checks.check_opencv(opencv.result()),
             *checks.check_detectors(opencv.result(), face_model),
             *checks.check_space(),
             *checks.check_optional(),
         ]
-    return Diagnosis(tuple(found), tuple(_obstacles(found)))
+    limits = [
+        "video files, for PyAV does not work" for c in found
+        if c.name == checks.PYAV and c.state != "ok"
+    ]  # fmt: skip
+    return Diagnosis(tuple(found), tuple(_obstacles(found)), tuple(limits))
 
 
 def _obstacles(checks: list[Check]) -> Iterator[str]:

@@ -61,6 +61,17 @@ def tensorrt(name: str) -> dict[str, Any]:
     return {"version": find_builder(name).version}
 
 
+def pyav() -> dict[str, Any]:
+    """Whether PyAV loads, with what reading a video takes, and its version."""
+    import av
+    import av.filter
+    import av.video.reformatter
+
+    if "h264" not in av.codecs_available:
+        raise ImportError("its FFmpeg has no H.264")
+    return {"version": av.__version__}
+
+
 def opencv(face_model: Path | None) -> dict[str, Any]:
     """What this OpenCV can do, and whether the face detectors work; YuNet only if it has a file."""
     import cv2

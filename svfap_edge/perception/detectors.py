@@ -245,6 +245,8 @@ def open_detector(
         SvfapError: an unknown choice.
     """
     if not isinstance(choice, str):
+        named = hasattr(choice, "detect")
+        require(named, "detector", f"one of {', '.join(DETECTORS)}, or a Detector", choice)
         return choice
     check_detector(choice)
     if choice == "none":

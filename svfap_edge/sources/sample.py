@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
-
-from svfap_edge.errors import DependencyMissing
 
 from .frames import Frame, Source
 
@@ -28,24 +27,22 @@ class Generated(Source):
             yield Frame(self._draw(timestamp_s), timestamp_s, index)
 
 
+def read_portrait() -> np.ndarray:
+    """The astronaut Eileen Collins in front of a model of the shuttle, (512, 512, 3) uint8 RGB.
+
+    NASA's photograph, in the public domain: https://flic.kr/p/r9qvLn, cut to a square.
+    """
+    encoded = np.frombuffer(Path(__file__).with_name("portrait.jpg").read_bytes(), np.uint8)
+    return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+
+
 def sample_source() -> Generated:
     """The built-in demonstration: 6 s of a camera over a portrait of a smiling astronaut.
 
-    The portrait is NASA's, in the public domain, carried by scikit-image
-    (`skimage.data.astronaut()`). For 3.5 s the camera sways over the face, then it swings away
-    to the shuttle model beside it. 640x360 pixels, 25 fps.
-
-    Raises:
-        DependencyMissing: scikit-image is not installed.
+    For 3.5 s the camera sways over the face, then it swings away to the shuttle model beside it.
+    640x360 pixels, 25 fps.
     """
-    try:
-        from skimage import data
-    except ImportError as error:
-        raise DependencyMissing(
-            'The sample needs scikit-image: pip install "svfap-edge[demo]". '
-            "Or run a video of your own: svfap-edge run VIDEO"
-        ) from error
-    portrait = data.astronaut()  # type: ignore[no-untyped-call]
+    portrait = read_portrait()
     # What the camera sees at these times: (center x, center y, width) in the 512x512 portrait.
     times = (0.0, 1.2, 2.4, 3.5, 4.2, 6.0)
     views = np.array(

@@ -73,7 +73,6 @@ def test_every_command_has_help() -> None:
 
 
 def test_run_sample_finds_the_smile(tmp_path: Path) -> None:
-    pytest.importorskip("skimage")
     pytest.importorskip("matplotlib")
     out = {name: tmp_path / name for name in ("o.jsonl", "o.mp4", "o.png")}
     result = call(
@@ -145,7 +144,6 @@ def test_run_says_when_a_budget_is_not_kept(tiny: Bundle, video: Path) -> None:
 
 
 def test_run_searches_and_follows_as_asked(video: Path, tiny: Bundle) -> None:
-    pytest.importorskip("skimage")
     common = ("run", "sample", "--bundle", tiny.path, "--json")
     every, seldom = (json.loads(call(*common, "--detect-every", n).stdout) for n in (1, 4))
     assert seldom["people"] == every["people"] == 1
@@ -331,6 +329,12 @@ def test_our_checkpoints_know_their_task(tmp_path: Path) -> None:
     assert "name it by --task" in words
     other = save_ours(tmp_path / "other.pth", model_with_weights(TINY))
     assert "Name its task: --task dfew|" in refused(2, "export", other, "-o", tmp_path / "c")
+
+
+def test_inspect_the_model_in_the_package_by_its_name() -> None:
+    facts = json.loads(call("inspect", "lite-faces", "--json").stdout)
+    assert facts["name"] == "lite-faces"
+    assert "int8.onnx" in [artifact["name"] for artifact in facts["artifacts"]]
 
 
 def test_inspect_a_checkpoint(tmp_path: Path) -> None:

@@ -57,10 +57,14 @@ def test_this_machine_can_run_the_main_job(healthy: Any) -> None:
     result, checks = healthy
     assert result.returncode == 0, result.stdout
     content = json.loads(result.stdout)
-    assert set(content) == {"ok", "exit", "obstacles", "checks"}
-    assert content["ok"] is True and content["exit"] == 0 and content["obstacles"] == []
+    assert set(content) == {"ok", "exit", "obstacles", "limits", "checks"}
+    assert (
+        content["ok"] is True
+        and content["exit"] == 0
+        and content["obstacles"] == content["limits"] == []
+    )
     assert checks["model in the package"]["state"] == "ok"
-    assert checks["opencv"]["state"] == checks["FFmpeg"]["state"] == "ok"
+    assert checks["opencv"]["state"] == checks["FFmpeg"]["state"] == checks["pyav"]["state"] == "ok"
     for engine in available_engines("onnx"):
         assert checks[engine]["state"] in ("ok", "note")
     assert any(checks[engine]["state"] == "ok" for engine in ENGINES)
@@ -128,6 +132,13 @@ def test_broken_opencv_exits_3(tmp_path: Path) -> None:
     assert "libGL.so.1" in checks["opencv"]["fact"]
     assert "headless" in checks["opencv"]["advice"]
     assert "OpenCV does not work" in json.loads(result.stdout)["obstacles"]
+
+
+def test_without_pyav_it_says_what_cannot_be_read(tmp_path: Path) -> None:
+    result, checks = examine(path=stub(tmp_path, "av", "raise ImportError('libavcodec.so.62')"))
+    assert result.returncode == 0  # cameras and folders of images are left
+    assert "libavcodec.so.62" in checks["pyav"]["fact"]
+    assert json.loads(result.stdout)["limits"] == ["video files, for PyAV does not work"]
 
 
 def test_a_damaged_installation_is_not_an_engine_failure(tmp_path: Path) -> None:

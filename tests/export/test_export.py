@@ -32,6 +32,7 @@ from svfap_edge.export.pipeline import ExportOptions, export_bundle
 from svfap_edge.export.reference import torch_logits
 from svfap_edge.perception.detectors import HaarDetector
 from svfap_edge.runtimes import Engine, available_engines, load_backend
+from svfap_edge.sources.sample import read_portrait
 from svfap_edge.tasks import TASKS
 from svfap_edge.training.model import TPSBT, TPSBTConfig, preset
 from tests.models import (
@@ -128,14 +129,13 @@ def test_clips_of_photographs_are_spread_over_the_labels(faces: Path, tmp_path: 
 def test_files_without_a_face_are_skipped_and_named(tmp_path: Path) -> None:
     import cv2
 
-    skimage = pytest.importorskip("skimage.data")
     (tmp_path / "in").mkdir()
     cv2.imwrite(str(tmp_path / "in" / "blank.png"), np.full((100, 100, 3), 90, np.uint8))
     (tmp_path / "in" / "broken.jpg").write_bytes(b"no image")
     manifest = manifest_for(ClipSpec(4, 0.4, 32))
     with pytest.raises(SourceError, match=r"No face was found in any of the 2 files"):
         collect_clips(tmp_path / "in", manifest, HaarDetector(), 5, tmp_path / "c.npy")
-    cv2.imwrite(str(tmp_path / "in" / "face.png"), skimage.astronaut()[..., ::-1])
+    cv2.imwrite(str(tmp_path / "in" / "face.png"), read_portrait()[..., ::-1])
     found = collect_clips(tmp_path / "in", manifest, HaarDetector(), 5, tmp_path / "c.npy")
     assert len(found.clips) == 1
     assert sorted(Path(p).name for p in found.skipped) == ["blank.png", "broken.jpg"]

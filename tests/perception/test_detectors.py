@@ -19,12 +19,12 @@ from svfap_edge.perception.detectors import (
     open_detector,
 )
 from svfap_edge.sources.opening import open_source
+from svfap_edge.sources.sample import read_portrait
 
 
 @pytest.fixture(scope="module")
 def portrait() -> np.ndarray:
-    data = pytest.importorskip("skimage.data")
-    return np.asarray(data.astronaut())
+    return read_portrait()
 
 
 @pytest.fixture(params=["haar", "yunet"])
@@ -46,8 +46,9 @@ def test_finds_the_astronauts_face(detector: Detector, portrait: np.ndarray) -> 
 
 def test_boxes_are_in_pixels_of_the_full_frame(detector: Detector, portrait: np.ndarray) -> None:
     small = detector.detect(portrait)[0]
-    big = detector.detect(cv2.resize(portrait, None, fx=3, fy=3))[0]
-    assert big.iou(Box(*(3 * v for v in (small.x, small.y, small.width, small.height)))) > 0.7
+    expected = Box(*(3 * v for v in (small.x, small.y, small.width, small.height)))
+    found = detector.detect(cv2.resize(portrait, None, fx=3, fy=3))  # Haar takes a badge for one
+    assert max(box.iou(expected) for box in found) > 0.7
 
 
 def test_nothing_in_an_empty_frame(detector: Detector) -> None:

@@ -56,6 +56,12 @@ def test_what_is_no_number_of_its_range_is_refused_by_name(engine: Engine, value
         LiveSettings(missing_s=value)
 
 
+@pytest.mark.parametrize("value", [None, 3, b"yunet", object()], ids=lambda value: type(value).__name__)
+def test_what_is_no_detector_is_refused(engine: Engine, value: Any) -> None:
+    with pytest.raises(ConfigError, match="detector.*haar"):
+        Perceiver(engine, detector=value)
+
+
 @pytest.mark.parametrize("hop_s", [5e-324, 1e-9, 0, math.inf])
 def test_a_hop_that_is_no_hop_is_refused(engine: Engine, hop_s: float) -> None:
     with pytest.raises(ConfigError, match="hop_s must be"):

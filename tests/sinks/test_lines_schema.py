@@ -134,7 +134,6 @@ def test_a_run_with_smoothing(
 
 def test_a_run_of_the_sample_with_a_detector(tmp_path: Path) -> None:
     """The model that ships, and faces that are really looked for."""
-    pytest.importorskip("skimage")
     done = call("run", "sample", "--seconds", 4, "--jsonl", tmp_path / "x")
     assert done.exit_code == 0, done.output
     lines = checked(tmp_path / "x")

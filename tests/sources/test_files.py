@@ -54,7 +54,6 @@ def test_one_image_is_shown_for_a_while(tmp_path: Path) -> None:
 
 
 def test_sample() -> None:
-    pytest.importorskip("skimage")
     frames = read("sample")
     assert len(frames) == 150
     assert frames[0].image.shape == (360, 640, 3)
