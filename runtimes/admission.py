@@ -26,7 +26,7 @@ REPEATING = ("If", "Loop", "TensorIterator")
 """Operators of OpenVINO that hold graphs of their own."""
 
 
-def admit(artifact: Artifact, contents: list[bytes]) -> None:
+def admit(artifact: Artifact, contents: list[bytes | memoryview]) -> None:
     """Raise BundleError for an artifact that is not a plain graph; plans are left to TensorRT.
 
     Args:
@@ -36,7 +36,7 @@ def admit(artifact: Artifact, contents: list[bytes]) -> None:
         if artifact.format == "onnx":
             _admit_onnx(artifact, memoryview(contents[0]))
         elif artifact.format == "openvino":
-            _admit_openvino(artifact, contents[0])
+            _admit_openvino(artifact, bytes(contents[0]))
     except (ValueError, LookupError) as error:
         form = "an OpenVINO model" if artifact.format == "openvino" else "ONNX"
         raise BundleError(

@@ -81,7 +81,7 @@ def load(
         options.intra_op_num_threads = 1 if apart else threads
     clip = bundle.manifest.clip
     try:
-        session = open_session(contents[0], artifact, clip, options, provider)
+        session = open_session(bytes(contents[0]), artifact, clip, options, provider)
     except SvfapError:
         raise
     except Exception as error:

@@ -204,7 +204,7 @@ class Bundle:
         """The verified bytes of the file of check clips; None if the bundle has none. The errors
         are those of `verify`."""
         entry = self.manifest.checks
-        return None if entry is None else self._read("check clips", entry)
+        return None if entry is None else bytes(self._read("check clips", entry))
 
     def weights(self) -> Path | None:
         """The verified file of the weights; None if the bundle has none. The errors are those of

@@ -15,7 +15,8 @@ from svfap_edge import cache
 from svfap_edge.bundle import Bundle, describe_file, write_manifest
 from svfap_edge.cache import compiled_entries, keep_compiled, kept_compiled
 from svfap_edge.clip import ClipSpec
-from svfap_edge.runtimes import Engine, available_engines
+from svfap_edge.errors import BundleError
+from svfap_edge.runtimes import Engine, available_engines, openvino_cache
 from tests.conftest import ROOT
 from tests.models import BRIGHTNESS_TASK, brightness_model, bundle_of_onnx
 
@@ -124,6 +125,39 @@ def test_every_difference_makes_another_entry(root: Path, bundle: Bundle) -> Non
         for threads in (None, 1)
     }
     assert None not in made and len(made) == 12
+
+
+def test_what_was_compiled_of_an_ir_leaves_its_weights_in_the_bin(
+    root: Path, bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if "openvino" not in available_engines():
+        pytest.skip("OpenVINO is not installed")
+    if not openvino_cache.FILES_IN_MEMORY:
+        pytest.skip("this system has no files in memory")
+    _to_openvino(bundle)
+    folder = Path("/proc/self/fd")
+    answers = [logits(bundle, "openvino", "fp32.openvino") for _ in range(2)]
+    before = len(list(folder.iterdir()))
+    answers.append(logits(bundle, "openvino", "fp32.openvino"))
+    assert len(list(folder.iterdir())) == before  # none is left open
+    (apart,) = root.rglob("compiled.blob")
+    monkeypatch.setattr(openvino_cache, "FILES_IN_MEMORY", False)
+    answers += [logits(bundle, "openvino", "fp32.openvino") for _ in range(2)]
+    assert all(np.array_equal(answer, answers[0]) for answer in answers)
+    (inside,) = set(root.rglob("compiled.blob")) - {apart}
+    weights = (bundle.path / "fp32.bin").stat().st_size
+    assert inside.stat().st_size - apart.stat().st_size > weights / 2
+
+
+def test_altered_weights_are_refused_although_compiled_before(root: Path, bundle: Bundle) -> None:
+    if "openvino" not in available_engines():
+        pytest.skip("OpenVINO is not installed")
+    _to_openvino(bundle)
+    logits(bundle, "openvino", "fp32.openvino")
+    weights = bundle.path / "fp32.bin"
+    weights.write_bytes(bytes(weights.stat().st_size))
+    with pytest.raises(BundleError, match="was altered"):
+        logits(bundle, "openvino", "fp32.openvino")
 
 
 def test_what_is_damaged_is_compiled_anew(root: Path, bundle: Bundle) -> None:

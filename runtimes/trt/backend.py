@@ -83,7 +83,7 @@ def load(
     memory = find_memory(binding)
     try:
         with memory.current():
-            engine = deserialize(read()[0], artifact, library)
+            engine = deserialize(bytes(read()[0]), artifact, library)
             tensors = tensors_of(engine, library.trt, bundle.path_of(artifact.name))
             outputs, features = check_model(
                 bundle, artifact, tensors.shape, tensors.type, list(tensors.widths.values())

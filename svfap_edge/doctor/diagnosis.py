@@ -79,7 +79,7 @@ def diagnose(progress: Callable[[str], None] = lambda message: None) -> Diagnosi
             *checks.check_processor(answers.get("openvino")),
             checks.check_driver(cuda.result()),
             *checks.check_gpu_packages(gpu_answers),
-            checks.check_pyav(pyav and pyav.result()),
+            checks.check_pyav(None if pyav is None else pyav.result()),
             *checks.check_opencv(opencv.result()),
             *checks.check_detectors(opencv.result(), face_model),
             *checks.check_space(),

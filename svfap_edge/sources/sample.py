@@ -33,7 +33,9 @@ def read_portrait() -> np.ndarray:
     NASA's photograph, in the public domain: https://flic.kr/p/r9qvLn, cut to a square.
     """
     encoded = np.frombuffer(Path(__file__).with_name("portrait.jpg").read_bytes(), np.uint8)
-    return cv2.cvtColor(cv2.imdecode(encoded, cv2.IMREAD_COLOR), cv2.COLOR_BGR2RGB)
+    found = cv2.imdecode(encoded, cv2.IMREAD_COLOR)
+    assert found is not None, "the package is damaged"
+    return cv2.cvtColor(found, cv2.COLOR_BGR2RGB)
 
 
 def sample_source() -> Generated:

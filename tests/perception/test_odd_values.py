@@ -56,9 +56,9 @@ def test_what_is_no_number_of_its_range_is_refused_by_name(engine: Engine, value
         LiveSettings(missing_s=value)
 
 
-@pytest.mark.parametrize("value", [None, 3, b"yunet", object()], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize("value", [None, 3, b"yunet"])
 def test_what_is_no_detector_is_refused(engine: Engine, value: Any) -> None:
-    with pytest.raises(ConfigError, match="detector.*haar"):
+    with pytest.raises(ConfigError, match=r"detector.*haar"):
         Perceiver(engine, detector=value)
 
 
