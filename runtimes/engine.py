@@ -11,7 +11,7 @@ from weakref import WeakValueDictionary
 import numpy as np
 
 from svfap_edge.bundle import Bundle, Manifest
-from svfap_edge.clip import SampledClip
+from svfap_edge.clip import SampledClip, SlotGrid
 from svfap_edge.ending import native
 from svfap_edge.errors import (
     BundleError,
@@ -20,7 +20,7 @@ from svfap_edge.errors import (
     SvfapError,
     require_number,
 )
-from svfap_edge.schedule import HOP_S, MIN_COVERAGE, HopGrid
+from svfap_edge.schedule import HOP_S, MIN_COVERAGE
 
 from .backend import Backend, Mode, ModelSpec, Outputs, check_finite, joined, wrong_shape
 from .choice import load_backend
@@ -50,7 +50,7 @@ class Engine:
         self._streams: WeakValueDictionary[str, Stream] = WeakValueDictionary()  # dropped: gone
         self._lock = threading.Lock()
         self._local = threading.local()  # of each thread, memory for the clips of a step
-        self._hops = HopGrid()
+        self.slots = SlotGrid(backend.spec.clip.spacing_s)
         self._closed = False
         self._proven = False  # whether a run went well
 
@@ -133,7 +133,7 @@ class Engine:
         stream = Stream(
             name,
             self.spec.clip,
-            self._hops,
+            self.slots,
             hop_s=hop_s,
             min_coverage=min_coverage,
             smoothing_s=smoothing_s,

@@ -13,10 +13,10 @@ from typing import Literal
 
 import numpy as np
 
-from svfap_edge.clip import ClipSpec, FrameBuffer, SampledClip, check_advance, check_frame
+from svfap_edge.clip import ClipSpec, FrameBuffer, SampledClip, SlotGrid, check_advance, check_frame
 from svfap_edge.ending import native
 from svfap_edge.errors import ConfigError, require_number
-from svfap_edge.schedule import LEAST_HOP_S, ClipSchedule, HopGrid, TimeUnitCheck
+from svfap_edge.schedule import LEAST_HOP_S, ClipSchedule, TimeUnitCheck
 
 from .prediction import Average, Prediction
 
@@ -44,9 +44,11 @@ class Stream:
                 for prediction in driver.push(face, timestamp_s):
                     print(prediction.label, prediction.score)
 
-    The first prediction comes as soon as enough of a clip is there. The others come at hops, which
-    lie on one grid for all streams of an engine, so that streams fed from the same camera become
-    ready together and share a batch. Hops are counted from the grid's origin and do not drift.
+    A clip has a slot every `spacing_s` of the model. Slots lie on one grid for all streams of an
+    engine, and do not drift; each is filled by the first frame at or after its time, and frames in
+    between are not looked at (`wants`). The first prediction comes as soon as enough of a clip is
+    there. The others come at hops, which are whole numbers of tubelets on the same grid, so that
+    streams fed from one camera become ready together and share a batch.
 
     When several frames in a row come more than two clip spans apart, the stream warns once
     (`UserWarning`) and asks whether the times are milliseconds.
@@ -61,7 +63,7 @@ class Stream:
         self,
         name: str,
         clip: ClipSpec,
-        grid: HopGrid,
+        grid: SlotGrid,
         *,
         hop_s: float,
         min_coverage: float,
@@ -75,13 +77,13 @@ class Stream:
         self.name = name
         self.missed = 0
         self._step, self._forget = step, forget
-        self._buffer = FrameBuffer(clip)
-        self._schedule = ClipSchedule(grid, hop_s, min_coverage)
+        self._buffer = FrameBuffer(clip, grid)
+        self._schedule = ClipSchedule(clip, hop_s, min_coverage)
         self._units = TimeUnitCheck(clip)
         self._averages: dict[str, Average] | None = None
         if smoothing_s:
             self._averages = defaultdict(partial(Average, smoothing_s))
-        self._due_s: float | None = None  # end of the clip that waits for `Engine.step`
+        self._due: int | None = None  # last slot of the clip that waits for `Engine.step`
         self._added_at = 0.0  # clock time of handing over that clip's newest frame
         self._ended = False
         self._lock = threading.Lock()
@@ -94,13 +96,19 @@ class Stream:
 
     @property
     def hop_s(self) -> float:
-        """Seconds between predictions."""
+        """Seconds between predictions: the whole number of tubelets nearest to what was asked."""
         return self._schedule.hop_s
 
     @property
     def ready(self) -> bool:
         """Whether a clip waits for `Engine.step`."""
-        return self._due_s is not None
+        return self._due is not None
+
+    def wants(self, timestamp_s: float) -> bool:
+        """Whether a frame of this time (in seconds) would fill a slot. One that would not need not
+        be decoded, cropped or added."""
+        with self._lock:
+            return not self._ended and self._buffer.wants(timestamp_s)
 
     @native
     def add(self, face: np.ndarray, timestamp_s: float) -> bool:
@@ -128,13 +136,14 @@ class Stream:
                 )
             check_advance(timestamp_s, self._buffer.last_s, "open a new stream")
             timestamp_s = float(timestamp_s)
-            self._buffer.add(face, timestamp_s, self._due_s)
-            if self._schedule.is_due(timestamp_s, self._buffer):
-                self.missed += self._due_s is not None
-                self._due_s, self._added_at = timestamp_s, started
-            elif self._schedule.phase != "valid":
-                self._due_s = None
-            ready = self._due_s is not None
+            if self._buffer.add(face, timestamp_s, self._due):
+                due = self._schedule.due(self._buffer)
+                if due is not None:
+                    self.missed += self._due is not None
+                    self._due, self._added_at = due, started
+                elif self._schedule.phase != "valid":
+                    self._due = None
+            ready = self._due is not None
             message = self._units.add(timestamp_s)
         if message is not None:
             warnings.warn(f"Stream '{self.name}': {message}", stacklevel=2)
@@ -178,7 +187,7 @@ class Stream:
     def mark_stale(self) -> None:
         """Say that the face is lost: nothing is predicted until enough frames came again."""
         with self._lock:
-            self._due_s = None
+            self._due = None
             self._schedule.lose()
 
     def reset(self) -> None:
@@ -186,7 +195,7 @@ class Stream:
         with self._lock:
             self._buffer.clear()
             self._schedule.restart()
-            self._due_s = None
+            self._due = None
             if self._averages is not None:
                 self._averages.clear()
 
@@ -194,7 +203,7 @@ class Stream:
         """End the stream, whose name is free again. More calls do nothing."""
         with self._lock:
             self._ended = True
-            self._due_s = None
+            self._due = None
             self._buffer.release()
         self._forget(self)
 
@@ -205,10 +214,10 @@ class Stream:
         clip waits, or if so much time has passed that too many of its frames are gone.
         """
         with self._lock:
-            if self._due_s is None:
+            if self._due is None:
                 return None
-            end_s, self._due_s = self._due_s, None
-            clip = self._buffer.sample(end_s, out)
+            end, self._due = self._due, None
+            clip = self._buffer.sample(end, out)
             if not self._schedule.covers(clip.coverage):
                 self.missed += 1
                 return None

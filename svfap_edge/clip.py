@@ -6,10 +6,10 @@ The runtime and training both read streams by these rules.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right
+import threading
 from collections import deque
 from dataclasses import dataclass
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import numpy as np
 from msgspec import Meta
@@ -19,8 +19,17 @@ from .errors import FrameError, TimestampError
 LATEST_S = 1e15
 """Times in seconds further from zero than this have no fractions that a camera needs."""
 
-FRAMES_PER_SPACING = 8
-"""Captured frames kept per clip spacing. Faster cameras are thinned to this, to bound memory."""
+TUBELET = 2
+"""Slots that the model's first layer takes together. Clips end with a whole one, counted from the
+origin of the slots, so that two clips share whole tubelets."""
+
+KEPT_CLIPS = 3
+"""Clips' worth of slots that a stream keeps, so that a clip is still whole when the model comes to
+it late."""
+
+SLOT_TOLERANCE_S = 0.005
+"""A frame this many seconds before a slot counts as at its time, because container times are
+rounded to milliseconds."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +56,44 @@ class ClipSpec:
         """Shape (T, H, W, 3) of a clip; H and W are `size`."""
         return (self.frames, self.size, self.size, 3)
 
-    def slot_times(self, end_s: float) -> list[float]:
-        """Times in seconds of the T slots of a clip that ends at `end_s`, the oldest first."""
-        spacing = self.spacing_s
-        return [end_s - spacing * back for back in range(self.frames - 1, -1, -1)]
+    @property
+    def tubelet(self) -> int:
+        """Slots of a tubelet: 2, or 1 where the number of slots is odd."""
+        return TUBELET if self.frames % TUBELET == 0 else 1
+
+    def hop_slots(self, hop_s: float) -> int:
+        """The whole number of tubelets, one or more, that is nearest to a hop, in slots."""
+        return max(1, round(hop_s / (self.tubelet * self.spacing_s))) * self.tubelet
+
+    def whole_hop_s(self, hop_s: float) -> float:
+        """The hop in seconds that a stream has where `hop_s` is asked for."""
+        return self.hop_slots(hop_s) * self.spacing_s
+
+
+class SlotGrid:
+    """The times of slots, for all streams that share the grid.
+
+    Slots are the spacing of the model apart, counted from the first time that any of the streams
+    saw, and do not drift. A slot is filled by the first frame at or after its time, before the next
+    slot's. A grid may be used from several threads.
+    """
+
+    def __init__(self, spacing_s: float) -> None:
+        self.spacing_s = spacing_s
+        self._tolerance_s = min(SLOT_TOLERANCE_S, 0.1 * spacing_s)
+        self._origin_s: float | None = None
+        self._lock = threading.Lock()
+
+    def number(self, timestamp_s: float) -> int:
+        """Number of the slot that a frame of this time can fill."""
+        with self._lock:
+            if self._origin_s is None:
+                self._origin_s = timestamp_s
+        return math.floor((timestamp_s - self._origin_s + self._tolerance_s) / self.spacing_s)
+
+    def time_of(self, slot: int) -> float:
+        """Time of a slot in seconds."""
+        return (self._origin_s or 0.0) + slot * self.spacing_s
 
 
 def check_frame(frame: np.ndarray) -> None:
@@ -109,9 +152,9 @@ class SampledClip:
     Attributes:
         frames: (T, size, size, 3) uint8 RGB. A slot without a captured frame repeats the
             captured frame nearest in time.
-        start_s: Time of the first slot in seconds.
-        end_s: Time of the last slot in seconds.
-        coverage: Share of slots, 0..1, filled by a frame within half a spacing of the slot's time.
+        start_s: Time of the first slot in seconds; `end_s` less the spacing of T - 1 slots.
+        end_s: Time in seconds of the frame of the last slot; of the slot itself where it has none.
+        coverage: Share of slots, 0..1, that a captured frame fills.
     """
 
     frames: np.ndarray
@@ -120,17 +163,25 @@ class SampledClip:
     coverage: float
 
 
-class FrameBuffer:
-    """The captured frames of one stream that a clip can still need.
+class Kept(NamedTuple):
+    """A frame in a buffer: the slot it fills, its time in seconds, its place in the memory."""
 
-    The buffer holds at most `FRAMES_PER_SPACING * (frames + 1) + 1` frames: a frame is dropped if
-    it follows the previous kept frame by less than 1/8 of a spacing. Their memory is reserved with
-    the first frame and used again; the system counts only what the frame rate ever needed.
+    slot: int
+    time_s: float
+    place: int
+
+
+class FrameBuffer:
+    """The captured frames of one stream that a clip can still need, one for each slot.
+
+    The buffer holds at most `KEPT_CLIPS * frames` frames. Their memory is reserved with the first
+    frame and used again; the system counts only what was ever needed at a time.
     """
 
-    def __init__(self, spec: ClipSpec) -> None:
+    def __init__(self, spec: ClipSpec, grid: SlotGrid) -> None:
         self.spec = spec
-        self._frames: deque[tuple[float, int]] = deque()  # time and place in the memory
+        self._grid = grid
+        self._frames: deque[Kept] = deque()
         self._last_s: float | None = None
         self._memory = np.empty((0, spec.size, spec.size, 3), np.uint8)
         self._free: list[int] = []  # the place freed last is used first
@@ -140,34 +191,49 @@ class FrameBuffer:
 
     @property
     def last_s(self) -> float | None:
-        """Time in seconds of the newest frame, kept or thinned; None before the first."""
+        """Time in seconds of the newest frame, whether it filled a slot or not; None before the
+        first."""
         return self._last_s
 
-    def add(self, face: np.ndarray, timestamp_s: float, wanted_s: float | None = None) -> None:
-        """Keep a copy of a face, (H, W, 3) uint8, fitted to the model's square. Its capture time in
-        seconds is later than `last_s`. `wanted_s` is the end of an earlier clip that is still to be
-        sampled; its frames are kept, too, as long as there is room."""
-        spacing = self.spec.spacing_s
-        previous = self._frames[-1][0] if self._frames else -np.inf
+    @property
+    def slot(self) -> int | None:
+        """Number of the newest slot that is filled; None where none is."""
+        return self._frames[-1].slot if self._frames else None
+
+    def wants(self, timestamp_s: float) -> bool:
+        """Whether a frame of this time would fill a slot."""
+        return not self._frames or self._grid.number(timestamp_s) > self._frames[-1].slot
+
+    def add(self, face: np.ndarray, timestamp_s: float, wanted: int | None = None) -> bool:
+        """Take a face, (H, W, 3) uint8, whose capture time in seconds is later than `last_s`.
+
+        Args:
+            wanted: The last slot of an earlier clip that is still to be sampled; its frames are
+                kept, too, as long as there is room.
+
+        Returns:
+            Whether it fills a slot, and a copy of it, fitted to the model's square, was kept.
+        """
         self._last_s = timestamp_s
-        # The tolerance keeps a camera at exactly the limit from losing every other frame.
-        if timestamp_s - previous < spacing / FRAMES_PER_SPACING * (1 - 1e-6):
-            return
+        if not self.wants(timestamp_s):
+            return False
+        slot = self._grid.number(timestamp_s)
         if not len(self._memory):
-            count = FRAMES_PER_SPACING * (self.spec.frames + 1) + 1
+            count = KEPT_CLIPS * self.spec.frames
             self._memory = np.empty((count, *self._memory.shape[1:]), np.uint8)
             self._free = list(range(count))[::-1]
-        newest = timestamp_s if wanted_s is None else min(timestamp_s, wanted_s)
-        oldest = newest - self.spec.span_s - spacing
-        while self._frames and (self._frames[0][0] < oldest or not self._free):
-            self._free.append(self._frames.popleft()[1])
-        index = self._free.pop()
-        self._frames.append((timestamp_s, index))
-        fit_face(face, self._memory[index])
+        newest = slot if wanted is None else min(slot, wanted)
+        oldest = newest - self.spec.frames  # one more than a clip has: the nearest may be that
+        while self._frames and (self._frames[0].slot < oldest or not self._free):
+            self._free.append(self._frames.popleft().place)
+        place = self._free.pop()
+        self._frames.append(Kept(slot, timestamp_s, place))
+        fit_face(face, self._memory[place])
+        return True
 
     def clear(self) -> None:
         """Forget the frames. Time still has to advance."""
-        self._free += [index for _, index in self._frames]
+        self._free += [kept.place for kept in self._frames]
         self._frames.clear()
 
     def release(self) -> None:
@@ -176,32 +242,34 @@ class FrameBuffer:
         self._free.clear()
         self._memory = self._memory[:0].copy()
 
-    def coverage(self, end_s: float) -> float:
-        """Share of the slots, 0..1, of a clip ending at `end_s` that have a frame."""
-        return self._nearest(self.spec.slot_times(end_s))[1]
+    def coverage(self, end: int) -> float:
+        """Share of the slots, 0..1, of a clip whose last slot is `end` that have a frame."""
+        return self._filled(end)[1]
 
-    def sample(self, end_s: float, out: np.ndarray | None = None) -> SampledClip:
-        """The clip that ends at `end_s`; later frames are not looked at. The buffer must hold at
-        least one frame. `out`, (T, size, size, 3) uint8, receives the frames if it is given."""
-        slots = self.spec.slot_times(end_s)
-        places, coverage = self._nearest(slots)
+    def sample(self, end: int, out: np.ndarray | None = None) -> SampledClip:
+        """The clip whose last slot is `end`; later frames are not looked at. The buffer must hold
+        at least one frame. `out`, (T, size, size, 3) uint8, receives the frames if it is given."""
+        filled, coverage = self._filled(end)
+        places = [kept.place for kept in filled]
         frames = self._memory.take(places, 0, out, "clip")  # "raise" would copy twice
-        return SampledClip(frames, slots[0], end_s, coverage)
+        end_s = filled[-1].time_s if filled[-1].slot == end else self._grid.time_of(end)
+        start_s = end_s - self.spec.spacing_s * (self.spec.frames - 1)
+        return SampledClip(frames, start_s, end_s, coverage)
 
-    def _nearest(self, slots: list[float]) -> tuple[list[int], float]:
-        """Place of the frame nearest to each slot, and the share of slots whose frame is within
-        half a spacing. This is plain Python because after a model has run, nothing of numpy's many
-        small functions is left in the processor's caches, and they take five times as long."""
-        times = [time_s for time_s, _ in self._frames]
-        last = bisect_right(times, slots[-1]) - 1
-        if last < 0:
-            return [0] * self.spec.frames, 0.0
-        reach = self.spec.spacing_s / 2 * (1 + 1e-6)
-        places, filled = [], 0
-        for slot in slots:
-            right = min(bisect_left(times, slot), last)
-            left = max(right - 1, 0)
-            nearest = left if slot - times[left] <= times[right] - slot else right
-            filled += abs(times[nearest] - slot) <= reach
-            places.append(self._frames[nearest][1])
-        return places, filled / self.spec.frames
+    def _filled(self, end: int) -> tuple[list[Kept], float]:
+        """The frame of each slot, or the nearest in time, and the share of slots that have one.
+        This is plain Python because after a model has run, nothing of numpy's many small functions
+        is left in the processor's caches, and they take five times as long."""
+        frames = [kept for kept in self._frames if kept.slot <= end] or [self._frames[0]]
+        found, covered, after = [], 0, 0
+        for slot in range(end - self.spec.frames + 1, end + 1):
+            while after < len(frames) and frames[after].slot < slot:
+                after += 1  # the first frame at or after the slot
+            if after < len(frames) and frames[after].slot == slot:
+                found.append(frames[after])
+                covered += 1
+                continue
+            time_s = self._grid.time_of(slot)
+            around = frames[max(0, after - 1) : after + 1]
+            found.append(min(around, key=lambda kept: abs(kept.time_s - time_s)))
+        return found, covered / self.spec.frames

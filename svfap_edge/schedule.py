@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-import threading
 from typing import Literal
 
 from .clip import ClipSpec, FrameBuffer
@@ -17,10 +15,6 @@ LEAST_HOP_S = 0.001
 MIN_COVERAGE = 0.5
 """Share of a clip's slots that must hold a captured frame for a prediction, by default."""
 
-HOP_TOLERANCE_S = 0.005
-"""A frame this many seconds before a hop counts as on it, because container times are rounded to
-milliseconds."""
-
 LONG_SPACING = 2.0
 """Clip spans from one frame to the next that no sensible camera exceeds; see `TimeUnitCheck`."""
 
@@ -31,81 +25,69 @@ Phase = Literal["warming", "valid", "stale"]
 """Whether a stream gives predictions; see `ClipSchedule`."""
 
 
-class HopGrid:
-    """The times at which clips are due, for all streams that share the grid.
-
-    Hops are counted from the grid's origin, which is the first timestamp that any of its streams
-    saw. So they do not drift, and streams fed from one camera become due together and share a
-    batch. A grid may be used from several threads.
-    """
-
-    def __init__(self) -> None:
-        self._origin_s: float | None = None
-        self._lock = threading.Lock()
-
-    def number(self, timestamp_s: float, hop_s: float) -> int:
-        """Number of the newest hop at a time, for a stream with a hop every `hop_s` seconds."""
-        with self._lock:
-            if self._origin_s is None:
-                self._origin_s = timestamp_s
-        tolerance = min(HOP_TOLERANCE_S, 0.1 * hop_s)
-        return math.floor((timestamp_s - self._origin_s + tolerance) / hop_s)
-
-
 class ClipSchedule:
-    """Which frames of one stream end a clip that is to be predicted.
+    """Which clips of one stream are to be predicted.
 
-    The first clip is due as soon as enough of it is there, the others on the first frame of each
-    hop of the grid; the hop after a first clip is more than half a hop away. After a loss the
-    stream starts again in the same way.
+    The first is due as soon as enough of it is there, the others at the end of each hop, which is a whole number of tubelets counted from the origin of the slots;
+    the hop after a first clip is more than half a hop away. After a loss the stream starts again in
+    the same way.
 
     Attributes:
-        hop_s: Seconds between clips.
         min_coverage: Share of a clip's slots, 0..1, that must hold a captured frame.
         phase: "warming" until enough of the first clip is there, then "valid"; "stale" while too
             much of the clip is missing.
     """
 
     def __init__(
-        self, grid: HopGrid, hop_s: float = HOP_S, min_coverage: float = MIN_COVERAGE
+        self, spec: ClipSpec, hop_s: float = HOP_S, min_coverage: float = MIN_COVERAGE
     ) -> None:
-        self.hop_s = hop_s
+        """`hop_s` stands for the nearest whole number of tubelets."""
         self.min_coverage = min_coverage
         self.phase: Phase = "warming"
-        self._grid = grid
+        self._spec = spec
+        self._slots = spec.hop_slots(hop_s)
         self._hop: int | None = None  # number of the last hop answered, or skipped
-        self._last_s = 0.0
+        self._passed = 0
+
+    @property
+    def hop_s(self) -> float:
+        """Seconds between clips."""
+        return self._slots * self._spec.spacing_s
 
     def covers(self, coverage: float) -> bool:
         """Whether a clip of this coverage is predicted."""
         return coverage >= self.min_coverage - 1e-9
 
-    def is_due(self, timestamp_s: float, buffer: FrameBuffer) -> bool:
-        """Whether the clip that ends with the newest frame is to be predicted. This is called once
-        for every frame, with its time in seconds and once it is in `buffer`; it sets `phase`."""
-        self._last_s = timestamp_s
-        hop = self._grid.number(timestamp_s, self.hop_s)
+    def due(self, buffer: FrameBuffer) -> int | None:
+        """The last slot of the clip that is to be predicted now; None for none. This is called once
+        for every frame that filled a slot of the buffer; it sets `phase`."""
+        assert buffer.slot is not None
         starting = self.phase != "valid"
+        end = buffer.slot
+        if not starting:
+            end -= (end + 1) % self._spec.tubelet
+        passed = self._passed = end + 1  # slots since the origin
+        hop = passed // self._slots
         if self._hop is None:
             self._hop = hop
         if hop <= self._hop and not starting:
-            return False
-        if self.covers(buffer.coverage(timestamp_s)):
-            ahead_s = 0.5 * self.hop_s if starting else 0.0
-            self._hop = self._grid.number(timestamp_s + ahead_s, self.hop_s)
+            return None
+        if self.covers(buffer.coverage(end)):
+            self._hop = (passed + self._slots // 2 if starting else passed) // self._slots
             self.phase = "valid"
-            return True
+            return end
         if hop > self._hop:
             self._hop = hop
             self.lose()
-        return False
+        return None
 
     def set_hop(self, hop_s: float) -> None:
         """Change the seconds between clips, from the next hop on."""
-        if hop_s != self.hop_s:
-            self.hop_s = hop_s
+        slots = self._spec.hop_slots(hop_s)
+        if slots != self._slots:
+            self._slots = slots
             if self._hop is not None:
-                self._hop = self._grid.number(self._last_s, hop_s)
+                self._hop = self._passed // slots
 
     def lose(self) -> None:
         """Stop until enough frames came again."""

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 
 from svfap_edge.bundle import Bundle
-from svfap_edge.clip import FRAMES_PER_SPACING
+from svfap_edge.clip import KEPT_CLIPS
 from svfap_edge.errors import SourceError, TimestampError
 from svfap_edge.machine import describe_machine
 from svfap_edge.runtimes import Engine, Prediction, Stream
@@ -35,8 +35,9 @@ HOP_S = 0.5
 START_S = 1e6
 """Time of the first frame in seconds, as of a clock that has run for days."""
 
-POOL = 150
-"""Number of different frames; a multiple of the frames of a hop, so that equal clips come again."""
+POOL = 144
+"""Number of different frames, 4.8 s: whole slots of 0.08, 0.1 and 0.16 s, so that equal clips come
+again."""
 
 SETTLED = 0.05
 """Share of the run after which memory must be flat."""
@@ -84,6 +85,7 @@ class Record:
         counts: Numbers of frames pushed and refused, predictions, streams, ...
         difference: Largest difference of logits between equal clips.
         longest_buffer: The most frames that a stream held.
+        hop_s: Seconds between the predictions of a stream.
         objects: Python objects that the collector knows, once settled and at the end.
         threads: Threads that run, once settled and at the end.
     """
@@ -94,6 +96,7 @@ class Record:
     counts: Counter[str] = field(default_factory=Counter)
     difference: float = 0.0
     longest_buffer: int = 0
+    hop_s: float = HOP_S
     objects: list[int] = field(default_factory=list)
     threads: list[int] = field(default_factory=list)
 
@@ -143,7 +146,7 @@ class Soak:
     """A run, and the record that it makes."""
 
     def __init__(self, engine: Engine, frames: np.ndarray, streams: int) -> None:
-        self.record = Record()
+        self.record = Record(hop_s=engine.spec.clip.whole_hop_s(HOP_S))
         self._engine = engine
         self._frames = frames
         self._opened = 0
@@ -261,7 +264,7 @@ def judge(record: Record, streams: int, buffer: int, limits: Limits) -> tuple[di
         failures.append(f"A stream held {record.longest_buffer} frames; {buffer} are the most.")
     if not record.difference <= SAME:
         failures.append(f"Logits of the same clip differ by {record.difference:.2g}.")
-    expected = counts["frames"] / FPS / HOP_S
+    expected = counts["frames"] / FPS / record.hop_s
     if abs(counts["predictions"] - expected) > 0.05 * expected + 2 * counts["streams"]:
         failures.append(f"{counts['predictions']} predictions; {expected:.0f} were due.")
     if len(record.objects) == 2 and record.objects[1] > 1.05 * record.objects[0] + 5000:
@@ -352,7 +355,7 @@ def soak(
     with Engine.load(bundle, engine=engine, threads=threads) as loaded:
         if realtime_s is None:
             record = Soak(loaded, pictures, streams).run(frames, progress)
-            most = FRAMES_PER_SPACING * (spec.frames + 1) + 1
+            most = KEPT_CLIPS * spec.frames
             numbers, failures = judge(record, streams, most, limits)
             clock = f"simulated, {frames / streams / FPS / 3600:.3f} hours"
         else:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from svfap_edge.clip import ClipSpec, FrameBuffer
-from svfap_edge.schedule import ClipSchedule, HopGrid, TimeUnitCheck
+from svfap_edge.clip import ClipSpec, FrameBuffer, SlotGrid
+from svfap_edge.schedule import ClipSchedule, TimeUnitCheck
 
 CLIP = ClipSpec(8, 0.8, 8)  # a slot every 0.1 s
 
@@ -44,17 +44,60 @@ def test_seconds_bring_no_warning(times: list[float]) -> None:
     assert messages(times) == []
 
 
+def due_times(grid: SlotGrid, times: list[float], hop_s: float) -> list[float]:
+    """The times of the frames at which clips of a stream are due."""
+    buffer, schedule = FrameBuffer(CLIP, grid), ClipSchedule(CLIP, hop_s)
+    face = np.zeros((8, 8, 3), np.uint8)
+    return [
+        round(time_s, 3)
+        for time_s in times
+        if buffer.add(face, time_s) and schedule.due(buffer) is not None
+    ]
+
+
 def test_schedules_on_one_grid_share_their_hops() -> None:
     """Whenever they begin; each by the frames of its own."""
-    grid, ends = HopGrid(), []
-    for start in (0.0, 0.37):
-        buffer, schedule = FrameBuffer(CLIP), ClipSchedule(grid, hop_s=0.5)
-        times = [start + n / 100 for n in range(300)]
-        due = []
-        for time_s in times:
-            buffer.add(np.zeros((8, 8, 3), np.uint8), time_s)
-            if schedule.is_due(time_s, buffer):
-                due.append(round(time_s, 3))
-        ends.append(due)
-    assert ends[0] == [0.25, 1.0, 1.5, 2.0, 2.5]
-    assert ends[1] == [0.62, 1.0, 1.5, 2.0, 2.5, 3.0]
+    grid = SlotGrid(CLIP.spacing_s)
+    ends = [
+        due_times(grid, [start + n / 100 for n in range(300)], 0.6) for start in (0.0, 0.37)
+    ]  # fmt: skip
+    assert ends[0] == [0.3, 1.1, 1.7, 2.3, 2.9]
+    assert ends[1] == [0.6, 1.1, 1.7, 2.3, 2.9]
+
+
+@pytest.mark.parametrize(
+    ("asked_s", "is_s"), [(0.001, 0.2), (0.29, 0.2), (0.31, 0.4), (0.5, 0.4), (0.6, 0.6), (9, 9)]
+)
+def test_a_hop_is_the_nearest_whole_number_of_tubelets(asked_s: float, is_s: float) -> None:
+    assert ClipSchedule(CLIP, asked_s).hop_s == pytest.approx(is_s)
+
+
+def test_clips_end_with_a_tubelet_also_where_only_the_other_slots_are_filled() -> None:
+    grid = SlotGrid(CLIP.spacing_s)
+    grid.number(0.0)
+    times = [0.2 * n for n in range(10)]
+    buffer, schedule = FrameBuffer(CLIP, grid), ClipSchedule(CLIP, 0.2)
+    ends = []
+    for time_s in times:
+        assert buffer.add(np.zeros((8, 8, 3), np.uint8), time_s)
+        ends.append(schedule.due(buffer))
+    assert [end for end in ends if end is not None] == [6, 9, 11, 13, 15, 17]
+
+
+def test_a_frame_fills_the_slot_before_it_and_the_first_one_counts() -> None:
+    grid = SlotGrid(0.1)
+    buffer = FrameBuffer(CLIP, grid)
+    times = [10.0, 10.04, 10.0996, 10.13, 10.19, 10.45, 10.4999]
+    kept = [buffer.add(np.zeros((8, 8, 3), np.uint8), time_s) for time_s in times]
+    assert kept == [True, False, True, False, False, True, True]
+    assert [grid.number(time_s) for time_s in times] == [0, 0, 1, 1, 1, 4, 5]
+    assert grid.number(9.99) == -1
+
+
+@pytest.mark.parametrize("fps", [12, 25, 29.97, 30, 59.94, 240])
+def test_every_slot_of_a_camera_fast_enough_is_filled(fps: float) -> None:
+    buffer = FrameBuffer(CLIP, SlotGrid(CLIP.spacing_s))
+    for n in range(int(20 * fps)):
+        buffer.add(np.zeros((8, 8, 3), np.uint8), n / fps)
+        if buffer.slot is not None and buffer.slot >= 7:
+            assert buffer.coverage(buffer.slot) == 1

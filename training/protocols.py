@@ -23,10 +23,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from svfap_edge import metrics
-from svfap_edge.clip import ClipSpec, FrameBuffer, SampledClip, fit_face
+from svfap_edge.clip import ClipSpec, FrameBuffer, SampledClip, SlotGrid, fit_face
 from svfap_edge.errors import SvfapError, TrainingError, UnreadableClip
 from svfap_edge.media import IMAGE_SUFFIXES
-from svfap_edge.schedule import HOP_S, ClipSchedule, HopGrid
+from svfap_edge.schedule import HOP_S, ClipSchedule
 from svfap_edge.sources.opening import open_source
 from svfap_edge.tasks import Task
 from svfap_edge.training.clips.augment import centre
@@ -205,19 +205,21 @@ def streamed_clips(path: Path, spec: ClipSpec, hop_s: float = HOP_S) -> list[Sam
     """The clips of a recording that a stream with default coverage would predict, at most
     `MOST_CLIPS`. A recording too short for one gives its last frames, the missing slots repeated.
     """
-    buffer, schedule = FrameBuffer(spec), ClipSchedule(HopGrid(), hop_s)
+    buffer, schedule = FrameBuffer(spec, SlotGrid(spec.spacing_s)), ClipSchedule(spec, hop_s)
     found: list[SampledClip] = []
     with open_source(str(path)) as source:
         for frame in source:
             if frame.gap:
                 buffer.clear()
-            buffer.add(frame.image, frame.timestamp_s)
-            if schedule.is_due(frame.timestamp_s, buffer):
-                found.append(buffer.sample(frame.timestamp_s))
+            if not buffer.add(frame.image, frame.timestamp_s):
+                continue
+            due = schedule.due(buffer)
+            if due is not None:
+                found.append(buffer.sample(due))
                 if len(found) == MOST_CLIPS:
                     return found
     if found:
         return found
-    if buffer.last_s is None:
+    if buffer.slot is None:
         raise UnreadableClip(str(path), "holds no frame")
-    return [buffer.sample(buffer.last_s)]
+    return [buffer.sample(buffer.slot)]

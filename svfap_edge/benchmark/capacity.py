@@ -116,8 +116,10 @@ def play(
     names = [f"camera{k}" for k in range(count)]
     cycle = [*frames, *frames[-2:0:-1]]  # there and back
     warm = round((engine.spec.clip.span_s + WARM_UP_S) * CAMERA_FPS)
-    # Whole hops are counted: all people are predicted in the same frame of each.
-    counted = round(max(1, round(seconds / hop_s)) * hop_s * CAMERA_FPS)
+    hop_s = engine.spec.clip.whole_hop_s(hop_s)
+    # Hops are counted in fives, which are whole frames of 1/30 s where a slot is 0.08 or 0.16 s.
+    hops = 5 * max(1, round(seconds / hop_s / 5))
+    counted = round(hops * hop_s * CAMERA_FPS)
     stages = {"detect": 0.0, "crop": 0.0, "model": 0.0}
     latencies: list[float] = []
     total = 0.0
@@ -148,7 +150,7 @@ def play(
         load=total / (counted / CAMERA_FPS),
         share={name: value / total for name, value in stages.items()},
         predictions=len(latencies),
-        expected=count * round(counted / CAMERA_FPS / hop_s),
+        expected=count * hops,
         latency_ms=_two(latencies),
     )
 

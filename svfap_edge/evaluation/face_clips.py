@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from svfap_edge.bundle import Manifest
-from svfap_edge.clip import FRAMES_PER_SPACING, ClipSpec
+from svfap_edge.clip import ClipSpec
 from svfap_edge.errors import SourceError
 from svfap_edge.media import is_picture
 from svfap_edge.perception.detectors import Box, Detector, crop_face
@@ -102,8 +102,8 @@ def _video_clips(path: Path, manifest: Manifest, detector: Detector) -> FaceClip
     if not people:
         return _no_clips(spec)
     chosen = [entry for entry in _main_person(people) if entry[1] >= MIN_COVERAGE]
-    if not chosen:  # too short for its hops: look again at every frame, take the best
-        people = _watch(path, manifest, detector, spec.spacing_s / FRAMES_PER_SPACING)
+    if not chosen:  # too short for its hops: look again at every tubelet, take the best
+        people = _watch(path, manifest, detector, spec.spacing_s)
         chosen = [max(_main_person(people), key=lambda entry: entry[1])]
     clips, coverage = zip(*chosen, strict=True)
     return FaceClips(np.stack(clips), np.array(coverage))

@@ -38,7 +38,8 @@ class Budget:
 
     def __init__(self, budget_s: float | None, detect_every: int, predict_s: float) -> None:
         """`budget_s` is None for any time, which keeps level 0. `detect_every` counts the frames
-        between searches at level 0, whose interval is not made longer than `predict_s` seconds."""
+        that fill a slot between searches at level 0, whose interval is not made longer than
+        `predict_s` seconds."""
         self.budget_s = math.inf if budget_s is None else budget_s
         self.level = 0
         self.holds = True
@@ -46,13 +47,15 @@ class Budget:
         self._predict_s = predict_s
         self._detect, self._crop = Average(AVERAGE_S), Average(AVERAGE_S)
         self._clip, self._spacing = Average(AVERAGE_S), Average(AVERAGE_S)
+        self._slot = Average(AVERAGE_S)  # seconds between frames that fill a slot
+        self._filled_s: float | None = None
         self._rate = 0.0
         self._last_s: float | None = None
         self._since_s: float | None = None
 
     @property
     def detect_every(self) -> int:
-        """Frames between searches at this level."""
+        """Frames that fill a slot from search to search, at this level."""
         return self._interval(self.level)
 
     @property
@@ -77,15 +80,21 @@ class Budget:
         model_s: float,
         clips: int,
         rate: float,
+        fills: bool = True,
     ) -> bool:
         """Count a frame, and return whether the level changed.
 
         The times are what searching for faces (None if it was not done), cropping, and the model
-        with its `clips` took. `rate` is the number of clips a second that are wanted at level 0.
+        with its `clips` took. `rate` is the number of clips a second that are wanted at level 0;
+        `fills` says whether the frame fills a slot.
         """
         if self._last_s is not None:
             self._spacing.add(timestamp_s - self._last_s, timestamp_s)
         self._last_s = timestamp_s
+        if fills:
+            if self._filled_s is not None:
+                self._slot.add(timestamp_s - self._filled_s, timestamp_s)
+            self._filled_s = timestamp_s
         self._since_s = timestamp_s if self._since_s is None else self._since_s
         self._crop.add(crop_s, timestamp_s)
         if detect_s is not None:
@@ -103,7 +112,8 @@ class Budget:
         """Seconds that a frame should take on average at a level."""
         spacing = self._spacing.value or 0.0
         clips = self._rate * spacing / LEVELS[level][1]
-        detect = (self._detect.value or 0.0) / self._interval(level)
+        share = spacing / self._slot.value if self._slot.value else 1.0
+        detect = (self._detect.value or 0.0) * share / self._interval(level)
         return detect + (self._crop.value or 0.0) + (self._clip.value or 0.0) * clips
 
     def _fitting(self) -> tuple[int, bool]:
@@ -115,6 +125,6 @@ class Budget:
 
     def _interval(self, level: int) -> int:
         wanted = self._every * LEVELS[level][0]
-        spacing = self._spacing.value
+        spacing = self._slot.value
         longest = self._predict_s / spacing + 1e-6 if spacing else math.inf
         return max(self._every, int(min(wanted, longest)))

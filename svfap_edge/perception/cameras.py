@@ -145,6 +145,12 @@ class Cameras:
                 self._looked[name] = True
                 return bool(view.waiting())
 
+    def wants(self, name: str, timestamp_s: float) -> bool:
+        """Whether the picture of a camera's frame is looked at; see `Perceiver.wants`. ConfigError
+        for an unknown camera."""
+        with self._lock(name):
+            return self.views[name].wants(timestamp_s)
+
     def step(self) -> dict[str, Perception]:
         """Run ready clips of all cameras in one batch.
 

@@ -60,14 +60,15 @@ class Perceiver:
             face_model: YuNet's ONNX file; by default it is looked for, see `open_detector`.
             detect_size: Pixels of the longer side that frames are shrunk to before faces are looked
                 for (320), or "auto"; see `open_detector`. A detector of your own does as it does.
-            hop_s: Seconds between the predictions of a person (0.5).
+            hop_s: Seconds between the predictions of a person (0.5): the whole number of tubelets
+                nearest to it, see `Stream`.
             min_coverage: Share of a clip's slots, above 0 and up to 1, that must hold a captured
                 frame (0.5). Below it the person is "warming" or "stale" and is not predicted.
             hold_s: Seconds without its face (0.5) after which a person's stream is "stale".
             forget_s: Seconds without its face (2.0) after which a person has left. Whoever comes
                 later has a new name.
-            detect_every: Look for faces in every n-th frame, and in every one while a new face is
-                not confirmed. In between, boxes move on at their speed: that costs nothing, needs
+            detect_every: Look for faces in every n-th frame of those that fill a slot, and in every
+                frame while a new face is not confirmed. In between, boxes move on at their speed: that costs nothing, needs
                 no picture, and cannot drift onto the background as template or flow can.
             predict_s: Seconds (0.2) for which a box may move on without a search and still be
                 cropped.
@@ -118,6 +119,13 @@ class Perceiver:
                 self._view.people.forget_predictions()
                 raise
             return self._view.conclude(predictions, time.perf_counter() - started)
+
+    def wants(self, timestamp_s: float) -> bool:
+        """Whether the picture of a frame of this time, in seconds, is looked at: it fills a slot of
+        the model, or a face is not confirmed yet. Other frames need not be decoded, nor given to
+        `process`, where only predictions are asked for: it moves people's boxes on with them."""
+        with self._lock:
+            return not self._closed and self._view.wants(timestamp_s)
 
     def missing(self, timestamp_s: float) -> list[StateChange]:
         """Say that the camera gives no frames: every stream becomes stale, and people not seen for

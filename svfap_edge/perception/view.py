@@ -96,12 +96,13 @@ class View:
         self.seconds = {"detect": 0.0, "crop": 0.0, "model": 0.0}
         self.warnings: list[str] = []
         self.settings = settings
+        self._hop_s = engine.spec.clip.whole_hop_s(settings.hop_s)
         self._budget = self._new_budget()
         self._slowed = False  # whether a warning of the budget was given
         self.people = People(
             engine,
             prefix,
-            hop_s=settings.hop_s,
+            hop_s=self._hop_s,
             min_coverage=settings.min_coverage,
             smoothing_s=settings.smoothing_s,
         )
@@ -121,7 +122,18 @@ class View:
         self._frames = self._searched = self._predicted = 0
         self._slowed_s = 0.0
         self._last_s: float | None = None
+        self._slots = engine.slots
+        self._slot: int | None = None  # the newest one that a frame filled
+        self._filled = False  # whether the newest frame did
         self._units = TimeUnitCheck(engine.spec.clip)
+
+    def wants(self, timestamp_s: float) -> bool:
+        """Whether the picture of a frame of this time is looked at: it fills a slot, or a face is
+        not confirmed yet."""
+        return self._tracker.unsure or self._fills(timestamp_s)
+
+    def _fills(self, timestamp_s: float) -> bool:
+        return self._slot is None or self._slots.number(timestamp_s) > self._slot
 
     def check(self, image: np.ndarray, timestamp_s: float) -> None:
         """Raises FrameError or TimestampError if the frame cannot be taken; changes nothing."""
@@ -131,8 +143,10 @@ class View:
     @native
     def search(self, image: np.ndarray, timestamp_s: float) -> list[Box] | None:
         """Find the faces of the frame that `follow` takes next, after `check`; None if it is not
-        searched. Changes nothing that other methods look at, so that these need not wait for it."""
+        searched, as no frame is that is not wanted. Changes nothing that other methods look at, so that these need not wait for it."""
         self.check(image, timestamp_s)
+        if not self.wants(timestamp_s):
+            return None
         gap = self._last_s is None or timestamp_s - self._last_s > self.settings.predict_s
         due = self._unsearched + 1 >= self._budget.detect_every
         if not (due or gap or self._tracker.unsure or image.shape != self._image.shape):
@@ -161,7 +175,10 @@ class View:
         if width not in (0, wide) and abs(wide * height / (width * high) - 1) < SAME_SHAPE:
             self._tracker.rescale(wide / width)
         self._last_s, self._image = timestamp_s, image
-        self._unsearched = 0 if searched else self._unsearched + 1
+        fills = self._fills(timestamp_s)
+        if fills:
+            self._slot = self._slots.number(timestamp_s)
+        self._unsearched = 0 if searched else self._unsearched + fills
         started = time.perf_counter()
         if boxes is not None:
             self._tracks, gone = self._tracker.update(boxes, timestamp_s)
@@ -170,12 +187,17 @@ class View:
         self._gone += gone
         followed = time.perf_counter()
         for track in self._tracks:
-            self._crop(track, image, timestamp_s)
+            if track.visible and fills:
+                face = crop_face(image, track.box, self._margin)
+                self.people.stream_of(track.number).add(face, timestamp_s)
+            elif not track.visible and timestamp_s - track.seen_s > self.settings.hold_s:
+                self.people.stream_of(track.number).mark_stale()
         detect_s = followed - started + (self._searched_s if searched else 0.0)
         crop_s = time.perf_counter() - followed
         self.seconds["detect"] += detect_s
         self.seconds["crop"] += crop_s
         self._spent = (detect_s if searched else None, crop_s)
+        self._filled = fills
 
     def waiting(self) -> list[Stream]:
         """Streams with a clip that is ready; the one whose last prediction is oldest comes first.
@@ -213,10 +235,10 @@ class View:
     def restart_clock(self) -> list[StateChange]:
         """See `Perceiver.restart_clock`."""
         changes = self.finish()
-        self._last_s = None
+        self._last_s = self._slot = None
         self._budget = self._new_budget()
         self._slowed = False
-        self.people.set_hop(self.settings.hop_s)
+        self.people.set_hop(self._hop_s)
         return changes
 
     @property
@@ -231,7 +253,7 @@ class View:
             ignored=self._tracker.ignored,
             level=self._budget.level,
             detect_every=self._budget.detect_every,
-            hop_s=self.settings.hop_s * self._budget.hop_factor,
+            hop_s=self._hop_s * self._budget.hop_factor,
             slowed_s=self._slowed_s,
             holds=self._budget.holds,
         )
@@ -239,13 +261,6 @@ class View:
     def _new_budget(self) -> Budget:
         settings = self.settings
         return Budget(settings.budget_s, settings.detect_every, settings.predict_s)
-
-    def _crop(self, track: Track, image: np.ndarray, timestamp_s: float) -> None:
-        stream = self.people.stream_of(track.number)
-        if track.visible:
-            stream.add(crop_face(image, track.box, self._margin), timestamp_s)
-        elif timestamp_s - track.seen_s > self.settings.hold_s:
-            stream.mark_stale()
 
     def _keep_budget(self, clips: int, model_s: float, timestamp_s: float) -> None:
         detect_s, crop_s = self._spent
@@ -255,7 +270,8 @@ class View:
             crop_s=crop_s,
             model_s=model_s,
             clips=clips,
-            rate=self.people.valid / self.settings.hop_s,
+            rate=self.people.valid / self._hop_s,
+            fills=self._filled,
         )
         if not changed:
             return

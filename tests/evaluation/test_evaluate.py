@@ -105,7 +105,7 @@ def test_a_video_shorter_than_a_hop_gives_its_best_covered_clip(
     for _ in range(2):  # 0.05 s of 0.4: one slot of four
         writer.write(np.full((64, 64, 3), 240, np.uint8))
     writer.release()
-    assert face_clips(tmp_path / "v.mp4", bundle.manifest, WholeFrame()).coverage.tolist() == [0.5]
+    assert face_clips(tmp_path / "v.mp4", bundle.manifest, WholeFrame()).coverage.tolist() == [0.25]
 
 
 def test_a_photograph_that_is_all_face(faces: Path) -> None:

@@ -155,21 +155,21 @@ def test_no_camera_starves_where_the_batch_is_full(
     slow = Slow(engine, monkeypatch, 0.001)
     crowd = scene(*((45.0 * k + 5, 40 + 20 * k) for k in range(8)))
     served: Counter[str] = Counter()
-    with Cameras(engine, "abc", hop_s=0.05, most=3) as cameras:
+    with Cameras(engine, "abc", hop_s=0.2, most=1) as cameras:
         for i in range(80):
             alone = scene((100, 200))
             frames = {"a": (crowd, i / 20), "b": (alone, i / 20), "c": (alone, i / 20)}
             for perception in cameras.process(frames).values():
                 served.update(p.stream for p in perception.predictions)
         missed = {name: p.statistics.missed for name, p in cameras.views.items()}
-    assert max(slow.sizes) == 3
+    assert max(slow.sizes) == 1
     assert len(served) == 10
     lonely = [served["b-1"], served["c-1"]]
-    assert min(lonely) > 65  # almost every hop
+    assert min(lonely) > 15  # almost every hop
     crowded = [served[f"a-{k}"] for k in range(1, 9)]
     assert max(crowded) - min(crowded) <= 2  # the rest is shared equally
-    assert sum(crowded) > 65
-    assert missed["a"] > 400 > 10 > missed["b"]
+    assert sum(crowded) > 30
+    assert missed["a"] > 90 > 4 > missed["b"]
 
 
 def test_a_thread_for_each_camera(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -234,14 +234,14 @@ def test_bad_frames_change_nothing_and_a_failing_engine_is_survived(
                     cameras.process(dict.fromkeys("ab", (picture, i / 20)))
                 except InferenceError as error:
                     failures += "out of memory" in str(error)
-            assert failures >= 4
-        later = [cameras.process({"a": (picture, 2 + i / 20)}) for i in range(6)]
+            assert failures >= 2
+        later = [cameras.process({"a": (picture, 2 + i / 20)}) for i in range(9)]
         assert any(r["a"].predictions for r in later)
 
 
 def test_one_camera_is_silent_or_ends_and_the_others_go_on(engine: Engine) -> None:
     picture = scene((100, 200))
-    with Cameras(engine, "ab", hop_s=0.1) as cameras:
+    with Cameras(engine, "ab", hop_s=0.2, min_coverage=0.3) as cameras:
         for i in range(30):
             cameras.process(dict.fromkeys("ab", (picture, i / 20)))
         assert [(c.stream, c.state) for c in cameras.missing("a", 1.6)] == [("a-1", "stale")]
@@ -271,7 +271,7 @@ def test_bad_options(engine: Engine, bad: dict[str, object]) -> None:
 def test_capacity_counts_all_predictions_and_all_time(engine: Engine) -> None:
     frames = [scene((100 + i, 200)) for i in range(20)]
     trial = play(engine, frames, 2, 2.0)
-    assert trial.predictions == trial.expected == 2 * 4
+    assert trial.predictions == trial.expected == 2 * 5
     assert sum(trial.share.values()) == pytest.approx(1)
     assert trial.limit in trial.share
 

@@ -7,6 +7,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -87,8 +88,9 @@ def test_lost_face_goes_stale_then_ends_and_nothing_is_predicted(engine: Engine)
     assert [p for r in after for p in r.predictions] == []
     changes = [(c.state, c.time_s) for r in after for c in r.changes]
     assert [state for state, _ in changes] == ["stale", "ended"]
-    assert changes[0][1] == pytest.approx(1.95 + 0.35, abs=0.051)
-    assert changes[1][1] == pytest.approx(1.95 + 1.05, abs=0.051)
+    # Last found in the slot at 1.9.
+    assert changes[0][1] == pytest.approx(1.9 + 0.35, abs=0.051)
+    assert changes[1][1] == pytest.approx(1.9 + 1.05, abs=0.051)
     assert after[-1].people == ()
     assert engine.streams == ()
 
@@ -200,7 +202,7 @@ def test_a_photograph_is_searched_once_and_a_refilled_view_each_time(engine: Eng
         run(perceiver, [view] * 10)
         memory[:] = scene((110, 200))
         assert run(perceiver, [view], start_s=1)[-1].people[0].box.x > 105
-    assert detector.calls == 12
+    assert detector.calls == 1 + 7  # until the face is confirmed each frame, then one for each slot
 
 
 def test_searching_every_fourth_frame(engine: Engine) -> None:
@@ -216,10 +218,11 @@ def test_searching_every_fourth_frame(engine: Engine) -> None:
 
 
 def test_boxes_predicted_for_too_long_give_no_crops(engine: Engine) -> None:
-    perceiver = Perceiver(engine, detector=Counting(), hop_s=0.1, detect_every=10, predict_s=0.1)
+    perceiver = Perceiver(engine, detector=Counting(), hop_s=0.2, detect_every=5, predict_s=0.1)
     results = run(perceiver, [scene((100, 200))] * 60)
     visible = [r.people[0].visible for r in results if r.people]
-    # Searched at 0, predicted for two frames of 0.05 s, not visible for seven.
+    # Searched in every fifth slot of 0.1 s, predicted for two frames of 0.05 s, not visible for
+    # seven.
     assert visible[-10:].count(True) == 3
     late = [p for r in results[40:] for p in r.predictions]
     assert all(p.coverage < 0.8 for p in late)
@@ -263,19 +266,19 @@ def test_a_budget_is_kept_told_and_recovered(
         return inner(clips)
 
     monkeypatch.setattr(engine.backend, "run", slow)
-    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.05, budget_s=0.015)
+    perceiver = Perceiver(engine, detector=Painted(), hop_s=0.2, budget_s=0.003)
     run(perceiver, [scene((100, 200))] * 80)
     loaded = perceiver.statistics
     assert loaded.level > 0
-    assert loaded.hop_s > 0.05 or loaded.detect_every > 1
+    assert loaded.hop_s > 0.2 or loaded.detect_every > 1
     assert len(perceiver.warnings) == 1
-    assert "longer than the budget of 15 ms" in perceiver.warnings[0]
+    assert "longer than the budget of 3 ms" in perceiver.warnings[0]
     late = run(perceiver, [scene((100, 200))] * 40, 4.0)
-    assert sum(len(r.predictions) for r in late) <= 22  # two seconds: 40 hops were asked for
+    assert sum(len(r.predictions) for r in late) <= 6  # two seconds: 10 hops were asked for
     cost[0] = 0.0
     run(perceiver, [scene((100, 200))] * 200, 6.0)
     after = perceiver.statistics
-    assert (after.level, after.hop_s, after.detect_every) == (0, 0.05, 1)
+    assert (after.level, after.hop_s, after.detect_every) == (0, pytest.approx(0.2), 1)
     assert after.slowed_s >= 2
     assert len(perceiver.warnings) == 1
 
@@ -304,7 +307,7 @@ def test_more_faces_than_are_followed(engine: Engine) -> None:
     perceiver = Perceiver(engine, detector=Painted(), max_people=3)
     results = run(perceiver, [scene(*((60.0 * k, 200) for k in range(6)))] * 10)
     assert len(results[-1].people) == len(engine.streams) == 3
-    assert perceiver.statistics.ignored == 30
+    assert perceiver.statistics.ignored == 3 * perceiver.statistics.searched
 
 
 def test_people_who_left_while_the_engine_failed_are_ended(
@@ -316,13 +319,16 @@ def test_people_who_left_while_the_engine_failed_are_ended(
     def fail(_: np.ndarray) -> Outputs:
         raise RuntimeError("gone")
 
+    results = []
     with monkeypatch.context() as patch:
         patch.setattr(engine.backend, "run", fail)
         for i in range(20):
-            with pytest.raises(InferenceError):
-                perceiver.process(scene((100, 200)), 1 + i / 20)
-    (result,) = run(perceiver, [scene((100, 200))], 2)
-    assert [c.stream for c in result.changes if c.state == "ended"] == ["person-2"]
+            with suppress(InferenceError):
+                results.append(perceiver.process(scene((100, 200)), 1 + i / 20))
+    assert len(results) < 20
+    results += run(perceiver, [scene((100, 200))], 2)
+    ended = [c.stream for result in results for c in result.changes if c.state == "ended"]
+    assert ended == ["person-2"]
     assert [stream.name for stream in engine.streams] == ["person-1"]
 
 
@@ -357,10 +363,10 @@ def test_a_stream_reuses_its_memory(engine: Engine) -> None:
     (stream,) = engine.streams
     memory = stream._buffer._memory
     address = memory.ctypes.data
-    used = {index for _, index in stream._buffer._frames}
+    used = {kept.place for kept in stream._buffer._frames}
     run(perceiver, [scene((100, 200))] * 60, 3)
     assert stream._buffer._memory.ctypes.data == address
-    assert max(index for _, index in stream._buffer._frames) <= max(used) + 1
+    assert max(kept.place for kept in stream._buffer._frames) <= max(used) + 1
     stream.close()
     assert stream._buffer._memory.size == 0
 
@@ -403,7 +409,7 @@ def test_two_perceivers_of_one_prefix_leave_each_others_names_alone(engine: Engi
 def test_closing(engine: Engine) -> None:
     with Perceiver(engine, detector=Painted()) as perceiver:
         run(perceiver, [scene((100, 200))] * 10)
-        assert repr(perceiver).endswith("faces by painted, every 0.5 s, 1 people so far>")
+        assert repr(perceiver).endswith("faces by painted, every 0.4 s, 1 people so far>")
     assert engine.streams == ()
     assert "closed" in repr(perceiver)
     with pytest.raises(ConfigError, match="closed"):

@@ -119,7 +119,7 @@ def test_clips_of_files_share_a_batch_and_none_is_missed(
     sizes: list[int] = []
     inner = engine.backend.run
     monkeypatch.setattr(engine.backend, "run", lambda c: (sizes.append(len(c)), inner(c))[1])
-    sources: dict[str, Source] = {f"c{k}": ramp(25 - k / 10, 2.0) for k in range(4)}
+    sources: dict[str, Source] = {f"c{k}": ramp(25 - k / 100, 2.0) for k in range(4)}
     summary = play(engine, sources)
     assert sizes.count(4) > 0.7 * len(sizes)
     assert sum(sizes) == summary.predictions

