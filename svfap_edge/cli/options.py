@@ -81,7 +81,7 @@ DetectSize = Annotated[
 DetectEvery = Annotated[
     int,
     typer.Option(
-        "--detect-every", metavar="N", help="Search only every N-th frame for faces.", min=1
+        "--detect-every", metavar="N", help="Search only every N-th slot's frame for faces.", min=1
     ),
 ]
 Hop = Annotated[

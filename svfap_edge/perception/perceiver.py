@@ -68,8 +68,9 @@ class Perceiver:
             forget_s: Seconds without its face (2.0) after which a person has left. Whoever comes
                 later has a new name.
             detect_every: Look for faces in every n-th frame of those that fill a slot, and in every
-                frame while a new face is not confirmed. In between, boxes move on at their speed: that costs nothing, needs
-                no picture, and cannot drift onto the background as template or flow can.
+                frame while a new face is not confirmed. In between, boxes move on at their speed:
+                that costs nothing, needs no picture, and cannot drift onto the background as
+                template or flow can.
             predict_s: Seconds (0.2) for which a box may move on without a search and still be
                 cropped.
             smoothing_s: Time constant of `Prediction.smoothed` in seconds; 0 for none.

@@ -143,7 +143,8 @@ class View:
     @native
     def search(self, image: np.ndarray, timestamp_s: float) -> list[Box] | None:
         """Find the faces of the frame that `follow` takes next, after `check`; None if it is not
-        searched, as no frame is that is not wanted. Changes nothing that other methods look at, so that these need not wait for it."""
+        searched, as no frame is that is not wanted. Changes nothing that other methods look at, so
+        that these need not wait for it."""
         self.check(image, timestamp_s)
         if not self.wants(timestamp_s):
             return None
