@@ -29,8 +29,8 @@ class ClipSchedule:
     """Which clips of one stream are to be predicted.
 
     The first is due as soon as enough of it is there, the others at the end of each hop, which is a
-    whole number of tubelets counted from the origin of the slots; the hop after a first clip is more
-    than half a hop away. After a loss the stream starts again in the same way.
+    whole number of tubelets counted from the origin of the slots. The hop after a first clip is
+    more than half a hop away. After a loss the stream starts again in the same way.
 
     Attributes:
         min_coverage: Share of a clip's slots, 0..1, that must hold a captured frame.
