@@ -37,6 +37,7 @@ class Trial:
         predictions: Predictions in the counted time.
         expected: Predictions that one face in each camera brings in that time.
         latency_ms: 50th and 95th percentile of `Prediction.latency_ms`.
+        cpu: Seconds of processor time, of all threads, for a second of all cameras.
     """
 
     cameras: int
@@ -45,6 +46,7 @@ class Trial:
     predictions: int
     expected: int
     latency_ms: tuple[float, float]
+    cpu: float = 0.0
 
     @property
     def held(self) -> bool:
@@ -122,7 +124,7 @@ def play(
     counted = round(hops * hop_s * CAMERA_FPS)
     stages = {"detect": 0.0, "crop": 0.0, "model": 0.0}
     latencies: list[float] = []
-    total = 0.0
+    total = cpu = 0.0
     with Cameras(engine, names, workers=workers, hop_s=hop_s, **options) as cameras:
         for number in range(warm + counted):
             pictures = {
@@ -130,12 +132,13 @@ def play(
                 for k, name in enumerate(names)
             }
             before = _spent(cameras)
-            start = time.perf_counter()
+            start, busy = time.perf_counter(), time.process_time()
             found = cameras.process(pictures)
-            wall = time.perf_counter() - start
+            wall, busy = time.perf_counter() - start, time.process_time() - busy
             if number < warm:
                 continue
             total += wall
+            cpu += busy
             after = _spent(cameras)
             stages = {name: stages[name] + after[name] - before[name] for name in stages}
             latencies += [p.latency_ms for each in found.values() for p in each.predictions]
@@ -152,6 +155,7 @@ def play(
         predictions=len(latencies),
         expected=count * hops,
         latency_ms=_two(latencies),
+        cpu=cpu / (counted / CAMERA_FPS),
     )
 
 

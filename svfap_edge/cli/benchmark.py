@@ -77,6 +77,13 @@ def benchmark(
             "--overhead", help="Measure only what Engine.step adds to the engine's own call."
         ),
     ] = False,
+    live: Annotated[
+        bool,
+        typer.Option(
+            "--live",
+            help="Measure only the processor time of live cameras with one face, at several hops.",
+        ),
+    ] = False,
     require_signature: options.RequireSignature = None,
     as_json: options.Json = False,
 ) -> None:
@@ -107,6 +114,25 @@ def benchmark(
                     "--checkpoint and --isa, or --overhead."
                 )
             _overhead(opened, options.split(artifact), engine, seconds, threads, as_json)
+            return
+        if live:
+            if checkpoint is not None or isa is not None or source == "none":
+                raise SvfapError(
+                    "--live plays a video to an engine of this machine; leave out --checkpoint, "
+                    "--isa and --source none, or --live."
+                )
+            names = options.split(artifact) or [None]
+            loaded = {"engine": "auto" if engine == "all" else engine, "threads": threads}
+            faces = {"detector": detector, "face_model": face_model}
+            for name in names:
+                _live(
+                    opened,
+                    {"artifact": name, **loaded},
+                    source or "sample",
+                    seconds,
+                    faces,
+                    as_json,
+                )
             return
         wanted = BenchmarkOptions(
             artifacts=options.split(artifact),
@@ -274,6 +300,46 @@ def _overhead(
             f"({row.share:.1%}; {row.low_ms:.3f} to {row.high_ms:.3f}) to {row.raw} of "
             f"{row.raw_ms:.2f} ms; {row.turns} turns. Stream.add: {row.add_ms:.3f} ms a frame."
         )
+
+
+def _live(
+    bundle: Bundle, loaded: dict[str, Any], source: str, seconds: float, faces: dict[str, Any],
+    as_json: bool,
+) -> None:  # fmt: skip
+    """Measure live cameras with one artifact, for `--live`."""
+    from svfap_edge.benchmark.capacity import read_frames
+    from svfap_edge.benchmark.live import time_live
+    from svfap_edge.machine import describe_machine
+    from svfap_edge.runtimes import Engine
+
+    with stopping_cleanly(), steps(as_json) as step:
+        frames, decode_ms = read_frames(source, seconds)
+        with Engine.load(bundle, **loaded) as engine:
+            rows = list(time_live(engine, frames, seconds=seconds, progress=step, **faces))
+            spec = engine.spec
+    machine = describe_machine()
+    if as_json:
+        facts = {"artifact": spec.artifact, "engine": spec.engine, "precision": spec.precision}
+        print_json(
+            {**facts, "source": source, "decode_ms": decode_ms, "machine": machine, "live": rows}
+        )
+        return
+    out = console(stderr=False)
+    _print_machine(machine, out)
+    height, width = frames[0].shape[:2]
+    out.print(
+        f"{spec.artifact} on {spec.engine} in {spec.precision}; {width}x{height} at 30 fps, one "
+        f"face; decoding, not counted: {decode_ms:.1f} ms a frame. Milliseconds for a second of "
+        "one camera:"
+    )
+    shown = table(
+        "cameras", "hop s", "processor", "wall", "detect", "crop", "model", "rest", "p50", "p95"
+    )
+    for row in rows:
+        stages = (row.stages_ms[name] for name in ("detect", "crop", "model", "rest"))
+        figures = (row.cpu_ms, row.wall_ms, *stages, *row.latency_ms)
+        shown.add_row(str(row.cameras), f"{row.hop_s:g}", *(f"{ms:.1f}" for ms in figures))
+    out.print(shown)
 
 
 def _batches(text: str) -> tuple[int, ...]:

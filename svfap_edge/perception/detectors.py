@@ -7,7 +7,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -136,6 +136,69 @@ class Detector(Protocol):
         ...
 
 
+@runtime_checkable
+class NearDetector(Detector, Protocol):
+    """A detector that also looks for one face where it is expected, with less work.
+
+    Attributes:
+        size: Pixels of the longer side that whole frames are shrunk to.
+    """
+
+    size: int
+
+    def near(self, frame: np.ndarray, expected: Box) -> Box | None:
+        """The face in a window of the frame around where it is expected; None if it is not
+        there."""
+        ...
+
+
+WINDOW = 2.5
+"""Side of a window in sides of the face."""
+
+WINDOW_SIZE = 128
+"""Windows are shrunk to this many pixels, so that the face has about 51; a multiple of the 32 of
+YuNet's coarsest grid."""
+
+
+@dataclass(frozen=True)
+class Window:
+    """A square of a frame in which one face is looked for.
+
+    Attributes:
+        x, y: Left and top in pixels of the frame.
+        side: Pixels of the frame.
+    """
+
+    x: int
+    y: int
+    side: int
+
+    @classmethod
+    def around(cls, box: Box, frame: np.ndarray) -> Window:
+        """The window of a box, moved into the frame, and no larger than that."""
+        height, width = frame.shape[:2]
+        side = max(1, min(round(WINDOW * box.side), height, width))
+        x, y = (round(center - side / 2) for center in box.center)
+        return cls(min(max(x, 0), width - side), min(max(y, 0), height - side), side)
+
+    @property
+    def side_searched(self) -> int:
+        """Pixels of the side in which is searched."""
+        return min(self.side, WINDOW_SIZE)
+
+    def cut(self, frame: np.ndarray) -> tuple[np.ndarray, float]:
+        """The pixels in which is searched, and their number for one of the frame along a side."""
+        inside = frame[self.y : self.y + self.side, self.x : self.x + self.side]
+        return _shrink(inside, WINDOW_SIZE)
+
+    def best(self, found: list[Box], expected: Box) -> Box | None:
+        """The one of the boxes in pixels of the window, moved into the frame, that fits best to
+        where it is expected; None if none has anything in common with that."""
+        moved = [box.moved(self.x, self.y) for box in found]
+        fits = [box for box in moved if box.iou(expected) > 0]
+        return max(fits, key=expected.iou, default=None)
+
+
 class YuNetDetector:
     """YuNet (Wu et al. 2023), the network that OpenCV Zoo publishes."""
 
@@ -145,13 +208,14 @@ class YuNetDetector:
         """Load it; SourceError if the file is missing or is not YuNet."""
         if not os.path.isfile(model):
             raise SourceError(f"No face model at '{model}'. Expected {FACE_MODEL_NAME}.")
-        self._size = check_detect_size(size)
+        self.size = check_detect_size(size)
         try:
             # By its bytes: a name that is no UTF-8 would end the process.
             content = np.fromfile(model, np.uint8)
             nothing = np.empty(0, np.uint8)
-            self._net = cv2.FaceDetectorYN.create(
-                "onnx", content, nothing, (64, 64), min_score, 0.3
+            self._net, self._near = (
+                cv2.FaceDetectorYN.create("onnx", content, nothing, (64, 64), min_score, 0.3)
+                for _ in range(2)  # each keeps its size, which takes time to change
             )
             self._net.detect(np.zeros((64, 64, 3), np.uint8))
         except (cv2.error, OSError) as error:
@@ -161,9 +225,16 @@ class YuNetDetector:
             ) from error
 
     def detect(self, frame: np.ndarray) -> list[Box]:
-        small, scale = _shrink(frame, self._size)
-        self._net.setInputSize((small.shape[1], small.shape[0]))
-        _, found = self._net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
+        return self._run(self._net, *_shrink(frame, self.size))
+
+    def near(self, frame: np.ndarray, expected: Box) -> Box | None:
+        window = Window.around(expected, frame)
+        return window.best(self._run(self._near, *window.cut(frame)), expected)
+
+    @staticmethod
+    def _run(net: cv2.FaceDetectorYN, small: np.ndarray, scale: float) -> list[Box]:
+        net.setInputSize((small.shape[1], small.shape[0]))
+        _, found = net.detect(cv2.cvtColor(small, cv2.COLOR_RGB2BGR))
         rows = [] if found is None else found
         return _boxes([(row[:4], row[14]) for row in rows if row[2] > 0 and row[3] > 0], scale)
 
@@ -182,11 +253,17 @@ class HaarDetector:
                 f"This OpenCV ({cv2.__version__}) has no Haar cascades. Give YuNet's file instead "
                 f"(--face-model {FACE_MODEL_NAME}), or install opencv-python 4.x."
             )
-        self._size = check_detect_size(size)
+        self.size = check_detect_size(size)
         self._cascade = cv2.CascadeClassifier(str(path))
 
     def detect(self, frame: np.ndarray) -> list[Box]:
-        small, scale = _shrink(frame, self._size)
+        return self._run(*_shrink(frame, self.size))
+
+    def near(self, frame: np.ndarray, expected: Box) -> Box | None:
+        window = Window.around(expected, frame)
+        return window.best(self._run(*window.cut(frame)), expected)
+
+    def _run(self, small: np.ndarray, scale: float) -> list[Box]:
         grey = cv2.equalizeHist(cv2.cvtColor(small, cv2.COLOR_RGB2GRAY))
         found, _, weights = self._cascade.detectMultiScale3(
             grey,
@@ -264,13 +341,19 @@ def open_detector(
     return HaarDetector(detect_size)
 
 
+def shrunk_size(frame: np.ndarray, size: int) -> tuple[int, int]:
+    """Width and height of a frame whose longer side is shrunk to `size` pixels, if it is longer."""
+    scale = min(1.0, size / max(frame.shape[:2]))
+    width, height = (max(1, round(n * scale)) for n in frame.shape[1::-1])
+    return width, height
+
+
 def _shrink(frame: np.ndarray, size: int) -> tuple[np.ndarray, float]:
     longer = max(frame.shape[:2])
     if longer <= size:
         return frame, 1.0
-    scale = size / longer
-    width, height = (max(1, round(n * scale)) for n in frame.shape[1::-1])
-    return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA), scale
+    small = cv2.resize(frame, shrunk_size(frame, size), interpolation=cv2.INTER_AREA)
+    return small, size / longer
 
 
 def _boxes(found: Iterable[tuple[Iterable[Any], float]], scale: float) -> list[Box]:

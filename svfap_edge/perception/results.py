@@ -107,7 +107,8 @@ class PerceiverStatistics:
 
     Attributes:
         frames: Frames taken.
-        searched: Frames that the detector looked at.
+        searched: Frames in which faces were looked for.
+        searched_whole: Those of them that were searched whole, and not around the faces alone.
         people: Names given.
         predictions: Predictions returned.
         missed: Clips that were due and replaced by newer ones before the model was free.
@@ -121,6 +122,7 @@ class PerceiverStatistics:
 
     frames: int = 0
     searched: int = 0
+    searched_whole: int = 0
     people: int = 0
     predictions: int = 0
     missed: int = 0

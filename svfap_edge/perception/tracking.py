@@ -97,6 +97,11 @@ class Tracker:
         self._next_number = 1
 
     @property
+    def tracks(self) -> tuple[Track, ...]:
+        """Everyone who is followed, confirmed or not."""
+        return tuple(self._tracks)
+
+    @property
     def unsure(self) -> bool:
         """Whether a face was found that is not confirmed yet."""
         return any(track.number == 0 for track in self._tracks)

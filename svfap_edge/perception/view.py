@@ -19,6 +19,7 @@ from .budget import Budget
 from .detectors import Box, Detector, crop_face
 from .people import People
 from .results import PerceiverStatistics, Perception, StateChange
+from .search import Search
 from .tracking import MAX_PEOPLE, Track, Tracker
 
 HOLD_S = 0.5
@@ -111,6 +112,7 @@ class View:
         self._tracker = Tracker(
             forget_s=settings.forget_s, min_hits=hits, max_people=settings.max_people
         )
+        self._search = Search(detector)
         self._tracks: list[Track] = []
         self._gone: list[Track] = []
         self._unsearched = 0
@@ -157,7 +159,8 @@ class View:
         # who owns the memory may fill it anew.
         kept = image.flags.owndata and not image.flags.writeable
         if image is not self._found[0] or not kept:
-            self._found = (image, self.detector.detect(image))
+            found = self._search.find(image, timestamp_s, self._tracker.tracks)
+            self._found = (image, found)
         self._searched_s = time.perf_counter() - started
         return self._found[1]
 
@@ -236,6 +239,7 @@ class View:
     def restart_clock(self) -> list[StateChange]:
         """See `Perceiver.restart_clock`."""
         changes = self.finish()
+        self._search.restart()
         self._last_s = self._slot = None
         self._budget = self._new_budget()
         self._slowed = False
@@ -248,6 +252,7 @@ class View:
         return PerceiverStatistics(
             frames=self._frames,
             searched=self._searched,
+            searched_whole=self._search.whole,
             people=self.people.given,
             predictions=self._predicted,
             missed=self.people.missed,
