@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,7 @@ def time_live(
     *,
     seconds: float = 5.0,
     progress: Callable[[str], None] = lambda message: None,
-    **options: str | int | None,
+    **options: Any,
 ) -> Iterator[LiveRow]:
     """Measure every hop and number of cameras for `seconds` of simulated time.
 

@@ -121,10 +121,9 @@ def benchmark(
                     "--live plays a video to an engine of this machine; leave out --checkpoint, "
                     "--isa and --source none, or --live."
                 )
-            names = options.split(artifact) or [None]
             loaded = {"engine": "auto" if engine == "all" else engine, "threads": threads}
             faces = {"detector": detector, "face_model": face_model}
-            for name in names:
+            for name in options.split(artifact) or (None,):
                 _live(
                     opened,
                     {"artifact": name, **loaded},

@@ -101,7 +101,7 @@ def _one_twice(boxes: list[Box]) -> bool:
 
 
 def _step(image: np.ndarray) -> int:
-    return max(1, max(image.shape[:2]) // (CELLS * SAMPLES))
+    return max(1, int(max(image.shape[:2])) // (CELLS * SAMPLES))
 
 
 def _looks_of(image: np.ndarray) -> np.ndarray:
@@ -110,4 +110,5 @@ def _looks_of(image: np.ndarray) -> np.ndarray:
     green = image[::step, ::step, 1]
     high, wide = (n // SAMPLES for n in green.shape)
     cells = green[: high * SAMPLES, : wide * SAMPLES].reshape(high, SAMPLES, wide, SAMPLES)
-    return cells.mean(axis=(1, 3), dtype=np.float32)
+    looks: np.ndarray = cells.mean(axis=(1, 3), dtype=np.float32)
+    return looks
