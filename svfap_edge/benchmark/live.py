@@ -13,14 +13,15 @@ from typing import Any
 import numpy as np
 
 from svfap_edge.runtimes import Engine
+from svfap_edge.runtimes.backend import Mode
 
 from .capacity import play
 
 HOPS_S = (0.5, 0.25, 0.1)
 """Hops asked for; the nearest whole tubelets are measured."""
 
-CAMERAS = (1, 8)
-"""Numbers of cameras: alone, and among several."""
+CAMERAS: tuple[tuple[int, Mode], ...] = ((1, "latency"), (8, "throughput"))
+"""Numbers of cameras, and the mode of the engine that suits each: alone, and among several."""
 
 
 @dataclass(frozen=True)
@@ -47,27 +48,28 @@ class LiveRow:
 def time_live(
     engine: Engine,
     frames: Sequence[np.ndarray],
+    count: int,
     *,
     seconds: float = 5.0,
     progress: Callable[[str], None] = lambda message: None,
     **options: Any,
 ) -> Iterator[LiveRow]:
-    """Measure every hop and number of cameras for `seconds` of simulated time.
+    """Measure every hop for `seconds` of simulated time.
 
     Args:
         frames: (H, W, 3) uint8 RGB, 1/30 s apart, with one face.
+        count: Number of cameras.
         options: As `Cameras` takes them.
     """
-    for count in CAMERAS:
-        for hop_s in HOPS_S:
-            progress(f"{count} camera{'s' if count > 1 else ''}, a prediction every {hop_s:g} s")
-            trial = play(engine, frames, count, seconds, hop_s=hop_s, **options)
-            wall_ms = 1e3 * trial.load / count
-            yield LiveRow(
-                hop_s=engine.spec.clip.whole_hop_s(hop_s),
-                cameras=count,
-                cpu_ms=1e3 * trial.cpu / count,
-                wall_ms=wall_ms,
-                stages_ms={name: share * wall_ms for name, share in trial.share.items()},
-                latency_ms=trial.latency_ms,
-            )
+    for hop_s in HOPS_S:
+        progress(f"{count} camera{'s' if count > 1 else ''}, a prediction every {hop_s:g} s")
+        trial = play(engine, frames, count, seconds, hop_s=hop_s, **options)
+        wall_ms = 1e3 * trial.load / count
+        yield LiveRow(
+            hop_s=engine.spec.clip.whole_hop_s(hop_s),
+            cameras=count,
+            cpu_ms=1e3 * trial.cpu / count,
+            wall_ms=wall_ms,
+            stages_ms={name: share * wall_ms for name, share in trial.share.items()},
+            latency_ms=trial.latency_ms,
+        )

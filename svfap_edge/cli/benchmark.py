@@ -190,6 +190,7 @@ def benchmark_cameras(
         from svfap_edge.machine import describe_machine
         from svfap_edge.runtimes import Engine
 
+        options.spare_threads(mode)
         frames, decode_ms = read_frames(video, seconds)
         with Engine.load(
             bundle, artifact=artifact, engine=engine, threads=threads,
@@ -307,15 +308,18 @@ def _live(
 ) -> None:  # fmt: skip
     """Measure live cameras with one artifact, for `--live`."""
     from svfap_edge.benchmark.capacity import read_frames
-    from svfap_edge.benchmark.live import time_live
+    from svfap_edge.benchmark.live import CAMERAS, time_live
     from svfap_edge.machine import describe_machine
     from svfap_edge.runtimes import Engine
 
     with stopping_cleanly(), steps(as_json) as step:
         frames, decode_ms = read_frames(source, seconds)
-        with Engine.load(bundle, **loaded) as engine:
-            rows = list(time_live(engine, frames, seconds=seconds, progress=step, **faces))
-            spec = engine.spec
+        rows = []
+        for count, mode in CAMERAS:
+            options.spare_threads(mode)
+            with Engine.load(bundle, mode=mode, **loaded) as engine:
+                rows += time_live(engine, frames, count, seconds=seconds, progress=step, **faces)
+                spec = engine.spec
     machine = describe_machine()
     if as_json:
         facts = {"artifact": spec.artifact, "engine": spec.engine, "precision": spec.precision}

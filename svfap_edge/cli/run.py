@@ -158,6 +158,7 @@ def run(
         check_outputs(written, [*addresses.values(), *models])
         check_kind("--video", videos.values(), VIDEO_SUFFIXES)
         check_kind("--plot", plots.values(), PLOT_SUFFIXES)
+        options.spare_threads(mode)
         failed: dict[str, str] = {}
         with ExitStack() as stack:
             if named:
