@@ -308,13 +308,13 @@ def _live(
 ) -> None:  # fmt: skip
     """Measure live cameras with one artifact, for `--live`."""
     from svfap_edge.benchmark.capacity import read_frames
-    from svfap_edge.benchmark.live import CAMERAS, time_live
+    from svfap_edge.benchmark.live import CAMERAS, LiveRow, time_live
     from svfap_edge.machine import describe_machine
     from svfap_edge.runtimes import Engine
 
     with stopping_cleanly(), steps(as_json) as step:
         frames, decode_ms = read_frames(source, seconds)
-        rows = []
+        rows: list[LiveRow] = []
         for count, mode in CAMERAS:
             options.spare_threads(mode)
             with Engine.load(bundle, mode=mode, **loaded) as engine:
