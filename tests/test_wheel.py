@@ -83,7 +83,7 @@ def test_fresh_environment_runs_the_main_job_without_torch(wheel: Path, tmp_path
     command = tmp_path / "env" / "bin" / "svfap-edge"
     output = run(command, "run", video, "--detector", "none", cwd=tmp_path)
     assert "50 frames" in output
-    assert "3 predictions for 1 person" in output
+    assert "4 predictions for 1 person" in output
     inspected = run(command, "inspect", _default_bundle(python, tmp_path), cwd=tmp_path)
     assert "int8.onnx" in inspected
 

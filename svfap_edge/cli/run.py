@@ -106,6 +106,14 @@ def run(
         Path | None,
         typer.Option(help="Write a timeline picture (.png); {camera} works as in --video."),
     ] = None,
+    lsl: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Send the predictions to the local network as outlets NAME-1, NAME-2 and so on of "
+            "Lab Streaming Layer, one for each person.",
+        ),
+    ] = None,
     require_signature: options.RequireSignature = None,
     as_json: options.Json = False,
 ) -> None:
@@ -180,6 +188,11 @@ def run(
                     with suppress(OSError):  # the sink then says that there is no folder
                         path.parent.mkdir(parents=True, exist_ok=True)
             sinks = _sinks(opened, loaded.manifest.task, jsonl, videos, plots, named)
+            if lsl is not None:
+                from svfap_edge.sinks.lsl import LslOutlets
+
+                cameras = tuple(opened) if named else ()
+                sinks.append(LslOutlets(lsl, loaded.manifest.task, cameras))
             quiet = as_json or jsonl == "-"
             report = stack.enter_context(progress(_title(opened, named), quiet))
             summary = run_sources(
