@@ -21,7 +21,7 @@ class Prediction:
     Attributes:
         stream: Name of the stream.
         start_s: Time of the clip's first slot, in the camera's seconds.
-        end_s: Time of the clip's last slot, in the camera's seconds.
+        end_s: Time of the frame in the clip's last slot, in the camera's seconds.
         coverage: Share of the clip's slots that hold a captured frame, 0..1.
         latency_ms: Milliseconds from handing over the newest frame of the clip to having this
             prediction.
