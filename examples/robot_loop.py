@@ -20,18 +20,15 @@ SMILES = 0.6
 
 
 class Eyes(threading.Thread):
-    """Perceives in the background; `people` are those of the newest frame."""
+    """Perceives the source it is named after; `people` are those of the newest frame."""
 
-    def __init__(self, address: str) -> None:
-        super().__init__(daemon=True)
-        self._address = address
-        self.people: tuple[Person, ...] = ()
+    people: tuple[Person, ...] = ()
 
     def run(self) -> None:
         with (
             Engine.load() as engine,
             Perceiver(engine, hop_s=0.25, smoothing_s=1.0) as perceiver,
-            open_source(self._address) as source,
+            open_source(self.name) as source,
         ):
             for frame in source:
                 if perceiver.wants(frame.timestamp_s):
@@ -47,7 +44,7 @@ def smiling(person: Person) -> bool:
 
 
 def main() -> None:
-    eyes = Eyes(sys.argv[1] if len(sys.argv) > 1 else "sample")
+    eyes = Eyes(name=sys.argv[1] if len(sys.argv) > 1 else "sample", daemon=True)
     eyes.start()
     greeted: set[str] = set()
     while eyes.is_alive():
