@@ -57,7 +57,8 @@ def torchrun(*arguments: str) -> None:
     """Run in two processes; fail, and end them, if they hang."""
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     process = subprocess.Popen(
-        [*command, *arguments], env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
+        [*command, *arguments], text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"},
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
     try:
