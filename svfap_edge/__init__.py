@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from svfap_edge.perception.results import Perception, Person
     from svfap_edge.runner.run import run
     from svfap_edge.sinks.jsonl import JsonLines
+    from svfap_edge.sinks.lines import LineSink
     from svfap_edge.sinks.sink import Sink
     from svfap_edge.sources.live import LiveSettings, PulledFrames, PushSource
     from svfap_edge.sources.opening import open_source
@@ -54,6 +55,7 @@ _HOMES = {
     "Engine": "runtimes",
     "FrameError": "errors",
     "JsonLines": "sinks.jsonl",
+    "LineSink": "sinks.lines",
     "LiveSettings": "sources.live",
     "Perceiver": "perception.perceiver",
     "Perception": "perception.results",
@@ -80,6 +82,7 @@ __all__ = [
     "Engine",
     "FrameError",
     "JsonLines",
+    "LineSink",
     "LiveSettings",
     "Perceiver",
     "Perception",

@@ -89,7 +89,7 @@ LAYERS = (
     {"runtimes", "training"},
     {"perception"},
     {"sinks", "benchmark"},
-    {"runner", "evaluation", "doctor"},
+    {"runner", "evaluation", "doctor", "serve"},
     {"export"},
     {"cli"},
 )

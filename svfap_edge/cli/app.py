@@ -18,6 +18,7 @@ from .inspect import inspect
 from .prepare import prepare
 from .run import run
 from .selftest import selftest
+from .serve import serve
 from .sign import sign
 from .train import finetune, pretrain
 
@@ -63,7 +64,7 @@ def _common(
 
 
 for _command in (
-    run, export, evaluate, inspect, benchmark, benchmark_cameras, benchmark_training, doctor,
+    run, serve, export, evaluate, inspect, benchmark, benchmark_cameras, benchmark_training, doctor,
     prepare, pretrain, finetune, sign, build, selftest,
 ):  # fmt: skip
     app.command()(_command)

@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable
 from contextlib import suppress
 from typing import Any
 
 from svfap_edge.atomic import json_line
 from svfap_edge.ending import give_up_stdout
 from svfap_edge.errors import SourceError
-from svfap_edge.perception.results import Perception, StateChange
-from svfap_edge.sources.frames import Gap, StartTime
 
-from .sink import Sink
+from .lines import LineSink
 
 
-class JsonLines(Sink):
-    """One JSON object a line: `source` at the first frame of a live source, `prediction`, `state`,
-    `gap` where a live source gives no frames, and at the end `summary`. Where sources have names,
-    each line has its `camera`; the `summary` of a camera comes when it ends, and the last line is
-    that of all, without `camera`.
+class JsonLines(LineSink):
+    """One JSON object a line, as `LineSink` makes them and `lines.schema.json` describes them.
 
     Every line is written whole, so a file of a crashed run is valid too; where the disk is full,
     the file ends with the last line that had room.
@@ -44,37 +38,12 @@ class JsonLines(Sink):
         except OSError as error:
             raise SourceError(f"Cannot write '{path}': {error}") from error
 
-    def begin(self, camera: str | None, start: StartTime) -> None:
-        self._add(camera, [start.to_json()])
-
-    def write(self, camera: str | None, perception: Perception) -> None:
-        self._add(camera, perception.lines())
-
-    def missing(self, camera: str | None, gap: Gap, changes: list[StateChange]) -> None:
-        if gap.first:
-            time_s = round(gap.timestamp_s, 6)
-            self._add(camera, [{"type": "gap", "reason": gap.reason, "time_s": time_s}])
-        self._add(camera, [change.to_json() for change in changes])
-
-    def end(self, camera: str | None, changes: list[StateChange], summary: dict[str, Any]) -> None:
-        self._add(camera, [change.to_json() for change in changes])
-        if camera is not None:  # where there is one source, its summary is that of the run
-            self._add(camera, [{"type": "summary", **summary}])
-
-    def finish(self, summary: dict[str, Any]) -> None:
-        self._add(None, [{"type": "summary", **summary}])
-
     def close(self) -> None:
         if self._file is not None:
             self._file.close()
 
-    def _add(self, camera: str | None, contents: Iterable[dict[str, Any]]) -> None:
-        """Write a line for each; raises SourceError if there is no room for it."""
-        for content in contents:
-            named = {} if camera is None else {"camera": camera}
-            self._line({"type": content["type"], **named, **content})
-
-    def _line(self, content: dict[str, Any]) -> None:
+    def line(self, content: dict[str, Any]) -> None:
+        """Write it; raises SourceError if there is no room for it."""
         out = self._stdout
         text = json_line(content, "utf-8" if out is None else out.encoding) + "\n"
         try:
