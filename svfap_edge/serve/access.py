@@ -78,6 +78,8 @@ class Access:
 def _name_of(host: str) -> str:
     """The name in a Host header, without its port."""
     try:
-        return urlsplit(f"//{host}").hostname or ""
+        parts = urlsplit(f"//{host}")
+        _ = parts.port  # raises ValueError where a port is none: then the whole is no name
+        return parts.hostname or ""
     except ValueError:
         return ""

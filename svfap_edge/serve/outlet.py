@@ -20,7 +20,7 @@ from .jpeg import encode_jpeg
 PICTURE_SIDE = 960
 """Pixels of the longer side that pictures are shrunk to."""
 
-PICTURE_INTERVAL_S = 0.06
+PICTURE_INTERVAL_S = 0.04
 """Least seconds between two pictures of a camera; those between are not sent, nor counted."""
 
 

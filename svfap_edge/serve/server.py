@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from websockets.asyncio.server import Server, ServerConnection, serve
+from websockets.asyncio.server import ServerConnection, serve
 from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
@@ -133,14 +133,13 @@ class PageServer:
             self._loop.close()
 
     async def _serve(self, host: str, port: int, started: Future[int]) -> None:
-        server: Server = await serve(
+        async with serve(
             self._connected, host, port,
             process_request=self._request, ssl=self._tls, compression=None,
             max_size=self._settings.max_message, max_queue=2, write_limit=2**16,
             open_timeout=10, close_timeout=2, server_header=None, logger=_quiet(),
-        )  # fmt: skip
-        started.set_result(next(iter(server.sockets)).getsockname()[1])
-        async with server:
+        ) as server:  # fmt: skip
+            started.set_result(next(iter(server.sockets)).getsockname()[1])
             await self._stop.wait()
 
     async def _connected(self, connection: ServerConnection) -> None:

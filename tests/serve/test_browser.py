@@ -1,0 +1,100 @@
+"""The page in a real browser, which is fed a real video as its webcam."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("websockets", reason="the extra `serve` is not installed")
+
+from svfap_edge.serve.client import ServeSettings
+from svfap_edge.serve.models import Models
+from svfap_edge.serve.server import PageServer
+
+from .browser import CHROMIUM, browsing, frames_of, write_mjpeg
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed")
+
+NAMES = "[...document.querySelectorAll('.person h3')].map(e => e.textContent)"
+LEAD = "document.querySelector('.person .lead strong')?.textContent"
+
+
+@pytest.fixture(scope="module")
+def webcam(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A woman who weeps and then smiles, 640x360."""
+    path = tmp_path_factory.mktemp("webcam") / "webcam.mjpeg"
+    write_mjpeg(path, frames_of(videos / "WolfgangLanger_Pexels.mp4", 472))
+    return path
+
+
+def test_a_webcam_is_labelled_and_int8_is_seen_beside_float(
+    models: Models, webcam: Path, yunet: Path, tmp_path: Path
+) -> None:
+    settings = ServeSettings(face_model=str(yunet))
+    with (
+        PageServer(models, port=0, settings=settings) as server,
+        browsing(server.url, tmp_path / "p", webcam) as browser,
+    ):
+        browser.click("My webcam")
+        browser.click("Start the webcam")
+        label = browser.until(f"({LEAD} || '').length > 2 && {LEAD}")
+        assert label in models.bundle.manifest.task.labels
+        assert browser.evaluate(NAMES) == ["Person 1"]
+        # Frames go one after the answer to the one before, and those between are counted.
+        counts = browser.evaluate("({...count})")
+        assert 0 <= counts["sent"] - counts["answered"] <= 1 and counts["refused"] == 0
+
+        browser.evaluate("$('compare').click()")
+        both = browser.until("window.page.agreement?.pairs >= 3 && window.page.agreement")
+        assert both["same"] <= both["pairs"]
+        engines = browser.evaluate("chosen.engines.map(e => e.artifact)")
+        assert engines == ["int8.onnx", "fp16.onnx"]
+        assert "clips" in browser.evaluate("$('agreeOf').textContent")
+        # With two people of two browsers in mind, the server knows this one by its own name.
+        streams = browser.evaluate("[...people.keys()]")
+        assert all(name.startswith("visitor-") for name in streams)
+
+        browser.size(390, 844, phone=True)
+        assert browser.evaluate("document.documentElement.scrollWidth") == 390
+        browser.dark(True)
+        assert browser.until("document.documentElement.dataset.theme === 'dark'")
+        browser.screenshot(tmp_path / "page.png")
+        assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_the_page_is_used_by_keyboard_and_fetches_nothing_else(
+    models: Models, tmp_path: Path
+) -> None:
+    with (
+        PageServer(models, port=0, settings=ServeSettings(detector="haar")) as server,
+        browsing(server.url, tmp_path / "p") as browser,
+    ):
+        browser.until("window.page?.welcome")
+        browser.evaluate("document.querySelector('[role=tab]').focus()")
+        for kind in ("keyDown", "keyUp"):
+            browser.call("Input.dispatchKeyEvent", type=kind, key="ArrowRight", code="ArrowRight")
+        assert browser.evaluate("document.activeElement.textContent") == "My video file"
+        fetched = browser.evaluate("performance.getEntriesByType('resource').map(e => e.name)")
+        own = server.url.partition("#")[0]
+        assert [name for name in fetched if not name.startswith((own, "data:"))] == []
+        unnamed = browser.evaluate(
+            "[...document.querySelectorAll('button, select, input')].filter(e => !(e.ariaLabel || "
+            "e.textContent.trim() || e.labels?.length)).length"
+        )
+        assert unnamed == 0
+
+
+def test_a_wrong_token_is_said_on_the_page(models: Models, tmp_path: Path) -> None:
+    with PageServer(models, host="0.0.0.0", port=0) as server:
+        port = server.url.partition("#")[0].rstrip("/").rpartition(":")[2]
+        page = f"http://127.0.0.1:{port}/"
+        with browsing(f"{page}#token=wrong", tmp_path / "p") as browser:
+            text = browser.until(
+                "$('words').textContent.includes('token') && $('words').textContent"
+            )
+            assert "missing or wrong" in text
+        with browsing(f"{page}#token={server.access.token}", tmp_path / "q") as browser:
+            assert browser.until("window.page?.welcome?.schema") == 1
+            assert json.loads(browser.evaluate("JSON.stringify(welcome.cameras)")) == []
