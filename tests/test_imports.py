@@ -89,8 +89,8 @@ LAYERS = (
     {"runtimes", "training"},
     {"perception"},
     {"sinks", "benchmark"},
-    {"runner", "evaluation", "doctor", "serve"},
-    {"export"},
+    {"runner", "evaluation", "doctor"},
+    {"export", "serve"},
     {"cli"},
 )
 """Folders by layer. A module imports its own folder and what is in layers before; the command line

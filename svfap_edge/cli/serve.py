@@ -89,10 +89,12 @@ def serve(
         from svfap_edge.serve.models import Models
 
         ViewSettings(hop_s=hop)  # refuses bad values before the work
-        detection = {"detector": detector, "face_model": _text(face_model)}
+        detection: dict[str, Any] = {
+            "detector": detector, "face_model": _text(face_model), "detect_size": detect_size,
+        }  # fmt: skip
         open_detector(detector, face_model, check_detect_size(detect_size))
         with ExitStack() as stack:
-            sets = Sets(sources or [], hop=hop, detect_size=detect_size, **detection)
+            sets = Sets(sources or [], hop=hop, **detection)
             opened = sets.open()
             opened_bundle = Bundle.open(bundle, require_signature=require_signature)
             models = stack.enter_context(Models(opened_bundle, artifact, engine, threads))
@@ -104,9 +106,7 @@ def serve(
                     token=os.environ.get(TOKEN_VARIABLE),
                     certificate=None if certificate is None else (str(certificate), _text(key)),
                     cameras=sets.cameras,
-                    settings=ServeSettings(
-                        max_clients=max_clients, hop_s=hop, detect_size=detect_size, **detection
-                    ),
+                    settings=ServeSettings(max_clients=max_clients, hop_s=hop, **detection),
                 )
             )
             ending = stack.enter_context(ending_by_signal())

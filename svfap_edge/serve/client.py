@@ -177,7 +177,8 @@ class Client:
     async def _look(self, message: bytes) -> dict[str, Any]:
         if self._visitor is None:
             raise ConfigError('Choose an engine before the first frame: {"type": "choose", ...}.')
-        return await self._in_pool(self._visitor.look, message)
+        answer: dict[str, Any] = await self._in_pool(self._visitor.look, message)
+        return answer
 
     async def _command(self, text: str) -> dict[str, Any]:
         try:

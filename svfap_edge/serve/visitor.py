@@ -92,7 +92,8 @@ class Visitor:
         """
         different = 1 <= len({id(engine) for engine in engines}) == len(engines) <= 2
         require(different, "engines", "one choice, or two different ones", list(engines))
-        detector = SharedDetector(open_detector(**detection))
+        found = open_detector(**detection)
+        detector: Detector = found if len(engines) == 1 else SharedDetector(found)
         self._engines = list(engines)
         self._perceivers = [
             Perceiver(engine, detector=detector, hop_s=hop_s, prefix=prefix) for engine in engines

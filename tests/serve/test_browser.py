@@ -9,9 +9,13 @@ import pytest
 
 pytest.importorskip("websockets", reason="the extra `serve` is not installed")
 
+from svfap_edge.clip import ClipSpec
 from svfap_edge.serve.client import ServeSettings
 from svfap_edge.serve.models import Models
 from svfap_edge.serve.server import PageServer
+from svfap_edge.sources.opening import open_source
+from svfap_edge.tasks import Task
+from tests.models import brightness_model, bundle_of_onnx
 
 from .browser import CHROMIUM, browsing, frames_of, write_mjpeg
 
@@ -86,15 +90,34 @@ def test_the_page_is_used_by_keyboard_and_fetches_nothing_else(
         assert unnamed == 0
 
 
+def test_valence_and_arousal_are_shown(tmp_path: Path) -> None:
+    clip, task = ClipSpec(4, 0.4, 8), Task("levels", "values", ("valence", "arousal"), low=-1.0)
+    bundle = bundle_of_onnx(tmp_path / "b", brightness_model(clip), task, clip)
+    write_mjpeg(tmp_path / "x.mjpeg", (f.image[..., ::-1] for f in open_source("sample")))
+    settings = ServeSettings(detector="none")
+    with (
+        Models(bundle, engine="onnxruntime", threads=1) as models,
+        PageServer(models, port=0, settings=settings) as server,
+        browsing(server.url, tmp_path / "p", tmp_path / "x.mjpeg") as browser,
+    ):
+        browser.click("My webcam")
+        browser.click("Start the webcam")
+        browser.until("people.size && [...people.values()][0].history[0].length > 3")
+        shown = browser.evaluate("[...document.querySelectorAll('.num')].map(e => e.textContent)")
+        assert [-1 <= float(text) <= 1 for text in shown] == [True, True]
+        spoken = browser.evaluate("document.querySelector('canvas.plane').ariaLabel")
+        assert spoken.startswith("valence ") and "arousal " in spoken
+        assert not browser.evaluate("document.querySelector('.lead').offsetParent")
+        browser.screenshot(tmp_path / "values.png")
+
+
 def test_a_wrong_token_is_said_on_the_page(models: Models, tmp_path: Path) -> None:
     with PageServer(models, host="0.0.0.0", port=0) as server:
         port = server.url.partition("#")[0].rstrip("/").rpartition(":")[2]
         page = f"http://127.0.0.1:{port}/"
         with browsing(f"{page}#token=wrong", tmp_path / "p") as browser:
-            text = browser.until(
-                "$('words').textContent.includes('token') && $('words').textContent"
-            )
-            assert "missing or wrong" in text
+            words = "$('words').textContent"
+            assert "missing or wrong" in browser.until(f"{words}.includes('token') && {words}")
         with browsing(f"{page}#token={server.access.token}", tmp_path / "q") as browser:
             assert browser.until("window.page?.welcome?.schema") == 1
             assert json.loads(browser.evaluate("JSON.stringify(welcome.cameras)")) == []
