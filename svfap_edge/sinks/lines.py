@@ -11,8 +11,8 @@ from svfap_edge.sources.frames import Gap, StartTime
 from .sink import Sink
 
 SCHEMA_VERSION = 1
-"""Version of `lines.schema.json`, which describes every line. It rises when a key is taken away or
-changes its meaning; keys may be added without."""
+"""The `version` of `lines.schema.json`, which describes every line. It rises when a key is taken
+away or changes its meaning; keys may be added without."""
 
 
 class LineSink(Sink):
