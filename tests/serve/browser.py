@@ -121,7 +121,9 @@ def browsing(url: str, folder: Path, webcam: Path | None = None) -> Iterator[Bro
             return None
 
         with connect(until(page, 60, "a page"), max_size=2**26) as socket:
-            yield Browser(socket)
+            browser = Browser(socket)
+            browser.until("document.readyState === 'complete' && typeof page === 'object'")
+            yield browser
     finally:
         process.terminate()
         try:

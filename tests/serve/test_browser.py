@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import threading
 from pathlib import Path
 
 import pytest
 
 pytest.importorskip("websockets", reason="the extra `serve` is not installed")
 
+from svfap_edge import run
 from svfap_edge.clip import ClipSpec
 from svfap_edge.serve.client import ServeSettings
 from svfap_edge.serve.models import Models
+from svfap_edge.serve.outlet import WebOutlet
+from svfap_edge.serve.pacing import Paced
 from svfap_edge.serve.server import PageServer
 from svfap_edge.sources.opening import open_source
 from svfap_edge.tasks import Task
@@ -66,6 +70,34 @@ def test_a_webcam_is_labelled_and_int8_is_seen_beside_float(
         assert browser.until("document.documentElement.dataset.theme === 'dark'")
         browser.screenshot(tmp_path / "page.png")
         assert (tmp_path / "page.png").stat().st_size > 10_000
+
+
+def test_a_source_is_shown_and_compared(models: Models, tmp_path: Path) -> None:
+    """The frames of a source go through two engines as those of a webcam do, and back again."""
+    settings = ServeSettings(detector="haar")
+    with PageServer(models, port=0, settings=settings, cameras=[""]) as server:
+        stop = threading.Event()
+
+        def rounds() -> None:
+            while not stop.is_set():
+                source = Paced(open_source("sample"), server.hub.watched)
+                run(source, models.first, [WebOutlet(server.hub)], detector="haar", seconds=3)
+
+        thread = threading.Thread(target=rounds, daemon=True)
+        thread.start()
+        try:
+            with browsing(server.url, tmp_path / "p") as browser:
+                browser.until(f"window.page?.count.pictures > 5 && {NAMES}.includes('Person 1')")
+                assert browser.evaluate("$('notice').hidden && $('first').disabled")
+                browser.evaluate("$('compare').click()")
+                browser.until("window.page.agreement?.pairs > 1")
+                assert all(n.startswith("visitor-") for n in browser.evaluate("[...people.keys()]"))
+                browser.evaluate("$('compare').click()")
+                browser.until("people.has('person-1')")
+        finally:
+            stop.set()
+            server.hub.watched.set()
+            thread.join()
 
 
 def test_the_page_is_used_by_keyboard_and_fetches_nothing_else(
