@@ -70,10 +70,10 @@ def serve(
     require_signature: options.RequireSignature = None,
     as_json: options.Json = False,
 ) -> None:
-    """Show in a browser what faces express: of cameras and videos, and of the visitor's own webcam.
+    """Show on a page in the browser what faces express.
 
-    Frames of a webcam are looked at and forgotten; nothing is stored, nothing leaves this machine.
-    Videos play at their own pace, from when the page is first open. Ctrl-C ends it. Example:
+    Cameras and videos of this machine are shown, and the visitor's own webcam. Its frames are
+    looked at and forgotten: nothing is stored, nothing leaves this machine. Videos play at their own pace, from when the page is first open. Ctrl-C ends it. Example:
 
     svfap-edge serve talk.mp4 --repeat
     """
