@@ -73,7 +73,8 @@ def serve(
     """Show on a page in the browser what faces express.
 
     Cameras and videos of this machine are shown, and the visitor's own webcam. Its frames are
-    looked at and forgotten: nothing is stored, nothing leaves this machine. Videos play at their own pace, from when the page is first open. Ctrl-C ends it. Example:
+    looked at and forgotten: nothing is stored, nothing leaves this machine. Videos play at their
+    own pace, from when the page is first open. Ctrl-C ends it. Example:
 
     svfap-edge serve talk.mp4 --repeat
     """
