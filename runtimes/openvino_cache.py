@@ -14,6 +14,7 @@ import os
 import zlib
 from concurrent.futures import Future
 from mmap import mmap
+from pathlib import Path
 from typing import BinaryIO
 
 from svfap_edge.bundle import Artifact, Bundle
@@ -36,23 +37,18 @@ class Ahead:
     engine waits for the check at the end.
 
     Attributes:
-        folder: Where the compiled model is kept; None if there is no cache.
+        folder: Where the compiled model is kept, once `compiled` has answered; None if there is no
+            cache.
         apart: Whether the compiled model leaves the weights in the artifact's file.
     """
 
     def __init__(self, bundle: Bundle, artifact: Artifact, threads: int | None, mode: Mode) -> None:
         """The arguments are those of `openvino_backend.load`. What else decides how it compiles
         follows from the processor and ONEDNN_MAX_CPU_ISA."""
-        flags = zlib.crc32(" ".join(sorted(cpu_flags())).encode())
+        self.folder: Path | None = None
         self.apart = FILES_IN_MEMORY and artifact.format == "openvino"
-        settings = {
-            "machine": [cpu_name(), flags, os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
-            "threads": threads,
-            "mode": mode,
-            "weights": "apart" if self.apart else "inside",
-        }
-        self.folder = compiled_model_cache(artifact, f"openvino-{version_of('openvino')}", settings)
         self._bundle, self._artifact = bundle, artifact
+        self._threads, self._mode = threads, mode
         self._weights: BinaryIO | None = None
         self._compiled: Future[memoryview | None] = Future()
         self._found: memoryview | None = None
@@ -60,6 +56,7 @@ class Ahead:
     def read(self) -> list[bytes | memoryview]:
         """The verified bytes of the artifact's files; see `Bundle.read`."""
         try:
+            self.folder = self._entry()
             if self.folder is not None:
                 self._found = kept_compiled(self.folder / COMPILED)
             if not self.apart:
@@ -68,6 +65,17 @@ class Ahead:
         finally:
             if not self._compiled.done():
                 self._compiled.set_result(None)
+
+    def _entry(self) -> Path | None:
+        flags = zlib.crc32(" ".join(sorted(cpu_flags())).encode())
+        settings = {
+            "machine": [cpu_name(), flags, os.environ.get("ONEDNN_MAX_CPU_ISA", "")],
+            "threads": self._threads,
+            "mode": self._mode,
+            "weights": "apart" if self.apart else "inside",
+        }
+        builder = f"openvino-{version_of('openvino')}"
+        return compiled_model_cache(self._artifact, builder, settings)
 
     def _take(self, file: BinaryIO) -> bytes | memoryview:
         size = os.fstat(file.fileno()).st_size

@@ -202,7 +202,12 @@ class FrameBuffer:
 
     def wants(self, timestamp_s: float) -> bool:
         """Whether a frame of this time would fill a slot."""
-        return not self._frames or self._grid.number(timestamp_s) > self._frames[-1].slot
+        return self._empty_slot(timestamp_s) is not None
+
+    def _empty_slot(self, timestamp_s: float) -> int | None:
+        """Number of the slot that a frame of this time would fill; None where it fills none."""
+        number = self._grid.number(timestamp_s)
+        return number if not self._frames or number > self._frames[-1].slot else None
 
     def add(self, face: np.ndarray, timestamp_s: float, wanted: int | None = None) -> bool:
         """Take a face, (H, W, 3) uint8, whose capture time in seconds is later than `last_s`.
@@ -215,9 +220,9 @@ class FrameBuffer:
             Whether it fills a slot, and a copy of it, fitted to the model's square, was kept.
         """
         self._last_s = timestamp_s
-        if not self.wants(timestamp_s):
+        slot = self._empty_slot(timestamp_s)
+        if slot is None:
             return False
-        slot = self._grid.number(timestamp_s)
         if not len(self._memory):
             count = KEPT_CLIPS * self.spec.frames
             self._memory = np.empty((count, *self._memory.shape[1:]), np.uint8)

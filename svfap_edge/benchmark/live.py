@@ -29,6 +29,9 @@ class LiveRow:
     """What one hop and one number of cameras take.
 
     Attributes:
+        artifact: Name of the artifact.
+        engine: Name of the engine.
+        precision: Number type that it computes in.
         hop_s: Seconds between the predictions of a person, in force.
         cameras: Number of cameras, each with one face.
         cpu_ms: Processor time in milliseconds, of all threads, for a second of one camera.
@@ -37,6 +40,9 @@ class LiveRow:
         latency_ms: 50th and 95th percentile of `Prediction.latency_ms`.
     """
 
+    artifact: str
+    engine: str
+    precision: str
     hop_s: float
     cameras: int
     cpu_ms: float
@@ -65,8 +71,12 @@ def time_live(
         progress(f"{count} camera{'s' if count > 1 else ''}, a prediction every {hop_s:g} s")
         trial = play(engine, frames, count, seconds, hop_s=hop_s, **options)
         wall_ms = 1e3 * trial.load / count
+        spec = engine.spec
         yield LiveRow(
-            hop_s=engine.spec.clip.whole_hop_s(hop_s),
+            artifact=spec.artifact,
+            engine=spec.engine,
+            precision=spec.precision,
+            hop_s=spec.clip.whole_hop_s(hop_s),
             cameras=count,
             cpu_ms=1e3 * trial.cpu / count,
             wall_ms=wall_ms,

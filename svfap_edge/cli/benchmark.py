@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -123,15 +124,8 @@ def benchmark(
                 )
             loaded = {"engine": "auto" if engine == "all" else engine, "threads": threads}
             faces = {"detector": detector, "face_model": face_model}
-            for name in options.split(artifact) or (None,):
-                _live(
-                    opened,
-                    {"artifact": name, **loaded},
-                    source or "sample",
-                    seconds,
-                    faces,
-                    as_json,
-                )
+            each = options.split(artifact) or (None,)
+            _live(opened, each, loaded, source or "sample", seconds, faces, as_json)
             return
         wanted = BenchmarkOptions(
             artifacts=options.split(artifact),
@@ -303,45 +297,46 @@ def _overhead(
 
 
 def _live(
-    bundle: Bundle, loaded: dict[str, Any], source: str, seconds: float, faces: dict[str, Any],
-    as_json: bool,
+    bundle: Bundle, artifacts: Sequence[str | None], loaded: dict[str, Any], source: str,
+    seconds: float, faces: dict[str, Any], as_json: bool,
 ) -> None:  # fmt: skip
-    """Measure live cameras with one artifact, for `--live`."""
+    """Measure live cameras with each artifact, for `--live`."""
     from svfap_edge.benchmark.capacity import read_frames
     from svfap_edge.benchmark.live import CAMERAS, LiveRow, time_live
     from svfap_edge.machine import describe_machine
     from svfap_edge.runtimes import Engine
 
+    rows: list[LiveRow] = []
     with stopping_cleanly(), steps(as_json) as step:
         frames, decode_ms = read_frames(source, seconds)
-        rows: list[LiveRow] = []
-        for count, mode in CAMERAS:
+        for count, mode in CAMERAS:  # what throughput mode spares is spared to the end
             options.spare_threads(mode)
-            with Engine.load(bundle, mode=mode, **loaded) as engine:
-                rows += time_live(engine, frames, count, seconds=seconds, progress=step, **faces)
-                spec = engine.spec
+            for name in artifacts:
+                with Engine.load(bundle, artifact=name, mode=mode, **loaded) as engine:
+                    rows += time_live(
+                        engine, frames, count, seconds=seconds, progress=step, **faces
+                    )
     machine = describe_machine()
     if as_json:
-        facts = {"artifact": spec.artifact, "engine": spec.engine, "precision": spec.precision}
-        print_json(
-            {**facts, "source": source, "decode_ms": decode_ms, "machine": machine, "live": rows}
-        )
+        print_json({"source": source, "decode_ms": decode_ms, "machine": machine, "live": rows})
         return
     out = console(stderr=False)
     _print_machine(machine, out)
     height, width = frames[0].shape[:2]
     out.print(
-        f"{spec.artifact} on {spec.engine} in {spec.precision}; {width}x{height} at 30 fps, one "
-        f"face; decoding, not counted: {decode_ms:.1f} ms a frame. Milliseconds for a second of "
-        "one camera:"
+        f"{width}x{height} at 30 fps, one face; decoding, not counted: {decode_ms:.1f} ms a frame. "
+        "Milliseconds for a second of one camera:"
     )
     shown = table(
-        "cameras", "hop s", "processor", "wall", "detect", "crop", "model", "rest", "p50", "p95"
-    )
+        "artifact, engine, precision", "cameras", "hop s", "processor", "wall", "detect", "crop",
+        "model", "rest", "p50", "p95",
+    )  # fmt: skip
     for row in rows:
         stages = (row.stages_ms[name] for name in ("detect", "crop", "model", "rest"))
         figures = (row.cpu_ms, row.wall_ms, *stages, *row.latency_ms)
-        shown.add_row(str(row.cameras), f"{row.hop_s:g}", *(f"{ms:.1f}" for ms in figures))
+        what = f"{row.artifact}, {row.engine}, {row.precision}"
+        times = (f"{ms:.1f}" for ms in figures)
+        shown.add_row(what, str(row.cameras), f"{row.hop_s:g}", *times)
     out.print(shown)
 
 

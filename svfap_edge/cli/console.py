@@ -154,6 +154,20 @@ def requiring(extra: str, what: str) -> Iterator[None]:
 
 
 @contextmanager
+def on_signals(stop: Callable[[int, Any], None]) -> Iterator[None]:
+    """Call `stop` for the signals that end a command: SIGTERM, and Ctrl-C and SIGHUP unless they
+    are ignored, as a background job does."""
+    ending = (signal.SIGINT, signal.SIGHUP)
+    heeded = [signal.SIGTERM, *(n for n in ending if signal.getsignal(n) is not signal.SIG_IGN)]
+    previous = {number: signal.signal(number, stop) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
 def stopping_cleanly(*sources: Source) -> Iterator[None]:
     """Let SIGTERM and SIGHUP end this context as Ctrl-C does: files are closed, and half-written
     bundles removed.
@@ -171,14 +185,8 @@ def stopping_cleanly(*sources: Source) -> Iterator[None]:
         for source in sources:
             source.stop()
 
-    ending = (signal.SIGINT, signal.SIGHUP)
-    heeded = [signal.SIGTERM, *(n for n in ending if signal.getsignal(n) is not signal.SIG_IGN)]
-    previous = {number: signal.signal(number, stop) for number in heeded}
-    try:
+    with on_signals(stop):
         yield
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 @contextmanager

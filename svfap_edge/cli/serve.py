@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,7 +15,7 @@ import typer
 from svfap_edge.errors import ConfigError, SourceError, SvfapError
 
 from . import options
-from .console import print_json, reporting, requiring, say, warn
+from .console import on_signals, print_json, reporting, requiring, say, warn
 
 if TYPE_CHECKING:
     from svfap_edge.serve.server import PageServer
@@ -217,17 +216,8 @@ def ending_by_signal() -> Iterator[threading.Event]:
             raise KeyboardInterrupt
         event.set()
 
-    numbers = [
-        n
-        for n in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        if signal.getsignal(n) is not signal.SIG_IGN
-    ]
-    previous: dict[int, Any] = {number: signal.signal(number, stop) for number in numbers}
-    try:
+    with on_signals(stop):
         yield event
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
 
 
 def _announce(server: PageServer, as_json: bool, out: Callable[[str], None] = say) -> None:

@@ -25,7 +25,6 @@ SAMPLES = 4
 CHANGED = 12.0
 """Mean difference of a cell, in levels of 255, from which on somebody may have come in there."""
 
-
 SAME = 0.5
 """Intersection over union from which on two boxes are of one face."""
 

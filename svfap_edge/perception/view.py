@@ -132,10 +132,12 @@ class View:
     def wants(self, timestamp_s: float) -> bool:
         """Whether the picture of a frame of this time is looked at: it fills a slot, or a face is
         not confirmed yet."""
-        return self._tracker.unsure or self._fills(timestamp_s)
+        return self._tracker.unsure or self._empty_slot(timestamp_s) is not None
 
-    def _fills(self, timestamp_s: float) -> bool:
-        return self._slot is None or self._slots.number(timestamp_s) > self._slot
+    def _empty_slot(self, timestamp_s: float) -> int | None:
+        """Number of the slot that a frame of this time would fill; None where it fills none."""
+        number = self._slots.number(timestamp_s)
+        return number if self._slot is None or number > self._slot else None
 
     def check(self, image: np.ndarray, timestamp_s: float) -> None:
         """Raises FrameError or TimestampError if the frame cannot be taken; changes nothing."""
@@ -179,9 +181,9 @@ class View:
         if width not in (0, wide) and abs(wide * height / (width * high) - 1) < SAME_SHAPE:
             self._tracker.rescale(wide / width)
         self._last_s, self._image = timestamp_s, image
-        fills = self._fills(timestamp_s)
-        if fills:
-            self._slot = self._slots.number(timestamp_s)
+        slot = self._empty_slot(timestamp_s)
+        fills = slot is not None
+        self._slot = slot if fills else self._slot
         self._unsearched = 0 if searched else self._unsearched + fills
         started = time.perf_counter()
         if boxes is not None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import threading
 
-import numpy as np
-
 from svfap_edge.bundle import Bundle
 from svfap_edge.errors import ConfigError
 from svfap_edge.runtimes import Engine
@@ -61,11 +59,9 @@ class Models:
 
     def _load(self, artifact: str | None, engine: str) -> Engine:
         loaded = Engine.load(self.bundle, artifact=artifact, engine=engine, threads=self._threads)
-        # Clips fall due on hops that are counted from the first time an engine sees. It is 0 for
-        # all, so that two engines that are shown the same frames predict the same clips.
-        stream = loaded.open_stream("origin")
-        stream.add(np.zeros((8, 8, 3), np.uint8), 0.0)
-        stream.close()
+        # Slots are counted from the first time that an engine sees. It is 0 for all, so that two
+        # engines that are shown the same frames predict the same clips.
+        loaded.slots.number(0.0)
         self._loaded[loaded.spec.artifact, loaded.spec.engine] = loaded
         return loaded
 
